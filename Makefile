@@ -1,0 +1,93 @@
+# Everything that can be run on this tree. `make test` is what CI runs; it needs Go and nothing else beforehand.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -o pipefail -ec
+export PATH := $(PATH):/usr/sbin:/sbin
+
+GO         ?= go
+STATIC     := $(GO) tool -modfile=tools/go.mod staticcheck
+SUMMARY    := bin/testsummary -notes bin/not-run
+CROSS      := windows/amd64 darwin/arm64
+FUZZTIME   ?= 20s
+# Packages in which a race would cost data: they run three times in the long tier.
+KEY        := ./pipe/... ./repo/... ./job/...
+SUB        := $(MAKE) --no-print-directory
+
+# The race detector needs a C compiler. Without one the tests run all the same, and the summary says so.
+race       = $(shell command -v $${CC:-gcc} >/dev/null && echo -race)
+
+.PHONY: help build test test-long test-release check unit lint bench fuzz deps fmt vet staticcheck clean $(CROSS)
+
+help:
+	@echo "make build         bin/hikae"
+	@echo "make test          checks, all tests of the fast tier, builds for other systems"
+	@echo "make lint          formatting, vet, staticcheck"
+	@echo "make fuzz          every fuzz target for FUZZTIME=$(FUZZTIME)"
+	@echo "make test-long     more of everything: up to an hour"
+	@echo "make test-release  full figures: hours"
+	@echo "make bench         measures against restic and borgbackup, writes docs/benchmarks.md; needs root and 25 GB"
+
+build:
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/hikae ./examples/hikae
+
+# Both halves run, whatever the first says; the summary of the tests comes last.
+test: deps
+	@status=0; $(SUB) check || status=1; $(SUB) unit || status=1; \
+	[ $$status = 0 ] || { echo "make test: something above failed" >&2; exit 1; }
+
+check:
+	@$(SUB) -j2 -Otarget lint $(CROSS)
+
+unit: bin/testsummary
+	@$(if $(race),,echo "race detector: no C compiler" >> bin/not-run;) \
+	$(GO) test $(race) -json -timeout 12m ./... 2>&1 | $(SUMMARY)
+
+test-long: export HIKAE_TEST_TIER = long
+test-long: deps
+	@status=0; $(SUB) check || status=1; \
+	$(SUB) bin/testsummary; \
+	$(GO) test $(race) -json -timeout 50m ./... 2>&1 | $(SUMMARY) || status=1; \
+	$(GO) test $(race) -json -timeout 50m -count 3 -skip '^Fuzz' $(KEY) 2>&1 | $(SUMMARY) || status=1; \
+	tools/fuzz $(FUZZTIME) today || status=1; exit $$status
+
+test-release: export HIKAE_TEST_TIER = release
+test-release: deps bin/testsummary
+	@$(GO) test $(race) -json -timeout 12h ./... 2>&1 | $(SUMMARY)
+
+lint: fmt vet staticcheck
+
+fmt:
+	@bad=$$(find . -name '*.go' -not -path './.*' -print0 | xargs -0 gofmt -l); \
+	[ -z "$$bad" ] || { echo "gofmt: $$bad"; exit 1; }
+
+vet:
+	@$(GO) vet ./...
+
+staticcheck:
+	@$(STATIC) ./...
+
+# vet compiles the tests too, which build does not.
+$(CROSS):
+	@GOOS=$(@D) GOARCH=$(@F) CGO_ENABLED=0 $(GO) build ./...
+	@GOOS=$(@D) GOARCH=$(@F) CGO_ENABLED=0 $(GO) vet ./...
+
+fuzz:
+	@tools/fuzz $(FUZZTIME) all
+
+bench: build
+	@tools/deps restic:restic borg:borgbackup mmdebstrap:mmdebstrap qemu-img:qemu-utils mke2fs:e2fsprogs debugfs:e2fsprogs
+	$(GO) run ./internal/bench $(BENCH_FLAGS)
+
+# What could not be installed ends up in bin/not-run and from there in the summary.
+deps:
+	@mkdir -p bin
+	@tools/deps gcc:gcc ld:libc6-dev qemu-img:qemu-utils qemu-io:qemu-utils mke2fs:e2fsprogs debugfs:e2fsprogs \
+		mkfs.fat:dosfstools mcopy:mtools strace:strace | tee bin/not-run
+
+bin/testsummary: $(wildcard internal/testsummary/*.go)
+	@mkdir -p bin && touch bin/not-run
+	@$(GO) build -o $@ ./internal/testsummary
+
+clean:
+	rm -rf bin

@@ -1,0 +1,2 @@
+// Package hikae is being written.
+package hikae

@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/time/rate"
+
+	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/examples/hikae/internal/bars"
+	"github.com/hikae/hikae/examples/hikae/internal/outcome"
+	"github.com/hikae/hikae/examples/hikae/internal/show"
+	"github.com/hikae/hikae/job"
+	"github.com/hikae/hikae/job/diskvm"
+	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/repo"
+)
+
+// backupFlags are how a backup is made.
+type backupFlags struct {
+	*access
+	name        string
+	compression string
+	changed     []string
+	base        string
+	time        string
+	limit       string
+	forceLive   bool
+
+	excludeSwap, excludeFree bool
+	excludeFiles             []string
+}
+
+func (t *tool) backupCommand() *cobra.Command {
+	f := &backupFlags{}
+	cmd := &cobra.Command{
+		Use:   "backup --repo REPO --name VM SOURCE…",
+		Short: "Back up the disks of a VM",
+		Long: text(`
+Make a restore point of a VM from its disk images.
+
+SOURCE is a raw or qcow2 file (with its backing files) or KEY=FILE. Several are several disks of one VM, with the keys
+disk0, disk1 … by position unless they are given. The key is the disk's identity from one run to the next, whatever the
+file's format or name.
+
+Every point is complete. Blocks that the repository holds already, from this VM or any other, are not stored again; so
+the second backup is small without being told what changed. --changed saves the reading as well: it names a JSON list of
+{"start": …, "length": …} in bytes, relative to --base. [] says that the disk did not change. Disks that are not named
+are read whole.
+
+A file that QEMU has open for writing is refused, because a copy of it would be of no one moment; --force-live takes it
+all the same, and the command ends with exit status 3.`),
+		Example: example(`
+hikae backup --repo /backup/hikae --name web1 /vm/web1.qcow2
+hikae backup --repo /backup/hikae --name db1 system=/vm/db1-sda.raw data=/vm/db1-sdb.qcow2
+
+# with a list of changed ranges from a hypervisor, at night, gently
+hikae backup --repo /backup/hikae --name web1 --changed disk0=changed.json --limit 100MiB/s /vm/web1.raw`),
+		Args: want("SOURCE…"),
+	}
+	f.access = repoFlags(cmd)
+	flags := cmd.Flags()
+	flags.StringVar(&f.name, "name", "", "name of the `VM` in the repository (required for files)")
+	flags.StringVar(&f.compression, "compression", "", "`LEVEL`: none, fast, default, better, max (default: as the repository was made)")
+	flags.StringArrayVar(&f.changed, "changed", nil, "`KEY=FILE` with the ranges of a disk that changed since the base; may repeat")
+	flags.StringVar(&f.base, "base", "", "`POINT` to build on (default VM@latest)")
+	flags.StringVar(&f.time, "time", "", "when the VM was in this state, as `RFC3339` (default now)")
+	flags.StringVar(&f.limit, "limit", "", "read no more than `RATE`, such as 100MiB/s or 400Mbit/s")
+	flags.BoolVar(&f.forceLive, "force-live", false, "take disks that QEMU is writing to")
+	flags.BoolVar(&f.excludeSwap, "exclude-swap", true, "leave out swap space")
+	flags.BoolVar(&f.excludeFree, "exclude-free", true, "leave out free space of file systems")
+	flags.StringArrayVar(&f.excludeFiles, "exclude-file", nil, "leave out files that match `GLOB`; may repeat")
+	completeWith(cmd, "compression", levels...)
+	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) {
+		var notes []string
+		for _, name := range []string{"exclude-swap", "exclude-free", "exclude-file"} {
+			if flags.Changed(name) {
+				notes = append(notes, "--"+name+" has no effect yet: nothing is left out")
+			}
+		}
+		return t.backup(ctx, f, args, notes)
+	})
+	return cmd
+}
+
+func (t *tool) backup(ctx context.Context, f *backupFlags, sources, notes []string) (*reply, error) {
+	provider, err := f.provider(ctx, sources)
+	if err != nil {
+		return nil, err
+	}
+	opts, err := f.options()
+	if err != nil {
+		return nil, err
+	}
+	opts.Notes = notes
+	if opts.Sessions, err = t.sessions(); err != nil {
+		return nil, err
+	}
+	r, err := t.open(ctx, f.access, false)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	if opts.Compression == "" {
+		opts.Compression = r.Params().Compression
+	}
+	if opts.Base, err = f.basePoint(ctx, r.Repository); err != nil {
+		return nil, err
+	}
+	progress := t.bars()
+	opts.Events = progress.Event
+	result, err := job.Backup(ctx, provider, "", r, opts)
+	progress.Close()
+	if err != nil {
+		return nil, about(f.repo, "", err)
+	}
+	return backedUp(result), nil
+}
+
+// backedUp is what a backup that made its point leaves. A warning is exit status 3.
+func backedUp(result job.Result) *reply {
+	result.Started = result.Started.UTC()
+	left := &reply{doc: result, warnings: result.Warnings, notes: result.Notes,
+		text: func(w *show.Printer) error { return printBackup(w, result) }}
+	if len(result.Warnings) > 0 {
+		left.status = outcome.Warned
+	}
+	return left
+}
+
+func printBackup(w *show.Printer, r job.Result) error {
+	if err := w.Printf("%s  point %s  %s\n\n", w.Bold(outcome.Clean(r.VM)), r.Point, show.Seconds(r.Seconds)); err != nil {
+		return err
+	}
+	table := show.NewTable("DISK", ">SIZE", "HOW", ">READ", ">SKIPPED", ">DEDUPLICATED", ">MOVED", ">STORED", ">PARITY")
+	for _, d := range r.Disks {
+		skipped := int64(0)
+		for _, n := range d.Skipped {
+			skipped += n
+		}
+		table.Row(d.Key, show.Size(d.Size), string(d.Method), show.Size(d.Read), show.Size(skipped),
+			show.Size(d.Deduplicated), show.Size(d.Moved), show.Size(d.Stored), show.Size(d.Parity))
+	}
+	if err := table.Print(w); err != nil {
+		return err
+	}
+	bottleneck := r.Bottleneck
+	if bottleneck == "" {
+		bottleneck = "none: there was nothing to copy"
+	}
+	return w.Printf("\nconsistency %s, bottleneck %s; more with `hikae report %s`\n", r.Consistency, bottleneck, r.Session)
+}
+
+// provider makes a VM of the sources.
+func (f *backupFlags) provider(ctx context.Context, sources []string) (*diskvm.Provider, error) {
+	for _, s := range sources {
+		if scheme, _, ok := strings.Cut(s, "://"); ok {
+			return nil, &outcome.Error{Kind: outcome.KindUsage, Object: s,
+				Text: fmt.Sprintf("sources at %s:// are not there yet", scheme), Hint: "Name disk image files."}
+		}
+	}
+	if f.name == "" {
+		return nil, outcome.Usage("Name the VM: --name web1. The name is how its points are found again.",
+			"--name is missing: disk files have no name of their own")
+	}
+	files, err := diskvm.ParseFiles(sources)
+	if err != nil {
+		return nil, err
+	}
+	changed, err := f.changedRanges()
+	if err != nil {
+		return nil, err
+	}
+	return diskvm.Open(ctx, f.name, files, &diskvm.Options{Force: f.forceLive, Changed: changed})
+}
+
+// changedRanges reads the lists of --changed, by disk key.
+func (f *backupFlags) changedRanges() (map[string][]diskvm.Range, error) {
+	out := map[string][]diskvm.Range{}
+	for _, arg := range f.changed {
+		key, path, ok := strings.Cut(arg, "=")
+		if !ok || key == "" || path == "" {
+			return nil, outcome.Usage("For instance --changed disk0=changed.json.", "--changed %q is not KEY=FILE", arg)
+		}
+		if _, twice := out[key]; twice {
+			return nil, outcome.Usage("", "--changed names disk %s twice", key)
+		}
+		list, err := readRanges(path)
+		if err != nil {
+			return nil, err
+		}
+		out[key] = list
+	}
+	return out, nil
+}
+
+func readRanges(path string) ([]diskvm.Range, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	list, err := diskvm.ParseRanges(io.Reader(file))
+	if err != nil {
+		return nil, &outcome.Error{Object: path, Text: path, Err: err,
+			Hint: `A list of changes is JSON: [{"start": 0, "length": 65536}, …], in bytes.`}
+	}
+	return list, nil
+}
+
+func (f *backupFlags) options() (*job.BackupOptions, error) {
+	opts := &job.BackupOptions{Name: f.name}
+	var err error
+	if f.compression != "" {
+		if opts.Compression, err = parseCompression(f.compression); err != nil {
+			return nil, err
+		}
+	}
+	if f.time != "" {
+		if opts.Time, err = time.Parse(time.RFC3339, f.time); err != nil {
+			return nil, outcome.Usage("For instance --time 2026-03-02T09:30:00Z.", "--time %q is not a time of RFC 3339", f.time)
+		}
+	}
+	if f.limit != "" {
+		bytesPerSecond, err := parseRate(f.limit)
+		if err != nil {
+			return nil, err
+		}
+		opts.Wrap = limited(pipe.NewLimiter(bytesPerSecond))
+	}
+	return opts, nil
+}
+
+// limited puts one limit around all disks together.
+func limited(l *rate.Limiter) func(context.Context, hikae.Disk, pipe.Image) (pipe.Image, error) {
+	return func(_ context.Context, _ hikae.Disk, img pipe.Image) (pipe.Image, error) {
+		return pipe.Limit(img, l), nil
+	}
+}
+
+// basePoint is the id of the point that --base names; empty: the VM's newest.
+func (f *backupFlags) basePoint(ctx context.Context, r *repo.Repository) (string, error) {
+	if f.base == "" {
+		return "", nil
+	}
+	p, err := findPoint(ctx, r, f.repo, f.base)
+	if err != nil {
+		return "", err
+	}
+	if p.VM != f.name {
+		return "", outcome.Usage("", "--base %s is a point of %s, not of %s", f.base, p.VM, f.name)
+	}
+	return p.ID, nil
+}
+
+// findPoint finds a point by what the user wrote.
+func findPoint(ctx context.Context, r *repo.Repository, place, spec string) (pipe.PointInfo, error) {
+	p, err := r.Resolve(ctx, spec)
+	if err != nil {
+		return p, &outcome.Error{Object: spec, Text: "point " + spec, Err: err, Hint: missingHint(err, place)}
+	}
+	return p, nil
+}
+
+// sessions is where reports of past sessions are kept.
+func (t *tool) sessions() (*job.Sessions, error) {
+	state, err := t.stateDir()
+	if err != nil {
+		return nil, err
+	}
+	return job.OpenSessions(filepath.Join(state, "sessions"))
+}
+
+// bars shows progress on a terminal, and nowhere else.
+func (t *tool) bars() *bars.Bars {
+	if t.quiet || !isTerminal(t.stderr) || t.env("TERM") == "dumb" {
+		return nil
+	}
+	return bars.New(t.stderr)
+}

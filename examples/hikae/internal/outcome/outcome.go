@@ -1,0 +1,293 @@
+// Package outcome says how a command ended: its exit status, and the error as a document for scripts and as a few
+// lines for people. All of that is decided here, by one table, so that no command decides it for itself.
+package outcome
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+
+	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/job"
+	"github.com/hikae/hikae/job/diskvm"
+	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/pipe/diskfile"
+	"github.com/hikae/hikae/pipe/qcow2"
+	"github.com/hikae/hikae/repo"
+)
+
+// Status is an exit status. Scripts depend on the numbers.
+type Status int
+
+const (
+	Done        Status = 0
+	Failed      Status = 1 // also when one of several VMs failed
+	Misused     Status = 2 // the command line is wrong, or asks for what does not exist yet
+	Warned      Status = 3 // done, with something that a person should look at
+	Damaged     Status = 4 // damage was found, and is left
+	Interrupted Status = 130
+)
+
+// Kind is the word for an error that scripts branch on.
+type Kind string
+
+const (
+	KindUsage       Kind = "usage"
+	KindUnsupported Kind = "unsupported"
+	KindSecret      Kind = "secret"
+	KindNotFound    Kind = "not-found"
+	KindExists      Kind = "exists"
+	KindAmbiguous   Kind = "ambiguous"
+	KindLocked      Kind = "locked"
+	KindChanged     Kind = "changed"
+	KindBusy        Kind = "busy"
+	KindForgotten   Kind = "forgotten"
+	KindCorrupt     Kind = "corrupt"
+	KindRollback    Kind = "rollback"
+	KindReadOnly    Kind = "read-only"
+	KindNoSpace     Kind = "no-space"
+	KindPermission  Kind = "permission"
+	KindImage       Kind = "image"
+	KindDeadline    Kind = "deadline"
+	KindInterrupted Kind = "interrupted"
+	KindFailed      Kind = "failed"
+)
+
+// Error is an error that a command raises itself, or another one with what the command knows about it. Empty fields
+// are filled in from what it wraps.
+type Error struct {
+	Kind   Kind
+	Text   string // in front of Err, where both are there
+	Object string
+	Hint   string // what to do next
+	Err    error
+}
+
+func (e *Error) Error() string {
+	switch {
+	case e.Err == nil:
+		return e.Text
+	case e.Text == "":
+		return e.Err.Error()
+	}
+	return e.Text + ": " + e.Err.Error()
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Usage is a wrong command line.
+func Usage(hint, format string, args ...any) *Error {
+	return &Error{Kind: KindUsage, Text: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+// Problem is what is known about an error. Its JSON names are a contract with scripts; all of them are always there,
+// and offset and length are null where no range is known.
+type Problem struct {
+	Kind    Kind   `json:"kind"`
+	Message string `json:"message"`
+	Object  string `json:"object"`
+	Offset  *int64 `json:"offset"`
+	Length  *int64 `json:"length"`
+	Hint    string `json:"hint"`
+
+	status Status
+}
+
+// Status is the exit status that the problem ends a command with.
+func (p Problem) Status() Status { return p.status }
+
+// rule is one line of the table: an error, what scripts and people are told of it, and how the command exits.
+type rule struct {
+	match  func(error) bool
+	kind   Kind
+	status Status
+	hint   string
+}
+
+func is(target error) func(error) bool {
+	return func(err error) bool { return errors.Is(err, target) }
+}
+
+func as[T error](err error) bool {
+	_, ok := errors.AsType[T](err)
+	return ok
+}
+
+// rules are tried from the top: what says more comes first. They are a function for want of constant slices.
+func rules() []rule {
+	return []rule{
+		{is(context.Canceled), KindInterrupted, Interrupted, "Nothing was committed. Run the command again to start over; blocks that are stored already are not sent twice."},
+		{as[*repo.ErrCorrupt], KindCorrupt, Damaged, "Run `hikae verify --repo REPO --repair` to mend what can be mended, or `hikae restore --salvage` to get the rest."},
+		{as[*repo.ErrUnsupported], KindUnsupported, Failed, "Use a newer version of Hikae for this repository."},
+		{as[*repo.ErrRollback], KindRollback, Failed, "Reading still works. Find out who put an old copy there before anything is written to it."},
+		{is(repo.ErrSecret), KindSecret, Failed, "Check HIKAE_PASSWORD, or the file given by --password-file, --key-file or --identity."},
+		{is(repo.ErrNotRepository), KindNotFound, Failed, "Check the path, or make a repository there with `hikae init REPO`."},
+		{is(repo.ErrExists), KindExists, Failed, "Choose an empty folder. If this is a repository, there is nothing to initialise: use it."},
+		{is(repo.ErrAmbiguous), KindAmbiguous, Failed, "Write more digits of the id; `hikae points --repo REPO` lists them."},
+		{is(repo.ErrForgotten), KindForgotten, Failed, "The point was removed. `hikae points --repo REPO` lists those that are left."},
+		{is(repo.ErrReadOnly), KindReadOnly, Failed, "Another client may be writing, or the store cannot be shared by writers."},
+		{is(repo.ErrRevoked), KindBusy, Failed, "Run the command again; blocks that are stored already are not sent twice."},
+		{as[*hikae.BusyError], KindBusy, Failed, "Wait for the other session, or end it."},
+		{as[*diskvm.UsageError], KindUsage, Misused, ""},
+		{as[*diskvm.LiveError], KindLocked, Failed, "Shut the VM down, or take a snapshot of it. With --force-live the file is read all the same: the copy is then of no one moment."},
+		{as[*diskfile.LockedError], KindLocked, Failed, "Shut the VM down first."},
+		{as[*diskfile.ChangedError], KindChanged, Failed, "Somebody writes to the disk. Shut the VM down, or back up a snapshot of it; --force-live takes it as it is."},
+		{as[*diskfile.FormatError], KindUnsupported, Failed, "Convert the disk to raw or qcow2 first, for instance with qemu-img convert."},
+		{as[*qcow2.UnsupportedError], KindUnsupported, Failed, "Convert the disk first: qemu-img convert -O qcow2 OLD NEW."},
+		{as[*qcow2.ReferenceError], KindImage, Failed, "Backing and data files are opened only in the folder of the image itself."},
+		{is(qcow2.ErrCorrupt), KindImage, Failed, "Look at it with `qemu-img check`."},
+		{as[*job.DiffersError], KindFailed, Failed, "What was written cannot be trusted. Check the target's disk and memory, and restore again."},
+		{is(job.ErrAmbiguous), KindAmbiguous, Failed, "Write more of the name."},
+		{is(diskfile.ErrNotDisk), KindImage, Failed, "Name a disk image file or a block device."},
+		{is(diskfile.ErrNoSpace), KindNoSpace, Failed, "Make room, or choose another place."},
+		{isFull, KindNoSpace, Failed, "Make room, or choose another place."},
+		{is(fs.ErrNotExist), KindNotFound, Failed, ""},
+		{is(fs.ErrExist), KindExists, Failed, "Choose another name, or allow replacing it with --force."},
+		{is(fs.ErrPermission), KindPermission, Failed, "Run as a user who may read and write there."},
+		{is(context.DeadlineExceeded), KindDeadline, Failed, "Run the command again."},
+	}
+}
+
+// byKind are the exit statuses of errors that commands raise themselves.
+func byKind(k Kind) Status {
+	switch k {
+	case KindUsage:
+		return Misused
+	case KindCorrupt:
+		return Damaged
+	case KindInterrupted:
+		return Interrupted
+	}
+	return Failed
+}
+
+// Of finds out what an error means. The first rule that matches gives kind, status and hint; what the command said
+// itself goes before it.
+func Of(err error) Problem {
+	p := Problem{Message: clean(err.Error()), Kind: KindFailed, status: Failed}
+	for _, r := range rules() {
+		if r.match(err) {
+			p.Kind, p.status, p.Hint = r.kind, r.status, r.hint
+			break
+		}
+	}
+	if own, ok := errors.AsType[*Error](err); ok {
+		p.own(own)
+	}
+	p.locate(err)
+	return p
+}
+
+func (p *Problem) own(e *Error) {
+	if e.Kind != "" && p.Kind != KindInterrupted {
+		p.Kind, p.status = e.Kind, byKind(e.Kind)
+	}
+	if e.Hint != "" {
+		p.Hint = e.Hint
+	}
+	p.Object = e.Object
+}
+
+// locate finds the object and the range that an error is about.
+func (p *Problem) locate(err error) {
+	object := ""
+	if e, ok := errors.AsType[*repo.ErrCorrupt](err); ok {
+		object = e.Object
+		if e.Length > 0 {
+			p.Offset, p.Length = &e.Offset, &e.Length
+		}
+	} else if e, ok := errors.AsType[*pipe.RangeError](err); ok {
+		p.Offset, p.Length = &e.Off, &e.Len
+	}
+	switch e, at := fileOf(err); {
+	case object != "":
+	case e != "":
+		object = e
+		if p.Offset == nil && at >= 0 {
+			p.Offset = &at
+		}
+	}
+	if p.Object == "" {
+		p.Object = object
+	}
+}
+
+// fileOf is the file that an error names, and the byte offset in it, -1 where it has none.
+func fileOf(err error) (string, int64) {
+	if e, ok := errors.AsType[*diskfile.Error](err); ok {
+		return e.Path, e.Off
+	}
+	if e, ok := errors.AsType[*diskfile.LockedError](err); ok {
+		return e.Path, -1
+	}
+	if e, ok := errors.AsType[*diskvm.LiveError](err); ok {
+		return e.Path, -1
+	}
+	if e, ok := errors.AsType[*qcow2.CorruptError](err); ok {
+		return e.Path, e.Offset
+	}
+	if e, ok := errors.AsType[*diskfile.ChangedError](err); ok {
+		return e.Path, -1
+	}
+	if e, ok := errors.AsType[*diskfile.FormatError](err); ok {
+		return e.Path, -1
+	}
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Path, -1
+	}
+	return "", -1
+}
+
+// Document is what stands on stdout where there is no result document.
+type Document struct {
+	Error Problem `json:"error"`
+}
+
+// WriteJSON writes one document, indented, with a line feed at its end.
+func WriteJSON(w io.Writer, doc any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(doc)
+}
+
+// Text is the problem for people: what, where, and what to do next. word stands in front.
+func (p Problem) Text(word string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s\n", word, p.Message)
+	where := p.Object
+	switch {
+	case p.Offset != nil && p.Length != nil:
+		where = strings.TrimSpace(fmt.Sprintf("%s, bytes %d to %d", where, *p.Offset, *p.Offset+*p.Length))
+	case p.Offset != nil:
+		where = strings.TrimSpace(fmt.Sprintf("%s, byte %d", where, *p.Offset))
+	}
+	where = clean(strings.TrimPrefix(where, ", "))
+	if where != "" && !strings.Contains(p.Message, where) {
+		fmt.Fprintf(&b, "  where: %s\n", where)
+	}
+	if p.Hint != "" {
+		fmt.Fprintf(&b, "  next:  %s\n", p.Hint)
+	}
+	return b.String()
+}
+
+// clean keeps names that came from elsewhere from writing on the terminal. Line ends stay visible as spaces.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return ' '
+		case r < ' ' || r == 0x7F || r >= 0x80 && r < 0xA0 || r >= 0x202A && r <= 0x202E || r >= 0x2066 && r <= 0x2069:
+			return '\uFFFD'
+		}
+		return r
+	}, s)
+}
+
+// Clean is s without characters that would steer a terminal.
+func Clean(s string) string { return clean(s) }

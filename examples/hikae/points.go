@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hikae/hikae/examples/hikae/internal/show"
+	"github.com/hikae/hikae/pipe"
+)
+
+func (t *tool) pointsCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "points --repo REPO [VM]",
+		Short: "List restore points",
+		Long: text(`
+List the restore points of a repository, or of one VM, in the order in which they were made.
+
+A point is named by its id, by the first digits of it as long as they fit no other, or as VM@latest, VM@latest~1 for the
+one before, and so on. NEW is what was stored for that point alone.`),
+		Example: example(`
+hikae points --repo /backup/hikae
+hikae points --repo /backup/hikae web1 --json | jq -r '.points[-1].id'`),
+		Args: want("[VM]"),
+	}
+	a := repoFlags(cmd)
+	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) {
+		vm := ""
+		if len(args) > 0 {
+			vm = args[0]
+		}
+		return t.points(ctx, a, vm)
+	})
+	return cmd
+}
+
+// pointsDoc is what points prints for scripts.
+type pointsDoc struct {
+	Points []pipe.PointInfo `json:"points"`
+}
+
+func (t *tool) points(ctx context.Context, a *access, vm string) (*reply, error) {
+	r, err := t.open(ctx, a, true)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	doc := pointsDoc{Points: []pipe.PointInfo{}}
+	for p, err := range r.Points(ctx, vm) {
+		if err != nil {
+			return nil, about(a.repo, "list points", err)
+		}
+		p.Time = p.Time.UTC()
+		doc.Points = append(doc.Points, p)
+	}
+	return &reply{doc: doc, loud: true, text: func(w *show.Printer) error { return doc.print(w) }}, nil
+}
+
+func (d pointsDoc) print(w *show.Printer) error {
+	if len(d.Points) == 0 {
+		return w.Printf("no points\n")
+	}
+	table := show.NewTable("POINT", "VM", "TIME", ">DISKS", ">SIZE", ">DATA", ">NEW", "CONSISTENCY")
+	short := shortIDs(d.Points)
+	for i, p := range d.Points {
+		size, data := int64(0), int64(0)
+		for _, disk := range p.Disks {
+			size += disk.Size
+			data += disk.Data
+		}
+		table.Row(short[i], p.VM, show.Time(p.Time), fmt.Sprint(len(p.Disks)), show.Size(size), show.Size(data),
+			show.Size(p.New), p.Consistency)
+	}
+	return table.Print(w)
+}
+
+// shortIDs are the ids cut to the shortest length, of at least twelve digits, at which they all differ.
+func shortIDs(points []pipe.PointInfo) []string {
+	for n := 12; ; n++ {
+		seen, out, whole := map[string]bool{}, make([]string, len(points)), true
+		for i, p := range points {
+			out[i] = p.ID[:min(n, len(p.ID))]
+			whole = whole && n >= len(p.ID)
+			seen[out[i]] = true
+		}
+		if len(seen) == len(points) || whole {
+			return out
+		}
+	}
+}

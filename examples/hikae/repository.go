@@ -1,0 +1,291 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/hikae/hikae/examples/hikae/internal/outcome"
+	"github.com/hikae/hikae/repo"
+	"github.com/hikae/hikae/repo/store"
+	"github.com/hikae/hikae/repo/store/dirstore"
+)
+
+// access is how a repository is reached: where it is, and what opens it.
+type access struct {
+	repo         string
+	passwordFile string
+	keyFile      string
+	identity     string
+
+	prefix   string // of the flags: empty, or "from-"
+	variable string // the environment variable with the passphrase
+}
+
+// repoFlags adds --repo and the secret flags to a command.
+func repoFlags(cmd *cobra.Command) *access {
+	a := &access{variable: "HIKAE_PASSWORD"}
+	cmd.Flags().StringVar(&a.repo, "repo", "", "the repository: a folder (required)")
+	a.secretFlags(cmd)
+	if err := cmd.MarkFlagRequired("repo"); err != nil {
+		panic(err) // the flag is defined just above
+	}
+	return a
+}
+
+func (a *access) secretFlags(cmd *cobra.Command) {
+	of := ""
+	if a.prefix != "" {
+		of = " of the other repository"
+	}
+	cmd.Flags().StringVar(&a.passwordFile, a.prefix+"password-file", "", "`FILE` whose first line is the passphrase"+of)
+	cmd.Flags().StringVar(&a.keyFile, a.prefix+"key-file", "", "`FILE` with a key of 32 bytes"+of)
+	cmd.Flags().StringVar(&a.identity, a.prefix+"identity", "", "`FILE` with age identities"+of)
+	cmd.MarkFlagsMutuallyExclusive(a.prefix+"password-file", a.prefix+"key-file", a.prefix+"identity")
+}
+
+// checkPlace tells folders from the other kinds of repositories.
+func checkPlace(place string) error {
+	if place == "" {
+		return outcome.Usage("Name the repository's folder.", "the repository has no name")
+	}
+	scheme, _, ok := strings.Cut(place, "://")
+	if !ok {
+		return nil
+	}
+	return &outcome.Error{Kind: outcome.KindUsage, Object: place,
+		Text: fmt.Sprintf("repositories at %s:// are not there yet", scheme), Hint: "Use a folder."}
+}
+
+// opened is an open repository with the store that it is in.
+type opened struct {
+	*repo.Repository
+	store store.Store
+}
+
+// Close closes both.
+func (o *opened) Close() error { return errors.Join(o.Repository.Close(), o.store.Close()) }
+
+// open opens a repository.
+func (t *tool) open(ctx context.Context, a *access, readOnly bool) (*opened, error) {
+	if err := checkPlace(a.repo); err != nil {
+		return nil, err
+	}
+	opts, err := t.openOptions(readOnly)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := t.secret(a)
+	if err != nil {
+		return nil, err
+	}
+	r, err := openWith(ctx, a.repo, secret, opts)
+	if secret == nil && errors.Is(err, repo.ErrSecret) {
+		if secret, err = t.ask(ctx, a, "Passphrase of "+a.repo); err != nil {
+			return nil, err
+		}
+		r, err = openWith(ctx, a.repo, secret, opts)
+	}
+	if err != nil {
+		return nil, about(a.repo, "open repository "+a.repo, err)
+	}
+	return r, nil
+}
+
+func openWith(ctx context.Context, dir string, secret repo.Secret, opts *repo.OpenOptions) (*opened, error) {
+	st, err := dirstore.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", repo.ErrNotRepository, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r, err := repo.Open(ctx, st, secret, opts)
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	return &opened{r, st}, nil
+}
+
+// about names the repository where an error does not name an object in it.
+func about(place, what string, err error) error {
+	e := &outcome.Error{Text: what, Err: err}
+	if _, ok := errors.AsType[*repo.ErrCorrupt](err); !ok {
+		e.Object = place
+	}
+	return e
+}
+
+func (t *tool) openOptions(readOnly bool) (*repo.OpenOptions, error) {
+	state, err := t.stateDir()
+	if err != nil {
+		return nil, err
+	}
+	cache, err := t.cacheDir()
+	if err != nil {
+		return nil, err
+	}
+	return &repo.OpenOptions{StateDir: state, CacheDir: cache, ReadOnly: readOnly,
+		Warn: func(s string) {
+			fmt.Fprintf(t.stderr, "%s %s\n", t.printer(t.stderr).Yellow("warning:"), outcome.Clean(s))
+		}}, nil
+}
+
+// stateDir is where high-water marks, keys and sessions are kept.
+func (t *tool) stateDir() (string, error) {
+	if dir := t.env("HIKAE_STATE_DIR"); dir != "" {
+		return dir, nil
+	}
+	if dir := t.env("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "hikae"), nil
+	}
+	if runtime.GOOS == "windows" || runtime.GOOS == "darwin" {
+		dir, err := os.UserConfigDir()
+		return filepath.Join(dir, "hikae", "state"), noPlace("HIKAE_STATE_DIR", err)
+	}
+	home, err := os.UserHomeDir()
+	return filepath.Join(home, ".local", "state", "hikae"), noPlace("HIKAE_STATE_DIR", err)
+}
+
+// cacheDir is where indexes are kept. It is made here, for this user alone.
+func (t *tool) cacheDir() (string, error) {
+	dir := t.env("HIKAE_CACHE_DIR")
+	if dir == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			return "", noPlace("HIKAE_CACHE_DIR", err)
+		}
+		dir = filepath.Join(user, "hikae")
+	}
+	return dir, os.MkdirAll(dir, 0o700)
+}
+
+func noPlace(variable string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &outcome.Error{Kind: outcome.KindUsage, Text: "there is no place for Hikae's own files", Err: err,
+		Hint: "Set " + variable + " to a folder."}
+}
+
+const (
+	maxPassphrase = 4 << 10
+	maxIdentities = 64 << 10
+	maxKeyFile    = 256
+)
+
+// secret is what flags and environment give; nil where they give nothing.
+func (t *tool) secret(a *access) (repo.Secret, error) {
+	switch {
+	case a.keyFile != "":
+		return a.readKey()
+	case a.identity != "":
+		data, err := readSmall(a.identity, maxIdentities)
+		if err != nil {
+			return nil, err
+		}
+		secret, err := repo.AgeIdentities(bytes.NewReader(data))
+		if err != nil {
+			return nil, &outcome.Error{Kind: outcome.KindUsage, Object: a.identity, Text: "identity file", Err: err,
+				Hint: "The file must hold age identities, as age-keygen makes them."}
+		}
+		return secret, nil
+	case a.passwordFile != "":
+		data, err := readSmall(a.passwordFile, maxPassphrase)
+		if err != nil {
+			return nil, err
+		}
+		line, _, _ := strings.Cut(string(data), "\n")
+		if line = strings.TrimSuffix(line, "\r"); line == "" {
+			return nil, &outcome.Error{Kind: outcome.KindUsage, Object: a.passwordFile,
+				Text: "the first line of the password file is empty"}
+		}
+		return repo.Passphrase(line), nil
+	}
+	if p := t.env(a.variable); p != "" {
+		return repo.Passphrase(p), nil
+	}
+	return nil, nil
+}
+
+func (a *access) readKey() (repo.Secret, error) {
+	data, err := readSmall(a.keyFile, maxKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := repo.ParseKeyFile(data)
+	if err != nil {
+		return nil, &outcome.Error{Kind: outcome.KindUsage, Object: a.keyFile, Text: a.keyFile, Err: err,
+			Hint: "Make a key file with: head -c 32 /dev/urandom > FILE"}
+	}
+	return secret, nil
+}
+
+// readSmall reads a file of at most max bytes.
+func readSmall(path string, max int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, max+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > max {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("it is larger than %d bytes", max)}
+	}
+	return data, nil
+}
+
+// ask asks for a passphrase on the terminal. Where there is none, the command line was incomplete.
+func (t *tool) ask(ctx context.Context, a *access, prompt string) (repo.Secret, error) {
+	p, err := t.askText(ctx, a, prompt)
+	if err != nil {
+		return nil, err
+	}
+	return repo.Passphrase(p), nil
+}
+
+func (t *tool) askText(ctx context.Context, a *access, prompt string) (string, error) {
+	if !isTerminal(t.stdin) {
+		return "", &outcome.Error{Kind: outcome.KindUsage, Object: a.repo,
+			Text: "the repository is encrypted, and no secret was given",
+			Hint: fmt.Sprintf("Set %s, or give --%[2]spassword-file, --%[2]skey-file or --%[2]sidentity.", a.variable, a.prefix)}
+	}
+	f := t.stdin.(*os.File)
+	before, err := term.GetState(int(f.Fd()))
+	if err != nil {
+		return "", err
+	}
+	fmt.Fprintf(t.stderr, "%s: ", prompt)
+	type answer struct {
+		p   []byte
+		err error
+	}
+	got := make(chan answer, 1)
+	go func() { // reading from a terminal cannot be interrupted; after Ctrl-C the process ends soon
+		p, err := term.ReadPassword(int(f.Fd()))
+		got <- answer{p, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return "", errors.Join(ctx.Err(), term.Restore(int(f.Fd()), before))
+	case a := <-got:
+		fmt.Fprintln(t.stderr)
+		if a.err == nil && len(a.p) == 0 {
+			return "", outcome.Usage("", "the passphrase is empty")
+		}
+		return string(a.p), a.err
+	}
+}

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hikae/hikae/examples/hikae/internal/bars"
+	"github.com/hikae/hikae/examples/hikae/internal/outcome"
+	"github.com/hikae/hikae/examples/hikae/internal/show"
+	"github.com/hikae/hikae/job"
+	"github.com/hikae/hikae/job/diskvm"
+	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/repo"
+)
+
+// restoreFlags are what is restored, and where to.
+type restoreFlags struct {
+	*access
+	disks   []string
+	to      string
+	format  string
+	salvage bool
+	inPlace bool
+	force   bool
+}
+
+func (t *tool) restoreCommand() *cobra.Command {
+	f := &restoreFlags{}
+	cmd := &cobra.Command{
+		Use:   "restore --repo REPO POINT --to PATH",
+		Short: "Bring a restore point back",
+		Long: text(`
+Write the disks of a restore point to files.
+
+POINT is an id, the first digits of one, VM@latest, or VM@latest~N for the Nth before it. PATH is a file for one disk, or
+a folder (one that exists, or that ends in /), which gets KEY.FORMAT for each disk and the VM's configuration in config/.
+The format is taken from PATH's ending unless it is given. Files appear under their names when they are whole, and what
+exists is replaced only with --force.
+
+--in-place writes over an existing raw file or block device of the same size. There is no way back from it.
+
+Every block is checked when it is read. Damage that cannot be repaired ends the restore with exit status 4, and leaves no
+file; --salvage goes on, leaves zeros there, lists the holes and ends with exit status 3.`),
+		Example: example(`
+hikae restore --repo /backup/hikae web1@latest --to /vm/web1.qcow2
+hikae restore --repo /backup/hikae web1@latest~1 --to /restore/web1/
+hikae restore --repo /backup/hikae 3fa81c --disk data --to /vm/data.raw
+hikae restore --repo /backup/hikae web1@latest --in-place --to /dev/vg0/web1`),
+		Args: want("POINT"),
+	}
+	f.access = repoFlags(cmd)
+	flags := cmd.Flags()
+	flags.StringVar(&f.to, "to", "", "`PATH` of a file or folder (required)")
+	flags.StringArrayVar(&f.disks, "disk", nil, "only the disk with this `KEY`; may repeat")
+	flags.StringVar(&f.format, "format", "", "`FORMAT` of the files: raw or qcow2 (default: by PATH's ending, else raw)")
+	flags.BoolVar(&f.salvage, "salvage", false, "go on where the point is damaged, and list the holes")
+	flags.BoolVar(&f.inPlace, "in-place", false, "write over the existing raw file or block device at PATH")
+	flags.BoolVar(&f.force, "force", false, "replace what exists; in place: also what QEMU has open")
+	if err := cmd.MarkFlagRequired("to"); err != nil {
+		panic(err) // the flag is defined just above
+	}
+	completeWith(cmd, "format", "raw", "qcow2")
+	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) { return t.restore(ctx, f, args[0]) })
+	return cmd
+}
+
+func (t *tool) restore(ctx context.Context, f *restoreFlags, spec string) (*reply, error) {
+	restorer, err := f.restorer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sessions, err := t.sessions()
+	if err != nil {
+		return nil, err
+	}
+	r, err := t.open(ctx, f.access, true)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	point, err := findPoint(ctx, r.Repository, f.repo, spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.checkDisks(point); err != nil {
+		return nil, err
+	}
+	progress := t.bars()
+	current := &currentDisk{next: progress}
+	opts := &job.RestoreOptions{Disks: f.disks, Overwrite: f.force, Salvage: f.salvage, Sessions: sessions, Events: current.event}
+	if f.inPlace {
+		opts.InPlace = f.to
+	}
+	result, err := job.Restore(ctx, r, point, restorer, opts)
+	progress.Close()
+	return f.restored(result, current.key, err)
+}
+
+// currentDisk remembers which disk was being written when a restore failed.
+type currentDisk struct {
+	next *bars.Bars
+	key  string
+}
+
+func (c *currentDisk) event(e job.Event) {
+	if started, ok := e.(job.DiskStarted); ok {
+		c.key = started.Key
+	}
+	c.next.Event(e)
+}
+
+// restored is what a restore leaves. One that met damage has a document too: it says where, and that no disk is there.
+func (f *restoreFlags) restored(result job.RestoreResult, disk string, err error) (*reply, error) {
+	result.Started = result.Started.UTC()
+	left := &reply{doc: result, warnings: result.Warnings, notes: result.Notes,
+		text: func(w *show.Printer) error { return printRestore(w, result) }}
+	if len(result.Warnings) > 0 || len(result.Holes) > 0 {
+		left.status = outcome.Warned
+	}
+	if err == nil {
+		return left, nil
+	}
+	err = &outcome.Error{Err: err, Hint: f.hint(err)}
+	if outcome.Of(err).Status() != outcome.Damaged {
+		return nil, err
+	}
+	result.Disks = []job.RestoredDisk{}
+	if at, ok := errors.AsType[*pipe.RangeError](err); ok {
+		result.Holes = append(result.Holes, job.Hole{Disk: disk, Offset: at.Off, Length: at.Len})
+	}
+	left.doc, left.text = result, nil
+	return left, err
+}
+
+func (f *restoreFlags) hint(err error) string {
+	if _, ok := errors.AsType[*repo.ErrCorrupt](err); ok && !f.salvage {
+		return fmt.Sprintf("No file was left. Try `hikae verify --repo %s --repair`, then this again; --salvage restores what is whole.", f.repo)
+	}
+	return ""
+}
+
+func printRestore(w *show.Printer, r job.RestoreResult) error {
+	if err := w.Printf("%s  point %s  %s\n\n", w.Bold(outcome.Clean(r.VM)), r.Point, show.Seconds(r.Seconds)); err != nil {
+		return err
+	}
+	table := show.NewTable("DISK", ">SIZE", ">WRITTEN", ">RATE")
+	for _, d := range r.Disks {
+		table.Row(d.Key, show.Size(d.Size), show.Size(d.Written), show.Rate(d.Size, d.Seconds))
+	}
+	if err := table.Print(w); err != nil {
+		return err
+	}
+	if len(r.Holes) > 0 {
+		if err := printHoles(w, r.Holes); err != nil {
+			return err
+		}
+	}
+	return w.Printf("\nrestored to %s\n", outcome.Clean(r.ID))
+}
+
+func printHoles(w *show.Printer, holes []job.Hole) error {
+	table := show.NewTable("HOLE IN", ">OFFSET", ">LENGTH", "FILE")
+	for i, h := range holes {
+		if i == maxListed {
+			table.Row(fmt.Sprintf("… and %d more, see --json", len(holes)-i))
+			break
+		}
+		table.Row(h.Disk, fmt.Sprint(h.Offset), fmt.Sprint(h.Length), h.File)
+	}
+	if err := w.Printf("\n"); err != nil {
+		return err
+	}
+	return table.Print(w)
+}
+
+// unwritten are formats that are recognised, and not written yet.
+var unwritten = []string{"vhdx", "vhd", "vmdk"}
+
+func (f *restoreFlags) restorer(ctx context.Context) (*diskvm.Restorer, error) {
+	if scheme, _, ok := strings.Cut(f.to, "://"); ok {
+		return nil, &outcome.Error{Kind: outcome.KindUsage, Object: f.to,
+			Text: fmt.Sprintf("restoring to %s:// is not there yet", scheme), Hint: "Name a file or a folder."}
+	}
+	for _, name := range unwritten {
+		if f.format == name || f.format == "" && strings.EqualFold(filepath.Ext(f.to), "."+name) {
+			return nil, outcome.Usage("Restore as --format raw or qcow2, and convert it with qemu-img.", "writing %s is not there yet", name)
+		}
+	}
+	if f.inPlace {
+		if err := f.checkInPlace(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return diskvm.NewRestorer(f.to, &diskvm.RestorerOptions{Format: f.format, Force: f.force})
+}
+
+// checkInPlace refuses what cannot be written over byte by byte. A disk in another format than raw would be destroyed.
+func (f *restoreFlags) checkInPlace(ctx context.Context) error {
+	if f.format != "" && f.format != "raw" {
+		return outcome.Usage("Without --in-place a new file is made.", "--in-place writes raw disks, not %s", f.format)
+	}
+	fi, err := os.Stat(f.to)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &outcome.Error{Object: f.to, Text: "--in-place", Err: err, Hint: "Without --in-place a new file is made."}
+	}
+	if err != nil {
+		return err
+	}
+	if fi.IsDir() {
+		return outcome.Usage("Name the file or block device of one disk.", "--in-place: %s is a folder", f.to)
+	}
+	format, err := diskvm.DefaultFormats().Detect(ctx, f.to)
+	if err != nil {
+		return err
+	}
+	if format.Name() != "raw" {
+		return outcome.Usage("Restore to a new file, and put that in its place.", "--in-place: %s is a %s image; only raw disks are written over", f.to, format.Name())
+	}
+	return nil
+}
+
+// checkDisks finds out early what would be refused late.
+func (f *restoreFlags) checkDisks(p pipe.PointInfo) error {
+	have, keys := map[string]bool{}, []string{}
+	for _, d := range p.Disks {
+		have[d.Key] = true
+		keys = append(keys, d.Key)
+	}
+	for _, key := range f.disks {
+		if !have[key] {
+			return &outcome.Error{Kind: outcome.KindNotFound, Object: key, Text: fmt.Sprintf("the point has no disk %q", key),
+				Hint: "It has " + strings.Join(keys, ", ") + "."}
+		}
+	}
+	if f.inPlace && len(f.disks) != 1 && len(p.Disks) != 1 {
+		return outcome.Usage("Choose one with --disk: "+strings.Join(keys, ", ")+".", "--in-place writes one disk, the point has %d", len(p.Disks))
+	}
+	return nil
+}
+
+// missingHint tells where the names of points are to be had.
+func missingHint(err error, place string) string {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Sprintf("`hikae points --repo %s` lists what is there.", place)
+	}
+	return ""
+}

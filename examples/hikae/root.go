@@ -1,0 +1,92 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// root is the tree of commands.
+func (t *tool) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "hikae",
+		Short: "Back up virtual machines' disks, and bring them back",
+		Long: text(`
+Hikae copies the disks of virtual machines into a repository, where every restore point is complete, blocks that are
+the same are stored once, and everything is compressed, encrypted and protected by parity.`),
+		Example: example(`
+export HIKAE_PASSWORD='correct horse battery staple'
+hikae init /backup/hikae
+hikae backup --repo /backup/hikae --name web1 /vm/web1.qcow2
+hikae points --repo /backup/hikae
+hikae restore --repo /backup/hikae web1@latest --to /vm/web1-restored.qcow2
+hikae verify --repo /backup/hikae --data all`),
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+	}
+	root.PersistentFlags().BoolVar(&t.json, "json", false, "print one JSON document on stdout, and nothing else there")
+	root.PersistentFlags().BoolVarP(&t.quiet, "quiet", "q", false, "say only what went wrong")
+	root.AddCommand(t.initCommand(), t.backupCommand(), t.pointsCommand(), t.restoreCommand(), t.verifyCommand(),
+		t.statsCommand(), t.reportCommand(), t.completionCommand(), t.versionCommand())
+	root.AddCommand(topics()...)
+	return root
+}
+
+// topics are pages of help that belong to no command.
+func topics() []*cobra.Command {
+	return []*cobra.Command{
+		{Use: "exit-status", Short: "What the exit statuses and errors mean", Long: text(`
+  0    done
+  1    failed
+  2    the command line is wrong, or asks for something that does not exist yet
+  3    done, with warnings: a disk was skipped, the consistency is lower than asked for, damage was found and all of it
+       was repaired, or a damaged point was salvaged with holes
+  4    damage is left
+  130  interrupted
+
+Warnings and errors go to stderr. With --json, a command that has no result prints this document on stdout:
+
+  {"error": {"kind", "message", "object", "offset", "length", "hint"}}
+
+object names the file, point or object of the repository that the error is about; offset and length are bytes in it,
+null where no range is known; hint says what to do next. kind is one of
+
+  usage        the command line is wrong          unsupported  a format or version that this program does not know
+  secret       wrong passphrase, key or identity  not-found    no such repository, point, disk, file or session
+  exists       something is there already         ambiguous    a prefix fits several points
+  locked       QEMU has the disk open             changed      a disk was written to while it was read
+  busy         another session is at work         forgotten    the point was removed
+  corrupt      stored data is damaged             rollback     the repository shows an older state than before
+  read-only    the repository takes no writes     no-space     the disk is full
+  permission   access was denied                  image        not a disk image, or a broken one
+  deadline     something took too long            interrupted  Ctrl-C or SIGTERM
+  failed       anything else`)},
+		{Use: "secrets", Short: "How passphrases and keys are given", Long: text(`
+A repository is encrypted unless it was made with --no-encryption. A secret that opens it is given in one of these ways,
+never as an argument, which everybody on the machine could read:
+
+  HIKAE_PASSWORD        environment variable with the passphrase
+  --password-file FILE  the first line of FILE is the passphrase
+  --key-file FILE       FILE holds a key: 32 random bytes, or 64 hexadecimal digits
+  --identity FILE       FILE holds age identities (AGE-SECRET-KEY-1…)
+
+At most one of the flags may be given; a flag goes before the variable. Without any of them the passphrase is asked for,
+where there is a terminal. Whoever loses all secrets of a repository loses what is in it: nobody can help.`)},
+		{Use: "places", Short: "Where Hikae keeps its own files", Long: text(`
+  HIKAE_STATE_DIR  what must survive: the newest state seen of each repository, this machine's signing keys, reports of
+                   past sessions. Default: $XDG_STATE_HOME/hikae or ~/.local/state/hikae, on macOS and Windows the
+                   user's application folder.
+  HIKAE_CACHE_DIR  what can be made again: indexes. Default: the user's cache folder.
+
+Where neither variable nor home folder is set, commands that need these places fail and say so.`)},
+	}
+}
+
+// text is a raw string without the line feeds around it.
+func text(s string) string { return strings.Trim(s, "\n") }
+
+// example indents the lines of a raw string, as cobra shows them.
+func example(s string) string {
+	return "  " + strings.ReplaceAll(text(s), "\n", "\n  ")
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hikae/hikae/examples/hikae/internal/outcome"
+	"github.com/hikae/hikae/examples/hikae/internal/show"
+	"github.com/hikae/hikae/repo"
+)
+
+// verifyFlags say how deep to look.
+type verifyFlags struct {
+	*access
+	data   string
+	repair bool
+}
+
+func (t *tool) verifyCommand() *cobra.Command {
+	f := &verifyFlags{}
+	cmd := &cobra.Command{
+		Use:   "verify --repo REPO [--data all|N%] [--repair]",
+		Short: "Check a repository, and mend it",
+		Long: text(`
+Check that a repository is whole.
+
+Without flags the structure is checked: every object, table and reference. --data also decrypts and decodes blocks and
+compares each with its identity: all of them, or a random share, which finds spread damage early at a fraction of the
+cost. --repair mends what parity and second copies can mend.
+
+Exit status: 0 all is well; 3 damage was found and all of it is repaired; 4 damage is left. What only an interrupted run
+left behind is not damage: it is counted as reclaimable.`),
+		Example: example(`
+hikae verify --repo /backup/hikae
+hikae verify --repo /backup/hikae --data 5%
+hikae verify --repo /backup/hikae --data all --repair --json`),
+		Args: want(),
+	}
+	f.access = repoFlags(cmd)
+	cmd.Flags().StringVar(&f.data, "data", "", "read blocks too: \"all\", or a `SHARE` such as 5%")
+	cmd.Flags().BoolVar(&f.repair, "repair", false, "mend what can be mended")
+	completeWith(cmd, "data", "all", "5%", "10%")
+	cmd.RunE = t.act(func(ctx context.Context, _ []string) (*reply, error) { return t.verify(ctx, f) })
+	return cmd
+}
+
+// verifyDoc is what verify prints for scripts: the report, and how long it took.
+type verifyDoc struct {
+	repo.VerifyReport
+	Seconds float64 `json:"seconds"`
+}
+
+func (t *tool) verify(ctx context.Context, f *verifyFlags) (*reply, error) {
+	share, err := parseShare(f.data)
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	r, err := t.open(ctx, f.access, !f.repair)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	progress := t.bars()
+	report, err := r.Verify(ctx, &repo.VerifyOptions{
+		DataPercent: share, Repair: f.repair,
+		Progress: func(done, total int64) { progress.Set("verify", done, total) },
+	})
+	progress.Close()
+	if err != nil {
+		return nil, about(f.repo, "verify", err)
+	}
+	doc := verified(report, time.Since(start))
+	left := &reply{doc: doc, status: doc.status(), notes: doc.Notes,
+		text: func(w *show.Printer) error { return doc.print(w, f) }, loud: doc.status() != outcome.Done}
+	return left, nil
+}
+
+// verified makes sure that scripts find lists where there is nothing to list.
+func verified(r repo.VerifyReport, took time.Duration) verifyDoc {
+	r.Damaged = append([]repo.Damage{}, r.Damaged...)
+	r.Affected = append([]repo.Affected{}, r.Affected...)
+	r.Repaired = append([]string{}, r.Repaired...)
+	r.Notes = append([]string{}, r.Notes...)
+	return verifyDoc{VerifyReport: r, Seconds: float64(took.Milliseconds()) / 1000}
+}
+
+// status: any damage that is left is 4; found and all repaired is 3.
+func (d verifyDoc) status() outcome.Status {
+	switch {
+	case !d.OK:
+		return outcome.Damaged
+	case len(d.Damaged) > 0 || len(d.Repaired) > 0:
+		return outcome.Warned
+	}
+	return outcome.Done
+}
+
+// maxListed bounds the damage that is shown to people; scripts get all of it.
+const maxListed = 20
+
+func (d verifyDoc) print(w *show.Printer, f *verifyFlags) error {
+	verdict := w.Green("all is well")
+	switch d.status() {
+	case outcome.Warned:
+		verdict = w.Yellow("damage was found, and all of it is repaired")
+	case outcome.Damaged:
+		verdict = w.Red("damaged")
+	}
+	if err := w.Printf("%s: %s\n\n", outcome.Clean(f.repo), verdict); err != nil {
+		return err
+	}
+	if err := w.Facts("objects", fmt.Sprint(d.Checked.Objects), "blocks", fmt.Sprint(d.Checked.Blocks),
+		"read", fmt.Sprintf("%s in %s", show.Size(d.Checked.Bytes), show.Seconds(d.Seconds)),
+		"decoded", fmt.Sprintf("%s (%s)", show.Size(d.Checked.Original), show.Rate(d.Checked.Original, d.Seconds)),
+		"damaged", fmt.Sprint(len(d.Damaged)), "repaired", fmt.Sprint(len(d.Repaired)),
+		"reclaimable", show.Size(d.Reclaimable)); err != nil {
+		return err
+	}
+	return d.printDamage(w, f)
+}
+
+func (d verifyDoc) printDamage(w *show.Printer, f *verifyFlags) error {
+	if len(d.Damaged) == 0 {
+		return nil
+	}
+	objects := show.NewTable("DAMAGED OBJECT", ">OFFSET", ">LENGTH", "WHY")
+	for i, x := range d.Damaged {
+		if i == maxListed {
+			objects.Row(fmt.Sprintf("… and %d more, see --json", len(d.Damaged)-i))
+			break
+		}
+		why := x.Reason
+		if x.Mendable {
+			why += " (nothing is lost)"
+		}
+		objects.Row(x.Object, fmt.Sprint(x.Offset), fmt.Sprint(x.Length), why)
+	}
+	if err := w.Printf("\n"); err != nil {
+		return err
+	}
+	if err := objects.Print(w); err != nil {
+		return err
+	}
+	if d.OK {
+		return nil
+	}
+	if err := d.printAffected(w); err != nil {
+		return err
+	}
+	next := "Run it again with --repair to mend what can be mended."
+	if f.repair {
+		next = "What is left cannot be mended here. Back the VM up again: blocks that it still has are stored anew.\n" +
+			"The rest of a damaged point comes back with `hikae restore --salvage`."
+	}
+	return w.Printf("\n%s\n", next)
+}
+
+func (d verifyDoc) printAffected(w *show.Printer) error {
+	if len(d.Affected) == 0 {
+		return w.Printf("\nNo data of a restore point is lost.\n")
+	}
+	points := show.NewTable("AFFECTED POINT", "VM", "DISK", ">OFFSET", ">LENGTH")
+	for i, x := range d.Affected {
+		if i == maxListed {
+			points.Row(fmt.Sprintf("… and %d more, see --json", len(d.Affected)-i))
+			break
+		}
+		points.Row(x.Point[:min(12, len(x.Point))], x.VM, x.Disk, fmt.Sprint(x.Offset), fmt.Sprint(x.Length))
+	}
+	if err := w.Printf("\n"); err != nil {
+		return err
+	}
+	return points.Print(w)
+}
+
+// parseShare reads "all" or a percentage; empty is none.
+func parseShare(s string) (float64, error) {
+	switch s {
+	case "":
+		return 0, nil
+	case "all":
+		return 100, nil
+	}
+	v, err := strconv.ParseFloat(strings.TrimSuffix(s, "%"), 64)
+	if err != nil || !strings.HasSuffix(s, "%") || !(v > 0 && v <= 100) {
+		return 0, outcome.Usage("For instance --data 5%.", "--data %s is neither \"all\" nor a share above 0%% and up to 100%%", s)
+	}
+	return v, nil
+}

@@ -1,0 +1,280 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hikae/hikae/internal/fatdisk"
+	"github.com/hikae/hikae/job"
+	"github.com/hikae/hikae/job/diskvm"
+	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/pipe/diskfile"
+	"github.com/hikae/hikae/repo"
+	"github.com/hikae/hikae/repo/store"
+	"github.com/hikae/hikae/repo/store/dirstore"
+)
+
+// vmName is what the sample machine is called in the repository.
+const vmName = "sample"
+
+// story is one run, chapter by chapter.
+type story struct {
+	out  io.Writer
+	dir  string
+	size int64
+
+	number     int
+	passphrase string
+	store      store.Store
+	repo       *repo.Repository
+	sessions   *job.Sessions
+	backups    []job.Result
+}
+
+func (s *story) path(name string) string { return filepath.Join(s.dir, name) }
+func (s *story) disk() string            { return s.path("disk.raw") }
+func (s *story) asItWas(day int) string  { return s.path(fmt.Sprintf("as-it-was-on-day-%d.raw", day)) }
+
+// chapter starts a chapter, say goes on in it.
+func (s *story) chapter(format string, args ...any) {
+	s.number++
+	fmt.Fprintf(s.out, "\n%d. "+format+"\n", append([]any{s.number}, args...)...)
+}
+
+func (s *story) say(format string, args ...any) { fmt.Fprintf(s.out, "   "+format+"\n", args...) }
+
+func (s *story) makeDisk(ctx context.Context) error {
+	fmt.Fprintf(s.out, "Hikae quickstart, in %s\n", s.dir)
+	d, err := fatdisk.Sample(s.disk(), s.size, 1)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	files, err := d.Files()
+	if err != nil {
+		return err
+	}
+	total := int64(0)
+	for _, f := range files {
+		total += f.Size
+	}
+	s.chapter("A disk of a small machine: disk.raw")
+	s.say("%s with a partition table and a FAT16 volume; %d files hold %s.", size(s.size), len(files), size(total))
+	return s.remember(ctx, 1)
+}
+
+// remember keeps a copy of the disk, to compare with later.
+func (s *story) remember(ctx context.Context, day int) error {
+	img, err := diskfile.Open(s.disk(), nil)
+	if err != nil {
+		return err
+	}
+	defer img.Close()
+	t, err := diskfile.Create(s.asItWas(day), img.Size(), nil)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	if _, err := pipe.Copy(ctx, t, img, nil); err != nil {
+		return err
+	}
+	return t.Commit(ctx)
+}
+
+func (s *story) makeRepository(ctx context.Context) error {
+	s.passphrase = strings.ToLower(rand.Text()[:16])
+	st, err := dirstore.Init(s.path("repository"))
+	if err != nil {
+		return err
+	}
+	s.store = st
+	if s.repo, err = repo.Init(ctx, st, repo.Passphrase(s.passphrase), nil, &repo.OpenOptions{
+		StateDir: s.path("state"), CacheDir: s.dir,
+	}); err != nil {
+		return err
+	}
+	if s.sessions, err = job.OpenSessions(s.path("state/sessions")); err != nil {
+		return err
+	}
+	p := s.repo.Params()
+	s.chapter("A repository: repository/")
+	s.say("Blocks of %s, encrypted, with %.0f %% of parity. The passphrase, made up for this run, is %s.",
+		size(int64(p.BlockSize)), float64(p.ParityPermille)/10, s.passphrase)
+	return nil
+}
+
+func (s *story) backup(ctx context.Context) (job.Result, error) {
+	vm, err := diskvm.Open(ctx, vmName, []diskvm.File{{Key: "disk0", Path: s.disk()}}, nil)
+	if err != nil {
+		return job.Result{}, err
+	}
+	r, err := job.Backup(ctx, vm, "", s.repo, &job.BackupOptions{Sessions: s.sessions})
+	if err != nil {
+		return r, err
+	}
+	s.backups = append(s.backups, r)
+	return r, nil
+}
+
+func (s *story) fullBackup(ctx context.Context) error {
+	r, err := s.backup(ctx)
+	if err != nil {
+		return err
+	}
+	d := r.Disks[0]
+	s.chapter("The first backup: point %s", short(r.Point))
+	s.say("%s hold data and were read; the rest is zero and was skipped.", size(d.Read))
+	s.say("They take %s in the repository, and %s of parity, after %.1f s.", size(r.Stored), size(r.Parity), r.Seconds)
+	return nil
+}
+
+func (s *story) passDay(ctx context.Context) error {
+	d, err := fatdisk.Open(s.disk())
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Pass(1); err != nil {
+		return err
+	}
+	changed := int64(0)
+	for _, r := range d.Written() {
+		changed += r.Len
+	}
+	s.chapter("A day passes")
+	s.say("A log grew, a program was updated, a picture came and one went: %s of the disk were written.", size(changed))
+	return s.remember(ctx, 2)
+}
+
+func (s *story) incrementalBackup(ctx context.Context) error {
+	r, err := s.backup(ctx)
+	if err != nil {
+		return err
+	}
+	d := r.Disks[0]
+	s.chapter("The second backup, without a word about what changed: point %s", short(r.Point))
+	s.say("%s were read and %s of it was known by its fingerprint.", size(d.Read), size(d.Deduplicated))
+	s.say("%s were new and take %s. A hypervisor that tracks changes saves the reading too.", size(d.Moved), size(r.Stored))
+	return nil
+}
+
+func (s *story) verify(ctx context.Context) error {
+	start := time.Now()
+	r, err := s.repo.Verify(ctx, &repo.VerifyOptions{DataPercent: 100})
+	if err != nil {
+		return err
+	}
+	if !r.OK {
+		return fmt.Errorf("verify found damage in a new repository: %+v", r.Damaged)
+	}
+	s.chapter("Everything is verified")
+	s.say("%d blocks in %d objects were decrypted, decoded and compared with their identity: all is well (%.1f s).",
+		r.Checked.Blocks, r.Checked.Objects, time.Since(start).Seconds())
+	return nil
+}
+
+func (s *story) restore(ctx context.Context) error {
+	s.chapter("Both days come back")
+	for i, b := range s.backups {
+		day := i + 1
+		name := fmt.Sprintf("restored-day-%d.raw", day)
+		took, err := s.restorePoint(ctx, b.Point, s.path(name))
+		if err != nil {
+			return err
+		}
+		if err := s.mustEqual(ctx, s.asItWas(day), s.path(name)); err != nil {
+			return err
+		}
+		s.say("%s from point %s in %.1f s: identical, byte for byte.", name, short(b.Point), took)
+	}
+	return nil
+}
+
+func (s *story) restorePoint(ctx context.Context, id, path string) (seconds float64, err error) {
+	point, err := s.repo.Resolve(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	files, err := diskvm.NewRestorer(path, nil)
+	if err != nil {
+		return 0, err
+	}
+	r, err := job.Restore(ctx, s.repo, point, files, nil)
+	return r.Seconds, err
+}
+
+// mustEqual compares two disks.
+func (s *story) mustEqual(ctx context.Context, a, b string) error {
+	x, err := diskfile.Open(a, nil)
+	if err != nil {
+		return err
+	}
+	defer x.Close()
+	y, err := diskfile.Open(b, nil)
+	if err != nil {
+		return err
+	}
+	defer y.Close()
+	diff, err := pipe.Compare(ctx, x, y, nil)
+	if err == nil && len(diff) > 0 {
+		err = fmt.Errorf("%s differs from %s: %v", b, a, diff[0])
+	}
+	return err
+}
+
+func (s *story) report(context.Context) error {
+	s.chapter("The report of the second backup")
+	return nil
+}
+
+func (s *story) ending(keep bool) {
+	if !keep {
+		fmt.Fprintf(s.out, "\nThe folder is removed now. With -keep it stays, to try the command on it:\n\n")
+	} else {
+		fmt.Fprintf(s.out, "\nEverything is in %s. Try the command on it:\n\n", s.dir)
+	}
+	for _, line := range []string{
+		"go install ./examples/hikae",
+		"export HIKAE_PASSWORD=" + s.passphrase + " HIKAE_STATE_DIR=" + s.path("state"),
+		"hikae points  --repo " + s.path("repository"),
+		"hikae restore --repo " + s.path("repository") + " " + vmName + "@latest~1 --to " + s.path("yesterday.qcow2"),
+		"hikae verify  --repo " + s.path("repository") + " --data all",
+		"hikae report  latest --html " + s.path("report.html"),
+	} {
+		fmt.Fprintf(s.out, "  %s\n", line)
+	}
+	fmt.Fprintf(s.out, "\nOr back up a disk of your own: hikae backup --repo REPO --name VM DISK.qcow2\n")
+}
+
+// close releases the repository, whatever became of the run.
+func (s *story) close() error {
+	var errs []error
+	if s.repo != nil {
+		errs = append(errs, s.repo.Close())
+	}
+	if s.store != nil {
+		errs = append(errs, s.store.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func short(id string) string { return id[:min(12, len(id))] }
+
+// size is a number of bytes in words.
+func size(n int64) string {
+	switch {
+	case n < 1<<10:
+		return fmt.Sprintf("%d B", n)
+	case n < 1<<20:
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+	case n < 1<<30:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	}
+	return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+}

@@ -1,0 +1,149 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// needs are the programs without which there is nothing to measure, with the Debian package that has each.
+var needs = map[string]string{
+	"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "debugfs": "e2fsprogs", "e2fsck": "e2fsprogs",
+	"restic": "restic", "borg": "borgbackup", "qemu-img": "qemu-utils",
+}
+
+// options are the command line.
+type options struct {
+	dir    string // fixture and repositories
+	hikae  string // the program under test
+	out    string // the page to write; empty: none
+	rounds int
+	blocks int // blocks of the repository for the start-up test; 0: not run
+	peers  bool
+	report bool
+}
+
+func main() {
+	opts := options{}
+	flag.StringVar(&opts.dir, "dir", defaultDir(), "where the input and the repositories are kept (needs 25 GB)")
+	flag.StringVar(&opts.hikae, "hikae", "bin/hikae", "the program under test")
+	flag.StringVar(&opts.out, "out", "docs/benchmarks.md", "the page to write")
+	flag.IntVar(&opts.rounds, "rounds", 3, "how often each step is run")
+	flag.IntVar(&opts.blocks, "blocks", 1_000_000, "blocks in the repository of the start-up test; 0 leaves it out")
+	flag.BoolVar(&opts.peers, "peers-only", false, "run the peers only, write no page")
+	flag.BoolVar(&opts.report, "report-only", false, "write the page again from the last run's results")
+	flag.Parse()
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, opts); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func defaultDir() string {
+	if dir := os.Getenv("HIKAE_BENCH_DIR"); dir != "" {
+		return dir
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return filepath.Join(os.TempDir(), "hikae-bench")
+	}
+	return filepath.Join(cache, "hikae-bench")
+}
+
+func run(ctx context.Context, opts options) error {
+	results := filepath.Join(opts.dir, "results.json")
+	if opts.report {
+		return rewrite(results, opts.out)
+	}
+	if err := preflight(opts); err != nil {
+		return err
+	}
+	fx, err := openFixture(ctx, filepath.Join(opts.dir, "fixture"))
+	if err != nil {
+		return fmt.Errorf("make the input: %w", err)
+	}
+	res, err := measureAll(ctx, opts, fx)
+	if err != nil {
+		return err
+	}
+	if err := writeJSON(results, res); err != nil {
+		return err
+	}
+	fmt.Fprint(os.Stderr, figures(res))
+	if opts.peers || opts.out == "" {
+		return nil
+	}
+	return os.WriteFile(opts.out, []byte(page(res)), 0o644)
+}
+
+// rewrite makes the page from results that were kept.
+func rewrite(results, out string) error {
+	data, err := os.ReadFile(results)
+	if err != nil {
+		return err
+	}
+	res := &record{}
+	if err := json.Unmarshal(data, res); err != nil {
+		return fmt.Errorf("%s: %w", results, err)
+	}
+	return os.WriteFile(out, []byte(page(res)), 0o644)
+}
+
+// preflight says what is missing before anything is downloaded or measured.
+func preflight(opts options) error {
+	if os.Geteuid() != 0 {
+		return errors.New("needs root: a Debian root file system has files of many owners")
+	}
+	var missing []string
+	for program, pkg := range needs {
+		if _, err := exec.LookPath(program); err != nil {
+			missing = append(missing, pkg)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("missing programs, install: %s", strings.Join(missing, " "))
+	}
+	if _, err := os.Stat(opts.hikae); err != nil && !opts.peers {
+		return fmt.Errorf("no program to measure (make build): %w", err)
+	}
+	return enoughSpace(opts.dir)
+}
+
+// enoughSpace: the fixture takes 8 GB, the repositories of one round 8 GB, the largest restore 8 GB.
+func enoughSpace(dir string) error {
+	const need = 25 << 30
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	if free := int64(st.Bavail) * st.Bsize; free < need {
+		return fmt.Errorf("%s: %s free where %s are needed", dir, size(free), size(need))
+	}
+	return nil
+}
+
+func writeJSON(path string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, data, 0o644)
+}

@@ -1,0 +1,240 @@
+// Testsummary reads what go test -json prints and says what it means: the failures in full, the slowest tests, what
+// was skipped and why, and one last line with the counts.
+//
+//	go test -json ./... 2>&1 | go run ./internal/testsummary
+//
+// It ends with 0 only when every package was built and every test passed. A stream that ends before a package has
+// said how it went is a failure: a killed go test must not look like a short one.
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+)
+
+func main() {
+	notes := flag.String("notes", "", "file with a line for each thing that was not run; it is shown with the skips")
+	flag.Parse()
+	s := newSummary()
+	if text, err := os.ReadFile(*notes); err == nil {
+		s.notes = strings.TrimSpace(string(text))
+	}
+	if err := s.read(os.Stdin); err != nil {
+		fmt.Fprintln(os.Stderr, "testsummary:", err)
+		os.Exit(1)
+	}
+	s.finish()
+	s.print(os.Stdout)
+	if s.failed() {
+		os.Exit(1)
+	}
+}
+
+// event is one line of test2json, or of go build -json, which go test -json mixes in.
+type event struct {
+	Action      string
+	Package     string
+	Test        string
+	Elapsed     float64 // seconds
+	Output      string
+	ImportPath  string // of a build that failed
+	FailedBuild string // on a package's fail: the build that was missing
+}
+
+// key names a test, or a package where test is empty.
+type key struct{ pkg, test string }
+
+type result struct {
+	key
+	seconds float64
+	output  string
+}
+
+// summary is what is known so far.
+type summary struct {
+	output  map[key]*strings.Builder // of what has not ended yet
+	ended   map[string]bool          // packages that have said how they went
+	seen    map[string]bool
+	passed  int
+	fails   []result
+	skips   []result
+	timed   []result
+	builds  map[string]*strings.Builder // compiler output by import path
+	foreign strings.Builder             // lines that are no event
+	notes   string                      // what was not run at all
+}
+
+func newSummary() *summary {
+	return &summary{output: map[key]*strings.Builder{}, ended: map[string]bool{}, seen: map[string]bool{},
+		builds: map[string]*strings.Builder{}}
+}
+
+// maxLine bounds one event; go test splits long output into many.
+const maxLine = 64 << 20
+
+func (s *summary) read(r io.Reader) error {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(make([]byte, 1<<20), maxLine)
+	for lines.Scan() {
+		var e event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil || e.Action == "" {
+			s.foreign.WriteString(lines.Text() + "\n")
+			continue
+		}
+		s.add(e)
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("read events: %w", err)
+	}
+	if len(s.seen) == 0 && s.foreign.Len() == 0 {
+		return errors.New("no events: go test did not run")
+	}
+	return nil
+}
+
+func (s *summary) add(e event) {
+	k := key{e.Package, e.Test}
+	if e.Package != "" {
+		s.seen[e.Package] = true
+	}
+	switch e.Action {
+	case "build-output":
+		into(s.builds, e.ImportPath).WriteString(e.Output)
+	case "output":
+		into(s.output, k).WriteString(e.Output)
+	case "pass", "fail", "skip":
+		s.end(k, e)
+	}
+}
+
+func into[K comparable](m map[K]*strings.Builder, k K) *strings.Builder {
+	if m[k] == nil {
+		m[k] = &strings.Builder{}
+	}
+	return m[k]
+}
+
+// end takes a verdict. A package's own skip means that it has no tests; its fail counts only where none of its tests
+// failed, as with a panic outside a test or a data race at the end.
+func (s *summary) end(k key, e event) {
+	r := result{key: k, seconds: e.Elapsed, output: into(s.output, k).String()}
+	delete(s.output, k)
+	if k.test == "" {
+		s.ended[k.pkg] = true
+		if e.Action == "fail" && e.FailedBuild != "" {
+			r.output += into(s.builds, e.FailedBuild).String()
+		}
+		if e.Action == "fail" && !slices.ContainsFunc(s.fails, func(f result) bool { return f.pkg == k.pkg }) {
+			r.output = s.pending(k.pkg) + r.output
+			s.fails = append(s.fails, r)
+		}
+		return
+	}
+	switch e.Action {
+	case "pass":
+		s.passed++
+	case "fail":
+		s.fails = append(s.fails, r)
+	case "skip":
+		s.skips = append(s.skips, r)
+	}
+	if !strings.Contains(k.test, "/") {
+		s.timed = append(s.timed, r)
+	}
+}
+
+// pending is the output of tests that never ended: where a panic or a deadline struck.
+func (s *summary) pending(pkg string) string {
+	var b strings.Builder
+	for k, out := range s.output {
+		if k.pkg == pkg && k.test != "" {
+			fmt.Fprintf(&b, "--- never ended: %s\n%s", k.test, out)
+		}
+	}
+	return b.String()
+}
+
+// finish turns packages that never ended into failures.
+func (s *summary) finish() {
+	for pkg := range s.seen {
+		if !s.ended[pkg] {
+			k := key{pkg: pkg}
+			out := s.pending(pkg) + into(s.output, k).String() + "the stream ended before the package did\n"
+			s.fails = append(s.fails, result{key: k, output: out})
+		}
+	}
+	slices.SortStableFunc(s.fails, func(a, b result) int { return cmp.Compare(a.pkg, b.pkg) })
+}
+
+// failed: foreign lines alone are no failure (a download is announced that way), unless nothing else came.
+func (s *summary) failed() bool { return len(s.fails) > 0 || len(s.ended) == 0 }
+
+func (s *summary) print(w io.Writer) {
+	if s.foreign.Len() > 0 {
+		fmt.Fprintf(w, "%s", s.foreign.String())
+	}
+	for _, f := range s.fails {
+		fmt.Fprintf(w, "=== FAIL %s %s\n%s\n", f.pkg, f.test, f.output)
+	}
+	s.printSlowest(w, 10)
+	s.printSkips(w)
+	if s.notes != "" {
+		fmt.Fprintf(w, "Not run, or not to be had here:\n  %s\n", strings.ReplaceAll(s.notes, "\n", "\n  "))
+	}
+	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", s.passed, len(s.fails), len(s.skips))
+}
+
+func (s *summary) printSlowest(w io.Writer, most int) {
+	slices.SortStableFunc(s.timed, func(a, b result) int { return cmp.Compare(b.seconds, a.seconds) })
+	fmt.Fprintln(w, "Slowest tests:")
+	for _, r := range s.timed[:min(most, len(s.timed))] {
+		fmt.Fprintf(w, "  %7.2f s  %s %s\n", r.seconds, r.pkg, r.test)
+	}
+}
+
+// printSkips groups by reason, so that one missing program is one line and not forty.
+func (s *summary) printSkips(w io.Writer) {
+	if len(s.skips) == 0 {
+		return
+	}
+	byReason := map[string][]string{}
+	for _, r := range s.skips {
+		reason := skipReason(r.output)
+		byReason[reason] = append(byReason[reason], r.pkg+" "+r.test)
+	}
+	fmt.Fprintln(w, "Skipped:")
+	reasons := make([]string, 0, len(byReason))
+	for reason := range byReason {
+		reasons = append(reasons, reason)
+	}
+	slices.Sort(reasons)
+	for _, reason := range reasons {
+		tests := byReason[reason]
+		fmt.Fprintf(w, "  %s: %d tests, such as %s\n", reason, len(tests), tests[0])
+	}
+}
+
+// skipReason takes the text of t.Skip out of a line such as "    disk_test.go:12: needs qemu-img".
+func skipReason(output string) string {
+	for line := range strings.Lines(output) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "=== ") || strings.HasPrefix(line, "--- ") {
+			continue
+		}
+		if _, text, ok := strings.Cut(line, ".go:"); ok {
+			if _, text, ok = strings.Cut(text, ": "); ok {
+				return text
+			}
+		}
+		return line
+	}
+	return "no reason given"
+}

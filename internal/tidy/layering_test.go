@@ -1,0 +1,278 @@
+package tidy
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/hikae/hikae"
+
+// row says what one package may import besides the standard library. Our own packages are written from the module's
+// root ("./pipe"), others by their module's path, which allows the packages below it too.
+type row struct {
+	pkg    string   // "./a/..." covers what has no row of its own
+	allow  []string // "./a/..." is a and all below it
+	tests  []string // what only its tests may import, besides testOnly
+	reason string
+}
+
+// Names that many rows share.
+const (
+	compress = "github.com/klauspost/compress"
+	reed     = "github.com/klauspost/reedsolomon"
+	xxhash   = "github.com/cespare/xxhash"
+	blake3   = "github.com/zeebo/blake3"
+	age      = "filippo.io/age"
+	crypto   = "golang.org/x/crypto"
+	sys      = "golang.org/x/sys"
+	syncs    = "golang.org/x/sync"
+	times    = "golang.org/x/time"
+	anything = "..."
+)
+
+// testOnly is what every test may import.
+var testOnly = []string{
+	"github.com/stretchr/testify", "pgregory.net/rapid", "go.uber.org/goleak", "github.com/rogpeppe/go-internal",
+	"./pipe/...", "./repo/store/...", "./internal/...", blake3, compress, sys,
+}
+
+// layers is the import table, from the bottom up. Imports point up this list only.
+var layers = []row{
+	{pkg: "./pipe", allow: []string{compress, xxhash, blake3, syncs, times},
+		reason: "the data path: whoever embeds one disk reader gets this and nothing that stores or talks"},
+	{pkg: "./pipe/diskfile", allow: []string{"./pipe", sys},
+		reason: "raw files; holes and locks need system calls"},
+	{pkg: "./pipe/qcow2", allow: []string{"./pipe", "./pipe/diskfile", compress, sys},
+		reason: "a backing file or an external data file may be raw; clusters are zlib or zstd"},
+	{pkg: "./pipe/pipetest", allow: []string{"./pipe", blake3, "github.com/stretchr/testify"},
+		reason: "suites for implementers; they return errors, so that they also check a live host"},
+	{pkg: "./pipe/nbd", allow: []string{"./pipe"}, reason: "a client and a server for images"},
+	{pkg: "./pipe/exclude", allow: []string{"./pipe", "./pipe/exclude/...", "www.velocidex.com/golang/go-ntfs"},
+		reason: "knows file systems, not where disks come from"},
+	{pkg: "./pipe/mover", allow: []string{"./pipe", syncs, times, sys},
+		reason: "serves any pipe.Backend; job wires it to a repository"},
+
+	{pkg: "./repo/store", reason: "the interface that somebody else implements: nothing comes with it"},
+	{pkg: "./repo/store/storetest", allow: []string{"./repo/store"}, reason: "the suite for implementers"},
+	{pkg: "./repo/store/memstore", allow: []string{"./repo/store"}, reason: "a store for tests and for scratch"},
+	{pkg: "./repo/store/dirstore/vfs", allow: []string{sys},
+		reason: "the few file calls that dirstore makes, so that a test can fail and crash them"},
+	{pkg: "./repo/store/dirstore", allow: []string{"./repo/store", "./repo/store/dirstore/vfs", sys, syncs},
+		reason: "durability needs system calls"},
+	{pkg: "./repo/store/dirstore/vfs/vfstest", allow: []string{"./repo/store/dirstore/vfs"},
+		reason: "a file system that forgets what was not synced"},
+	{pkg: "./repo/store/s3store", allow: []string{"./repo/store", "github.com/minio/minio-go"},
+		reason: "the one package that S3's client library comes with"},
+	{pkg: "./repo/store/smbstore", allow: []string{"./repo/store", "github.com/cloudsoda/go-smb2"},
+		reason: "the one package that the SMB client comes with"},
+	{pkg: "./repo/store/stripedstore", allow: []string{"./repo/store", reed}, reason: "k+m over other stores"},
+	{pkg: "./repo/store/moverstore", allow: []string{"./repo/store", "./pipe/mover"},
+		reason: "a blind target is a store over the wire"},
+	{pkg: "./repo/internal/...", allow: []string{"./pipe", "./repo/store", "./repo/internal/...", reed, age, blake3, xxhash,
+		compress, crypto, sys, syncs}, reason: "parts of repo; the compiler lets nobody else in"},
+	{pkg: "./repo", allow: []string{"./pipe", "./repo/store", "./repo/internal/...", reed, age, blake3, xxhash, crypto, sys, syncs},
+		reason: "blocks are named by keyed BLAKE3, keys wrapped by age and argon2; no store comes with it"},
+
+	{pkg: ".", allow: []string{"./pipe", sys},
+		reason: "the nouns: a driver implements them and needs no repository; the file journal is durable by system calls"},
+	{pkg: "./guest", allow: []string{"."}, reason: "components in a guest, over any channel"},
+	{pkg: "./proxy", reason: "which machine does what is arithmetic"},
+	{pkg: "./job", allow: []string{".", "./pipe", "./pipe/mover", "./repo", "./guest", "./proxy", syncs},
+		reason: "sessions over any provider: never a hypervisor by name"},
+	{pkg: "./job/diskvm", allow: []string{".", "./pipe", "./pipe/diskfile", "./pipe/qcow2", sys}, tests: []string{"./job", "./repo"},
+		reason: "disk files as a provider like any other"},
+	{pkg: "./job/report", allow: []string{".", "./pipe", "./job"}, reason: "a session's result for people: text, JSON, HTML"},
+
+	{pkg: "./internal/bench", allow: []string{compress, reed, blake3, sys},
+		reason: "times the libraries alone, and our program from outside: none of our own packages"},
+	{pkg: "./internal/fatdisk", allow: []string{"./pipe"}, reason: "a FAT volume for samples, where no mkfs can be counted on"},
+	{pkg: "./internal/testsummary", reason: "reads test events"},
+	{pkg: "./internal/tidy", reason: "tests over the tree"},
+	{pkg: "./examples/...", allow: []string{anything}, tests: []string{anything}, reason: "programs choose their own"},
+}
+
+// aims are what the table is for: packages that somebody embeds, and what must not be compiled with them, directly or
+// through anything else.
+var aims = []struct {
+	pkgs   []string
+	never  []string
+	reason string
+}{
+	{pkgs: []string{"./pipe", "./pipe/qcow2", "./pipe/diskfile", "./pipe/nbd", "./hyperv/vhdx", "./vmware/vmdk"},
+		never:  []string{"./repo", "./job", "."},
+		reason: "one disk reader does not bring the repository"},
+	{pkgs: []string{"./pipe", "./pipe/qcow2", "./pipe/diskfile", "./repo", "./repo/store/dirstore", "./job", "./job/diskvm"},
+		never: []string{"github.com/spf13/cobra", "github.com/vbauerster/mpb", "github.com/vmware/govmomi",
+			"github.com/minio/minio-go", "github.com/nats-io", "github.com/stretchr/testify"},
+		reason: "a repository on a directory brings neither a cloud, a hypervisor nor a terminal"},
+	{pkgs: []string{"."}, never: []string{"./repo", "./job", age, reed}, reason: "a driver implements the nouns alone"},
+}
+
+// listed is what go list says of one package.
+type listed struct {
+	ImportPath                               string
+	Imports, TestImports, XTestImports, Deps []string
+}
+
+// listPackages asks for one system; files for other systems are not seen.
+func listPackages(t *testing.T, goos string) []listed {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-json=ImportPath,Imports,TestImports,XTestImports,Deps", "./...")
+	cmd.Dir, cmd.Env = root, append(os.Environ(), "GOOS="+goos, "GOARCH=amd64", "CGO_ENABLED=0")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	require.NoError(t, err, stderr.String())
+	var list []listed
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p listed
+		err := dec.Decode(&p)
+		if err == io.EOF {
+			require.NotEmpty(t, list)
+			return list
+		}
+		require.NoError(t, err)
+		list = append(list, p)
+	}
+}
+
+func TestLayering(t *testing.T) {
+	t.Parallel()
+	for _, goos := range []string{"linux", "windows", "darwin"} {
+		t.Run(goos, func(t *testing.T) {
+			t.Parallel()
+			for _, p := range listPackages(t, goos) {
+				for _, wrong := range breaches(p) {
+					t.Error(wrong)
+				}
+			}
+		})
+	}
+}
+
+// breaches are the sentences that the table has against a package.
+func breaches(p listed) (out []string) {
+	pkg := local(p.ImportPath)
+	r, ok := rowOf(pkg)
+	if !ok {
+		return []string{pkg + " has no row in the import table: add one with its reason"}
+	}
+	for _, imp := range p.Imports {
+		if !allowed(imp, r.allow) {
+			out = append(out, fmt.Sprintf("%s imports %s; its row allows %v (%s)", pkg, local(imp), r.allow, r.reason))
+		}
+	}
+	forTests := slices.Concat(r.allow, r.tests, testOnly, []string{r.pkg, pkg, "./" + strings.TrimPrefix(pkg, "./") + "/..."})
+	for _, imp := range slices.Concat(p.TestImports, p.XTestImports) {
+		if !allowed(imp, forTests) {
+			out = append(out, fmt.Sprintf("%s: its tests import %s", pkg, local(imp)))
+		}
+	}
+	return out
+}
+
+// local writes one of our import paths from the module's root.
+func local(path string) string {
+	if path == module {
+		return "."
+	}
+	if rest, ok := strings.CutPrefix(path, module+"/"); ok {
+		return "./" + rest
+	}
+	return path
+}
+
+// rowOf finds a package's own row, else the nearest pattern above it.
+func rowOf(pkg string) (row, bool) {
+	if i := slices.IndexFunc(layers, func(r row) bool { return r.pkg == pkg }); i >= 0 {
+		return layers[i], true
+	}
+	best, found := row{}, false
+	for _, r := range layers {
+		if strings.HasSuffix(r.pkg, "/...") && matches(pkg, r.pkg) && len(r.pkg) > len(best.pkg) {
+			best, found = r, true
+		}
+	}
+	return best, found
+}
+
+func allowed(imp string, allow []string) bool {
+	first, _, _ := strings.Cut(imp, "/")
+	if !strings.Contains(first, ".") {
+		return true // the standard library
+	}
+	imp = local(imp)
+	return slices.ContainsFunc(allow, func(a string) bool { return matches(imp, a) })
+}
+
+// matches: a pattern of ours is exact but for "/...", one of another module covers what lies below it.
+func matches(imp, pattern string) bool {
+	if pattern == anything {
+		return true
+	}
+	if above, ok := strings.CutSuffix(pattern, "/..."); ok {
+		return imp == above || strings.HasPrefix(imp, above+"/")
+	}
+	ours := pattern == "." || strings.HasPrefix(pattern, "./")
+	return imp == pattern || !ours && strings.HasPrefix(imp, pattern+"/")
+}
+
+func TestAims(t *testing.T) {
+	t.Parallel()
+	all := map[string]listed{}
+	for _, p := range listPackages(t, "linux") {
+		all[local(p.ImportPath)] = p
+	}
+	for _, aim := range aims {
+		for _, pkg := range aim.pkgs {
+			for _, dep := range all[pkg].Deps {
+				for _, never := range aim.never {
+					if matches(local(dep), never) {
+						t.Errorf("%s is compiled with %s: %s", pkg, local(dep), aim.reason)
+					}
+				}
+			}
+		}
+	}
+}
+
+// The table itself: every row has a reason, no package two rows, and nothing points down the list.
+func TestTable(t *testing.T) {
+	t.Parallel()
+	at := map[string]int{}
+	for i, r := range layers {
+		require.NotEmpty(t, r.reason, r.pkg)
+		_, twice := at[r.pkg]
+		require.False(t, twice, "%s has two rows", r.pkg)
+		at[r.pkg] = i
+	}
+	for i, r := range layers {
+		for _, a := range r.allow {
+			if j, known := at[a]; known {
+				require.LessOrEqual(t, j, i, "%s may import %s, which stands above it", r.pkg, a)
+			}
+		}
+	}
+}
+
+// The checks find what they are there to find.
+func TestBreaches(t *testing.T) {
+	t.Parallel()
+	require.Empty(t, breaches(listed{ImportPath: module + "/pipe", Imports: []string{"io", compress + "/zstd"}}))
+	require.Len(t, breaches(listed{ImportPath: module + "/pipe", Imports: []string{module + "/repo"}}), 1)
+	require.Len(t, breaches(listed{ImportPath: module + "/repo/store", Imports: []string{"golang.org/x/sys/unix"}}), 1)
+	require.Len(t, breaches(listed{ImportPath: module + "/unheard/of"}), 1)
+	require.Len(t, breaches(listed{ImportPath: module + "/pipe", TestImports: []string{"github.com/spf13/cobra"}}), 1)
+	require.Empty(t, breaches(listed{ImportPath: module + "/repo/internal/cell", Imports: []string{reed}}))
+	require.False(t, matches("./pipeline", "./pipe/..."))
+	require.False(t, matches("./pipe/nbd", "./pipe"))
+}

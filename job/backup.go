@@ -1,0 +1,502 @@
+package job
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/pipe"
+)
+
+// BackupOptions change how a backup is made. Nil and zero fields are good defaults.
+type BackupOptions struct {
+	Name  string    // the VM's identity in the repository; empty: the name that its provider gives
+	Base  string    // full id of the point to build on; empty: the VM's newest
+	Full  bool      // build on no point: everything is read, and compared by fingerprint
+	Disks []string  // keys of the disks to take; empty: all that the snapshot covers
+	Time  time.Time // when the VM was in that state; zero: the moment after the snapshot
+
+	// Ask is the consistency that is wanted; where less is reached, the point is made and a warning says so.
+	Ask hikae.Consistency
+
+	Compression pipe.Compression // empty: the default of pipe
+	Workers     int              // zero: one for each processor
+	BufferBytes int64            // zero: the default of pipe
+	// OnReadError decides about a range of a disk that cannot be read; nil: the backup fails. See pipe.CopyOptions.
+	OnReadError func(disk string, e pipe.Extent, err error) error
+
+	// Wrap puts images around a disk's image: a limit, a meter, exclusions. Nil: none. The image that it returns
+	// owns the one that it was given.
+	Wrap  func(ctx context.Context, disk hikae.Disk, img pipe.Image) (pipe.Image, error)
+	Notes []string // the caller's own notes, put before those of the session
+
+	Journal        hikae.Journal  // handed to the provider
+	Quiescer       hikae.Quiescer // handed to the provider
+	FreezeDeadline time.Duration  // handed to the provider
+	// ReleaseDeadline bounds the time after the copy that is spent on the host, whatever became of the context:
+	// Snapshot.Commit and Snapshot.Release have it each. Zero: 5 minutes.
+	ReleaseDeadline time.Duration
+
+	Events   func(Event) // nil: nobody listens
+	Sessions *Sessions   // keeps the result; nil: nobody does
+}
+
+const releaseDeadline = 5 * time.Minute
+
+func (o *BackupOptions) orDefault() BackupOptions {
+	out := BackupOptions{}
+	if o != nil {
+		out = *o
+	}
+	if out.ReleaseDeadline <= 0 {
+		out.ReleaseDeadline = releaseDeadline
+	}
+	if out.Events == nil {
+		out.Events = func(Event) {}
+	}
+	return out
+}
+
+// Warner is an optional ability of a snapshot: what a person should know about how it was taken.
+type Warner interface{ Warnings() []string }
+
+// Backup makes one restore point of one VM. On nil the point is durable and the snapshot was released; what went wrong
+// after the point was durable stands in the result's warnings. On error there is no point that was reported, the
+// snapshot was released, and the base that the next increment needs is whole; the error then also tells what Release
+// could not do.
+//
+// vmID is the provider's id of the VM, or its name where only one has it; empty means the only one there is. The
+// result holds what is known also where there is an error.
+func Backup(ctx context.Context, provider hikae.SnapshotProvider, vmID string, backend pipe.Backend, opts *BackupOptions) (Result, error) {
+	o := opts.orDefault()
+	s := &backup{opts: o, provider: provider, backend: backend, clock: startClock()}
+	s.res = Result{
+		Session: o.Sessions.newID(), Started: s.clock.start, Consistency: hikae.Unknown.String(),
+		Disks: []DiskResult{}, Fallbacks: []Fallback{}, Warnings: []string{}, Notes: append([]string{}, o.Notes...),
+		Stages: map[string]float64{},
+	}
+	err := s.run(ctx, vmID)
+	s.finish()
+	if saveErr := o.Sessions.Save(Record{Kind: KindBackup, Error: errorText(err), Backup: &s.res}); saveErr != nil {
+		s.warn("the record of this session was not kept: %v", saveErr)
+	}
+	return s.res, err
+}
+
+// backup is one session under way.
+type backup struct {
+	opts     BackupOptions
+	provider hikae.SnapshotProvider
+	backend  pipe.Backend
+	res      Result
+	clock    *clock
+	totals   totals
+
+	plan *Plan
+	snap hikae.Snapshot
+}
+
+func (s *backup) run(ctx context.Context, vmID string) (err error) {
+	s.phase(PhasePlan)
+	s.plan, err = PlanBackup(ctx, s.provider, vmID, s.backend, &s.opts)
+	if err != nil {
+		return fmt.Errorf("plan: %w", err)
+	}
+	s.res.VM = s.plan.Name
+	if s.plan.Base != nil {
+		s.res.Base = s.plan.Base.ID
+	}
+
+	s.phase(PhaseSnapshot)
+	s.snap, err = s.provider.Snapshot(ctx, s.plan.VM.ID, &hikae.SnapshotOptions{
+		Journal: s.opts.Journal, Quiescer: s.opts.Quiescer,
+		FreezeDeadline: s.opts.FreezeDeadline, Since: s.plan.since(),
+	})
+	if err != nil {
+		return fmt.Errorf("snapshot of %s: %w", s.plan.Name, err)
+	}
+	defer func() { err = s.release(ctx, err) }() // also when a provider's image panics: the host must not keep our snapshot
+	if s.opts.Time.IsZero() {
+		s.opts.Time = time.Now()
+	}
+	s.noteConsistency()
+
+	s.phase(PhaseCopy)
+	writer, err := s.copyPoint(ctx)
+	if err != nil {
+		return err
+	}
+	defer writer.Close()
+	return s.commit(ctx, writer)
+}
+
+func (s *backup) noteConsistency() {
+	s.res.Consistency = s.snap.Consistency().String()
+	if s.snap.Consistency() < s.opts.Ask {
+		s.warn("the consistency reached is %s, asked was %s", s.snap.Consistency(), s.opts.Ask)
+	}
+	if w, ok := s.snap.(Warner); ok {
+		for _, text := range w.Warnings() {
+			s.warn("%s", text)
+		}
+	}
+	if s.plan.Base == nil {
+		s.note("nothing to build on: all data was read, and compared by fingerprint")
+	}
+}
+
+// baseError says that the base of some disks is not usable. The point is then begun again without it: what was copied
+// already is found by its fingerprints.
+type baseError struct {
+	disks []string
+	err   error
+}
+
+func (e *baseError) Error() string { return fmt.Sprintf("base of %v: %v", e.disks, e.err) }
+func (e *baseError) Unwrap() error { return e.err }
+
+// copyPoint writes all disks and the configuration into a new point that is not committed yet.
+func (s *backup) copyPoint(ctx context.Context) (pipe.PointWriter, error) {
+	disks, err := s.disks()
+	if err != nil {
+		return nil, err
+	}
+	warnings := len(s.res.Warnings)
+	for {
+		writer, err := s.tryPoint(ctx, disks)
+		var damage *baseError
+		if !errors.As(err, &damage) || ctx.Err() != nil {
+			return writer, err
+		}
+		s.res.Warnings = s.res.Warnings[:warnings]
+		for _, key := range damage.disks {
+			s.plan.damaged[key] = fmt.Sprintf("the base point's disk cannot be used: %v", damage.err)
+		}
+		s.warn("the base point %s is damaged: %v; verify the repository", s.plan.Base.ID, damage)
+		warnings = len(s.res.Warnings)
+	}
+}
+
+// disks are those that are to be copied, as they were at the snapshot.
+func (s *backup) disks() ([]hikae.Disk, error) {
+	var out []hikae.Disk
+	seen := map[string]bool{}
+	for _, d := range s.snap.VM().Disks {
+		if seen[d.Key] || d.Key == "" || d.Size < 0 {
+			return nil, fmt.Errorf("disk %q of %s: the provider lists it twice, or without a key or size", d.Key, s.plan.Name)
+		}
+		seen[d.Key] = true
+		switch {
+		case len(s.opts.Disks) > 0 && !slices.Contains(s.opts.Disks, d.Key):
+			s.note("disk %s was not asked for", d.Key)
+		case d.Skip != "":
+			s.warn("disk %s is not in the point: %s", d.Key, d.Skip)
+		default:
+			out = append(out, d)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("VM %s has no disk that could be backed up", s.plan.Name)
+	}
+	return out, nil
+}
+
+func (s *backup) tryPoint(ctx context.Context, disks []hikae.Disk) (_ pipe.PointWriter, err error) {
+	s.res.Disks, s.res.Fallbacks, s.totals = []DiskResult{}, []Fallback{}, totals{}
+	writer, err := s.begin(ctx, disks)
+	if err != nil {
+		return nil, err
+	}
+	ok := false
+	defer func() {
+		if !ok {
+			writer.Close()
+		}
+	}()
+	for i, d := range disks {
+		s.opts.Events(DiskStarted{Key: d.Key, Size: d.Size, Index: i, Count: len(disks)})
+		res, err := s.copyDisk(ctx, writer, d)
+		if err != nil {
+			return nil, fmt.Errorf("disk %s: %w", d.Key, err)
+		}
+		s.res.Disks = append(s.res.Disks, res)
+	}
+	if err := writeConfig(ctx, writer, s.snap.VM()); err != nil {
+		return nil, err
+	}
+	ok = true
+	return writer, nil
+}
+
+// begin starts the point, on the base where at least one disk can use it.
+func (s *backup) begin(ctx context.Context, disks []hikae.Disk) (pipe.PointWriter, error) {
+	vm := s.snap.VM()
+	opts := &pipe.PointOptions{Time: s.opts.Time, Consistency: s.res.Consistency, Facts: maps.Clone(vm.Facts)}
+	s.checkBase(ctx, disks)
+	if slices.ContainsFunc(disks, func(d hikae.Disk) bool { ok, _ := s.plan.baseOf(d); return ok }) {
+		opts.Base = s.plan.Base.ID
+	}
+	w, err := s.backend.Begin(ctx, s.plan.Name, opts)
+	if err != nil {
+		err = fmt.Errorf("begin a point of %s: %w", s.plan.Name, err)
+		if opts.Base != "" {
+			return nil, &baseError{disks: s.based(), err: err}
+		}
+		return nil, err
+	}
+	return w, nil
+}
+
+// checkBase opens what the point is going to stand on, so that a base that is gone is found before it is built on.
+func (s *backup) checkBase(ctx context.Context, disks []hikae.Disk) {
+	for _, d := range disks {
+		if ok, _ := s.plan.baseOf(d); !ok {
+			continue
+		}
+		img, err := s.backend.Open(ctx, s.plan.Base.ID, d.Key)
+		if err == nil {
+			if img.Size() != d.Size {
+				err = fmt.Errorf("it is %d bytes, its point says %d", img.Size(), d.Size)
+			}
+			img.Close()
+		}
+		if err != nil && ctx.Err() == nil {
+			s.plan.damaged[d.Key] = fmt.Sprintf("the base point's disk cannot be opened: %v", err)
+			s.warn("disk %s of the base point %s cannot be opened: %v; verify the repository", d.Key, s.plan.Base.ID, err)
+		}
+	}
+}
+
+func (s *backup) copyDisk(ctx context.Context, writer pipe.PointWriter, d hikae.Disk) (res DiskResult, err error) {
+	img, err := s.openDisk(ctx, d)
+	if err != nil {
+		return res, fmt.Errorf("open: %w", err)
+	}
+	defer func() { err = errors.Join(err, closeImage(img, err)) }()
+	target, err := s.beginDisk(ctx, writer, d)
+	if err != nil {
+		return res, err
+	}
+	defer target.Close()
+
+	method, inc, err := s.ladder(ctx, d, img, target)
+	if err != nil {
+		return res, err
+	}
+	before := parityOf(target)
+	guarded, baseErr := guardBase(target)
+	stats, err := pipe.Copy(ctx, guarded, inc, &pipe.CopyOptions{
+		Compression: s.opts.Compression, Workers: s.opts.Workers, BufferBytes: s.opts.BufferBytes,
+		Progress:    func(p pipe.Progress) { s.opts.Events(DiskProgress{Key: d.Key, Progress: p}) },
+		OnReadError: s.onReadError(d.Key),
+	})
+	if err != nil {
+		if base := baseErr(); base != nil && method == Changed {
+			return res, &baseError{disks: []string{d.Key}, err: base}
+		}
+		return res, err
+	}
+	if err := target.Commit(ctx); err != nil {
+		return res, fmt.Errorf("seal: %w", err)
+	}
+	res = s.diskDone(d, method, stats)
+	res.Parity = parityOf(target) - before
+	return res, nil
+}
+
+// beginDisk: a backend that cannot open a disk of the base can begin that disk only in a point without a base.
+func (s *backup) beginDisk(ctx context.Context, writer pipe.PointWriter, d hikae.Disk) (pipe.Target, error) {
+	target, err := writer.Disk(ctx, d.Key, d.Size)
+	if err == nil {
+		return target, nil
+	}
+	err = fmt.Errorf("begin: %w", err)
+	if based := s.based(); len(based) > 0 {
+		return nil, &baseError{disks: based, err: err}
+	}
+	return nil, err
+}
+
+// based are the disks that stand on the base as things are.
+func (s *backup) based() (keys []string) {
+	for _, d := range s.snap.VM().Disks {
+		if ok, _ := s.plan.baseOf(d); ok {
+			keys = append(keys, d.Key)
+		}
+	}
+	return keys
+}
+
+func (s *backup) openDisk(ctx context.Context, d hikae.Disk) (pipe.Image, error) {
+	img, err := s.snap.OpenDisk(ctx, d.Key)
+	if err != nil {
+		return nil, err
+	}
+	if img.Size() != d.Size {
+		img.Close()
+		return nil, fmt.Errorf("it is %d bytes, its description says %d", img.Size(), d.Size)
+	}
+	if s.opts.Wrap == nil {
+		return img, nil
+	}
+	wrapped, err := s.opts.Wrap(ctx, d, img)
+	if err != nil {
+		img.Close()
+	}
+	return wrapped, err
+}
+
+// closeImage: an image's Close may be what tells that the disk changed under it.
+func closeImage(img pipe.Image, failed error) error {
+	if err := img.Close(); err != nil && failed == nil {
+		return fmt.Errorf("close the source: %w", err)
+	}
+	return nil
+}
+
+func (s *backup) onReadError(disk string) func(pipe.Extent, error) error {
+	if s.opts.OnReadError == nil {
+		return nil
+	}
+	return func(e pipe.Extent, err error) error { return s.opts.OnReadError(disk, e, err) }
+}
+
+func (s *backup) diskDone(d hikae.Disk, method Method, stats pipe.Stats) DiskResult {
+	res := DiskResult{
+		Key: d.Key, Size: d.Size, Method: method, Read: stats.Read, Skipped: reasons(stats.Skipped),
+		Deduplicated: stats.Deduplicated, Moved: stats.Moved, Stored: stats.Stored,
+		Bad: ranges(stats.Bad), Seconds: seconds(stats.Duration),
+	}
+	if n := total(stats.Bad); n > 0 {
+		s.warn("disk %s: %d bytes in %d ranges could not be read and stand as zero in the point", d.Key, n, len(stats.Bad))
+	}
+	s.totals.add(stats)
+	s.opts.Events(DiskDone{Key: d.Key, Stats: stats})
+	return res
+}
+
+// parityOf is what a target's backend has added so far in parity. Whether it counts by disk or by point, the difference
+// over one disk is that disk's.
+func parityOf(t pipe.Target) int64 {
+	if a, ok := t.(pipe.Accountant); ok {
+		return a.Usage().Parity
+	}
+	return 0
+}
+
+func total(extents []pipe.Extent) (n int64) {
+	for _, e := range extents {
+		n += e.Len
+	}
+	return n
+}
+
+// writeConfig keeps the native configuration with the point, byte for byte (R182).
+func writeConfig(ctx context.Context, writer pipe.PointWriter, vm hikae.VM) error {
+	for _, name := range slices.Sorted(maps.Keys(vm.Config)) {
+		if err := writer.Blob(ctx, name, bytes.NewReader(vm.Config[name])); err != nil {
+			return fmt.Errorf("configuration %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// commit makes the point durable, and only then lets the old base go.
+func (s *backup) commit(ctx context.Context, writer pipe.PointWriter) error {
+	s.phase(PhaseCommit)
+	ids, err := s.snap.Prepare(ctx)
+	if err != nil {
+		return fmt.Errorf("prepare: %w", err)
+	}
+	tracking := make(map[string]string, len(ids))
+	for _, d := range s.res.Disks { // an id of a disk that is not in the point would claim a base that is not there
+		if id := ids[d.Key]; id != "" {
+			tracking[d.Key] = string(id)
+		}
+	}
+	id, err := writer.Commit(ctx, tracking)
+	if err != nil {
+		return fmt.Errorf("commit the point: %w", err)
+	}
+	s.res.Point = id
+	s.account(writer)
+
+	host, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.opts.ReleaseDeadline)
+	defer cancel()
+	if err := s.snap.Commit(host); err != nil {
+		s.warn("the point is durable, but the source could not be told: %v; the next backup may read whole disks", err)
+	}
+	return nil
+}
+
+// account shares the parity out over the disks where the backend knows only the sum.
+func (s *backup) account(writer pipe.PointWriter) {
+	for _, d := range s.res.Disks {
+		s.res.Stored += d.Stored
+		s.res.Parity += d.Parity
+	}
+	a, ok := writer.(pipe.Accountant)
+	if !ok {
+		return
+	}
+	u := a.Usage()
+	if s.res.Parity == 0 && s.res.Stored > 0 {
+		for i := range s.res.Disks {
+			d := &s.res.Disks[i]
+			d.Parity = int64(float64(u.Parity) * (float64(d.Stored) / float64(s.res.Stored)))
+		}
+	}
+	s.res.Stored, s.res.Parity = u.Stored, u.Parity
+}
+
+// release gives the snapshot back, whatever happened, with time of its own: a cancelled session must not leave one.
+func (s *backup) release(ctx context.Context, failed error) error {
+	s.phase(PhaseRelease)
+	host, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.opts.ReleaseDeadline)
+	defer cancel()
+	err := s.snap.Release(host)
+	if err != nil && host.Err() == nil {
+		s.note("releasing the snapshot was tried twice: %v", err)
+		err = s.snap.Release(host)
+	}
+	if err == nil {
+		return failed
+	}
+	err = fmt.Errorf("release the snapshot of %s: %w", s.plan.Name, err)
+	if failed == nil && s.res.Point != "" {
+		s.warn("%v; the next start of a session sweeps what is left", err)
+		return nil
+	}
+	return errors.Join(failed, err)
+}
+
+func (s *backup) finish() {
+	s.clock.stop()
+	s.res.Stages, s.res.Bottleneck = s.totals.shares(), s.totals.bottleneck()
+	s.res.Phases, s.res.Seconds = s.clock.phases(), s.clock.total()
+}
+
+func (s *backup) phase(p Phase) {
+	s.clock.enter(p)
+	s.opts.Events(PhaseStarted{Session: s.res.Session, VM: s.res.VM, Phase: p})
+}
+
+func (s *backup) fall(f Fallback) {
+	s.res.Fallbacks = append(s.res.Fallbacks, f)
+	s.opts.Events(FellBack{f})
+}
+
+func (s *backup) warn(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	s.res.Warnings = append(s.res.Warnings, text)
+	s.opts.Events(Warned{text})
+}
+
+func (s *backup) note(format string, args ...any) {
+	s.res.Notes = append(s.res.Notes, fmt.Sprintf(format, args...))
+}

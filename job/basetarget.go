@@ -1,0 +1,62 @@
+package job
+
+import (
+	"context"
+	"sync"
+
+	"github.com/hikae/hikae/pipe"
+)
+
+// guardBase watches a target for failures of its base: where marking Unchanged fails, the base is at fault and nothing
+// else, and the disk can still be read whole. The returned function tells the failure. Abilities stay what they were.
+func guardBase(t pipe.Target) (pipe.Target, func() error) {
+	g := &baseGuard{}
+	switch t := t.(type) {
+	case pipe.BlockTarget:
+		return &guardedBlocks{t, g}, g.failure
+	case pipe.ExtentTarget:
+		return &guardedExtents{t, g}, g.failure
+	}
+	return t, g.failure
+}
+
+type baseGuard struct {
+	mu  sync.Mutex
+	err error
+}
+
+func (g *baseGuard) failure() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.err
+}
+
+func (g *baseGuard) mark(ctx context.Context, t pipe.ExtentTarget, e pipe.Extent) error {
+	err := t.Mark(ctx, e)
+	if err != nil && e.Kind == pipe.Unchanged && ctx.Err() == nil {
+		g.mu.Lock()
+		if g.err == nil {
+			g.err = err
+		}
+		g.mu.Unlock()
+	}
+	return err
+}
+
+type guardedBlocks struct {
+	pipe.BlockTarget
+	guard *baseGuard
+}
+
+func (t *guardedBlocks) Mark(ctx context.Context, e pipe.Extent) error {
+	return t.guard.mark(ctx, t.BlockTarget, e)
+}
+
+type guardedExtents struct {
+	pipe.ExtentTarget
+	guard *baseGuard
+}
+
+func (t *guardedExtents) Mark(ctx context.Context, e pipe.Extent) error {
+	return t.guard.mark(ctx, t.ExtentTarget, e)
+}

@@ -1,0 +1,178 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/pipe"
+)
+
+// maxListed bounds how many machines or points are looked at: a source that never ends is not a source.
+const maxListed = 1 << 20
+
+// ErrAmbiguous is wrapped where a name fits several things and one was meant.
+var ErrAmbiguous = errors.New("the name fits more than one")
+
+// Plan is what a backup is going to do, before anything is touched. It can be printed.
+type Plan struct {
+	VM   hikae.VM        // as the provider lists it
+	Name string          // its identity in the repository
+	Base *pipe.PointInfo // nil: there is none
+
+	// damaged are the disks whose base turned out not to be readable.
+	damaged map[string]string
+}
+
+// PlanBackup finds the VM and the base point. It changes nothing anywhere.
+//
+// vmID is the provider's id of the VM, or its name where only one has it; empty means the only one there is. Errors
+// wrap fs.ErrNotExist or ErrAmbiguous.
+func PlanBackup(ctx context.Context, provider hikae.SnapshotProvider, vmID string, backend pipe.Backend, opts *BackupOptions) (*Plan, error) {
+	o := opts.orDefault()
+	vm, err := findVM(ctx, provider, vmID)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plan{VM: vm, Name: o.Name, damaged: map[string]string{}}
+	if p.Name == "" {
+		p.Name = vm.Name
+	}
+	if p.Name == "" {
+		return nil, fmt.Errorf("VM %q has no name and none was given: %w", vm.ID, fs.ErrInvalid)
+	}
+	for _, key := range o.Disks {
+		if !slices.ContainsFunc(vm.Disks, func(d hikae.Disk) bool { return d.Key == key }) {
+			return nil, fmt.Errorf("disk %q of VM %s: %w", key, p.Name, fs.ErrNotExist)
+		}
+	}
+	if o.Full {
+		return p, nil
+	}
+	p.Base, err = findBase(ctx, backend, p.Name, o.Base)
+	return p, err
+}
+
+func findVM(ctx context.Context, provider hikae.SnapshotProvider, id string) (hikae.VM, error) {
+	var named []hikae.VM
+	seen := 0
+	for vm, err := range provider.VMs(ctx) {
+		if err != nil {
+			return hikae.VM{}, fmt.Errorf("list VMs: %w", err)
+		}
+		if vm.ID == id && id != "" {
+			return vm, nil
+		}
+		if vm.Name == id || id == "" {
+			named = append(named, vm)
+		}
+		if seen++; seen > maxListed {
+			return hikae.VM{}, fmt.Errorf("list VMs: more than %d", maxListed)
+		}
+	}
+	switch len(named) {
+	case 0:
+		return hikae.VM{}, fmt.Errorf("VM %q: %w", id, fs.ErrNotExist)
+	case 1:
+		return named[0], nil
+	}
+	return hikae.VM{}, fmt.Errorf("VM %q: %w: %d VMs; use the id", id, ErrAmbiguous, len(named))
+}
+
+// findBase is the point with the given id, or the VM's newest where id is empty.
+func findBase(ctx context.Context, backend pipe.Backend, vm, id string) (*pipe.PointInfo, error) {
+	var base *pipe.PointInfo
+	seen := 0
+	for p, err := range backend.Points(ctx, vm) {
+		if err != nil {
+			return nil, fmt.Errorf("list points of %s: %w", vm, err)
+		}
+		if id == "" || p.ID == id {
+			base = &p
+		}
+		if seen++; seen > maxListed {
+			return nil, fmt.Errorf("list points of %s: more than %d", vm, maxListed)
+		}
+	}
+	if base == nil && id != "" {
+		return nil, fmt.Errorf("base point %s of %s: %w", id, vm, fs.ErrNotExist)
+	}
+	return base, nil
+}
+
+// baseOf says whether a disk can be built on the base, and if not, why not. Where there is no base at all, the reason
+// is empty: nothing was lost.
+func (p *Plan) baseOf(disk hikae.Disk) (ok bool, reason string) {
+	if p.Base == nil {
+		return false, ""
+	}
+	if reason, bad := p.damaged[disk.Key]; bad {
+		return false, reason
+	}
+	i := slices.IndexFunc(p.Base.Disks, func(d pipe.DiskInfo) bool { return d.Key == disk.Key })
+	switch {
+	case i < 0:
+		return false, "the disk is new: the base point does not have it"
+	case p.Base.Disks[i].Size != disk.Size:
+		return false, fmt.Sprintf("the disk was resized from %d to %d bytes", p.Base.Disks[i].Size, disk.Size)
+	}
+	return true, ""
+}
+
+// since are the change ids of the base, for the provider to keep.
+func (p *Plan) since() map[string]hikae.ChangeID {
+	if p.Base == nil {
+		return nil
+	}
+	out := make(map[string]hikae.ChangeID, len(p.Base.Tracking))
+	for key, id := range p.Base.Tracking {
+		out[key] = hikae.ChangeID(id)
+	}
+	return out
+}
+
+// String tells the plan to a person, one line for each disk.
+func (p *Plan) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s, onto %s\n", p.Name, baseWord(p.Base))
+	for _, d := range p.VM.Disks {
+		ok, reason := p.baseOf(d)
+		switch {
+		case d.Skip != "":
+			fmt.Fprintf(&b, "  %s: skipped: %s\n", d.Key, d.Skip)
+		case ok:
+			fmt.Fprintf(&b, "  %s: %d bytes, what changed\n", d.Key, d.Size)
+		case reason == "":
+			fmt.Fprintf(&b, "  %s: %d bytes, all data\n", d.Key, d.Size)
+		default:
+			fmt.Fprintf(&b, "  %s: %d bytes, all data: %s\n", d.Key, d.Size, reason)
+		}
+	}
+	return b.String()
+}
+
+func baseWord(p *pipe.PointInfo) string {
+	if p == nil {
+		return "no base"
+	}
+	return "base " + p.ID
+}
+
+// KeepIDs are the change ids that committed points name: what a sweep must never drop.
+func KeepIDs(ctx context.Context, backend pipe.Backend) ([]hikae.ChangeID, error) {
+	var keep []hikae.ChangeID
+	for p, err := range backend.Points(ctx, "") {
+		if err != nil {
+			return nil, fmt.Errorf("list points: %w", err)
+		}
+		for _, id := range p.Tracking {
+			keep = append(keep, hikae.ChangeID(id))
+		}
+	}
+	slices.Sort(keep)
+	return slices.Compact(keep), nil
+}

@@ -1,0 +1,198 @@
+package report
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/hikae/hikae/job"
+)
+
+// view is a report laid out: what the text and the page both show.
+type view struct {
+	Title, VM     string
+	Status, Class string
+	Error         string
+	Facts         []fact
+	Cards         []fact
+	Bottleneck    string
+	Stages        []bar
+	Phases        []bar
+	Flow          []bar
+	Disks         table
+	Fallbacks     table
+	Holes         table
+	Warnings      []string
+	Notes         []string
+	Trend         []Past
+}
+
+type fact struct{ Name, Value, More string }
+
+// bar is one bar of a chart: where it starts and how long it is, as shares of the whole.
+type bar struct {
+	Name, Value, Class string
+	From, Share        float64
+}
+
+type table struct {
+	Head []string
+	Rows [][]string
+}
+
+func (r *Report) view() *view {
+	v := &view{Error: r.Error, VM: r.VM(), Trend: r.Trend}
+	v.Status, v.Class = r.status()
+	switch {
+	case r.Backup != nil:
+		r.viewBackup(v, r.Backup)
+	case r.Restore != nil:
+		r.viewRestore(v, r.Restore)
+	}
+	return v
+}
+
+func (r *Report) viewBackup(v *view, b *job.Result) {
+	sum := sumOf(b.Disks)
+	v.Title = "Backup of " + b.VM
+	v.Facts = []fact{
+		{"Started", stamp(b.Started), ""}, {"Session", b.Session, ""}, {"Point", or(b.Point, "none was made"), ""}, {"Base", or(b.Base, "none"), ""},
+	}
+	v.Cards = []fact{
+		{"Disks", size(sum.Size), count(len(b.Disks), "disk")},
+		{"Read", size(sum.Read), percent(part(sum.Read, sum.Size)) + " of the disks"},
+		{"Moved", size(sum.Moved), "new data, before compression"},
+		{"Stored", size(sum.Stored), "and " + size(max(b.Parity, sum.Parity)) + " of parity"},
+		{"Deduplication", ratio(sum.Moved+sum.Deduplicated, sum.Moved), size(sum.Deduplicated) + " was there already"},
+		{"Compression", ratio(sum.Moved, sum.Stored), size(sum.Moved) + " → " + size(sum.Stored)},
+		{"Time", duration(b.Seconds), rate(sum.Size, b.Seconds) + " of disk"},
+		{"Consistency", b.Consistency, consistencyWords[b.Consistency]},
+	}
+	v.Bottleneck = bottleneck(b.Bottleneck, b.Stages, false)
+	v.Stages, v.Phases, v.Flow = stageBars(b.Stages), phaseBars(b.Phases), flowBars(sum)
+	v.Disks = diskTable(b.Disks)
+	v.Warnings, v.Notes = b.Warnings, b.Notes
+	v.Fallbacks.Head = []string{"Disk", "From", "To", "Why"}
+	for _, f := range b.Fallbacks {
+		v.Fallbacks.Rows = append(v.Fallbacks.Rows, []string{f.Disk, string(f.From), string(f.To), f.Reason})
+	}
+}
+
+var consistencyWords = map[string]string{
+	"unknown": "the disks may have been written to", "crash": "as after a power cut", "filesystem": "file systems were frozen",
+	"application": "applications were quiesced", "offline": "nothing was running",
+}
+
+func (r *Report) viewRestore(v *view, s *job.RestoreResult) {
+	var size_, read, written int64
+	v.Disks.Head = []string{"Disk", "Size", "Read", "Written", "Left as zero", "Read back", "Time"}
+	for _, d := range s.Disks {
+		size_, read, written = size_+d.Size, read+d.Read, written+d.Written
+		v.Disks.Rows = append(v.Disks.Rows, []string{
+			d.Key, size(d.Size), size(d.Read), size(d.Written), size(d.Size - d.Written), yes(d.Compared), duration(d.Seconds),
+		})
+	}
+	v.Title = "Restore of " + s.VM
+	v.Facts = []fact{{"Started", stamp(s.Started), ""}, {"Session", s.Session, ""}, {"Point", s.Point, ""}, {"To", or(s.ID, "nothing was left"), ""}}
+	v.Cards = []fact{
+		{"Disks", size(size_), count(len(s.Disks), "disk")}, {"Read", size(read), "each block checked against its id"},
+		{"Written", size(written), "the rest stayed holes"}, {"Time", duration(s.Seconds), rate(size_, s.Seconds) + " of disk"},
+	}
+	v.Bottleneck, v.Stages = bottleneck(s.Bottleneck, s.Stages, true), stageBars(s.Stages)
+	v.Warnings, v.Notes = s.Warnings, s.Notes
+	v.Holes.Head = []string{"Disk", "Offset", "Length", "File"}
+	for _, h := range s.Holes {
+		v.Holes.Rows = append(v.Holes.Rows, []string{h.Disk, fmt.Sprint(h.Offset), fmt.Sprint(h.Length), or(h.File, "not known")})
+	}
+}
+
+func or(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+func yes(b bool) string {
+	if b {
+		return "same"
+	}
+	return "no"
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func stageBars(stages map[string]float64) (out []bar) {
+	for _, s := range stageOrder {
+		if busy, ok := stages[s.name]; ok {
+			out = append(out, bar{Name: s.name, Value: percent(busy), Class: s.side, Share: min(1, max(0, busy))})
+		}
+	}
+	return out
+}
+
+var phaseOrder = []job.Phase{job.PhasePlan, job.PhaseSnapshot, job.PhaseCopy, job.PhaseCommit, job.PhaseRelease}
+
+func phaseBars(phases map[string]float64) (out []bar) {
+	sum, from := 0.0, 0.0
+	for _, s := range phases {
+		sum += s
+	}
+	for _, p := range phaseOrder {
+		s, ok := phases[string(p)]
+		if !ok || sum <= 0 {
+			continue
+		}
+		out = append(out, bar{Name: string(p), Value: duration(s), Class: string(p), From: from, Share: s / sum})
+		from += s / sum
+	}
+	return out
+}
+
+// flowBars are a waterfall: from all of the disks, down by what need not be moved, to what was stored. Each bar begins
+// where the one before it ended.
+func flowBars(sum job.DiskResult) []bar {
+	whole := float64(max(sum.Size, 1))
+	out := []bar{{Name: "disks", Value: size(sum.Size), Class: "all", Share: part(sum.Size, sum.Size)}}
+	left := sum.Size
+	drop := func(name, class string, n int64) {
+		if n <= 0 {
+			return
+		}
+		n = min(n, left)
+		left -= n
+		out = append(out, bar{Name: name, Value: size(n), Class: class, From: float64(left) / whole, Share: float64(n) / whole})
+	}
+	known := map[string]bool{}
+	for _, r := range reasonWords {
+		known[r.reason] = true
+		drop(r.words, r.reason, sum.Skipped[r.reason])
+	}
+	for _, reason := range slices.Sorted(maps.Keys(sum.Skipped)) {
+		if !known[reason] {
+			drop(reason, "other", sum.Skipped[reason])
+		}
+	}
+	drop("deduplicated", "dedup", left-sum.Moved)
+	out = append(out, bar{Name: "moved", Value: size(sum.Moved), Class: "moved", Share: min(1, float64(sum.Moved)/whole)})
+	return append(out, bar{Name: "stored", Value: size(sum.Stored), Class: "stored", Share: min(1, float64(sum.Stored)/whole)})
+}
+
+func diskTable(disks []job.DiskResult) table {
+	t := table{Head: []string{"Disk", "Size", "Method", "Read", "Skipped", "Deduplicated", "Moved", "Stored", "Time"}}
+	for _, d := range disks {
+		var skipped int64
+		for _, n := range d.Skipped {
+			skipped += n
+		}
+		t.Rows = append(t.Rows, []string{
+			d.Key, size(d.Size), string(d.Method), size(d.Read), size(skipped), size(d.Deduplicated), size(d.Moved), size(d.Stored), duration(d.Seconds),
+		})
+	}
+	return t
+}

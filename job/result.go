@@ -1,0 +1,123 @@
+package job
+
+import (
+	"time"
+
+	"github.com/hikae/hikae/pipe"
+)
+
+// Result is what a backup session did. The names of its JSON fields are a contract with scripts. Sizes are bytes.
+type Result struct {
+	Session     string             `json:"session"`
+	Point       string             `json:"point"` // full id; empty where no point was made
+	VM          string             `json:"vm"`    // its name in the repository
+	Base        string             `json:"base,omitempty"`
+	Started     time.Time          `json:"started"`
+	Disks       []DiskResult       `json:"disks"`
+	Consistency string             `json:"consistency"`
+	Fallbacks   []Fallback         `json:"fallbacks"`
+	Warnings    []string           `json:"warnings"` // what a person should do something about
+	Notes       []string           `json:"notes"`    // what is good to know
+	Stages      map[string]float64 `json:"stages"`   // busy share 0…1 of the copying time, by stage
+	Bottleneck  string             `json:"bottleneck"`
+	Seconds     float64            `json:"seconds"`
+
+	// Phases is where the session's time went, in seconds: plan, snapshot, copy, commit, release.
+	Phases map[string]float64 `json:"phases,omitempty"`
+	// Stored and Parity are what the whole session added to the store, trees and configuration included.
+	Stored int64 `json:"stored"`
+	Parity int64 `json:"parity"`
+}
+
+// DiskResult is what happened to one disk.
+type DiskResult struct {
+	Key          string           `json:"key"`
+	Size         int64            `json:"size"`
+	Method       Method           `json:"method"`
+	Read         int64            `json:"read"`
+	Skipped      map[string]int64 `json:"skipped"`      // never moved, by reason
+	Deduplicated int64            `json:"deduplicated"` // plain bytes that the target had already
+	Moved        int64            `json:"moved"`        // plain bytes handed to the target
+	Stored       int64            `json:"stored"`       // bytes in packs, without parity
+	Parity       int64            `json:"parity"`
+	Bad          []Range          `json:"bad,omitempty"` // could not be read and stand as zero in the point
+	Seconds      float64          `json:"seconds"`
+}
+
+// Range is a part of a disk, in bytes.
+type Range struct {
+	Offset int64 `json:"offset"`
+	Length int64 `json:"length"`
+}
+
+// Method is a rung of the ladder: how much of a disk has to be read.
+type Method string
+
+const (
+	Changed   Method = "changed"   // what the provider says has changed since the base
+	Allocated Method = "allocated" // every range that holds data, compared by fingerprint
+	Whole     Method = "whole"     // every byte, compared by fingerprint
+)
+
+// Fallback is one step down the ladder.
+type Fallback struct {
+	Disk   string `json:"disk"`
+	From   Method `json:"from"`
+	To     Method `json:"to"`
+	Reason string `json:"reason"`
+}
+
+// RestoreResult is what a restore session did. Sizes are bytes.
+type RestoreResult struct {
+	Session  string         `json:"session"`
+	Point    string         `json:"point"`
+	VM       string         `json:"vm"`
+	ID       string         `json:"id"` // of the new VM, as its provider names it; a folder or file for disk files
+	Started  time.Time      `json:"started"`
+	Disks    []RestoredDisk `json:"disks"`
+	Holes    []Hole         `json:"holes"` // what a salvage could not read; these read as zero
+	Warnings []string       `json:"warnings"`
+	Notes    []string       `json:"notes"`
+
+	Stages     map[string]float64 `json:"stages"`
+	Bottleneck string             `json:"bottleneck"`
+	Seconds    float64            `json:"seconds"`
+}
+
+// RestoredDisk is one disk that was written.
+type RestoredDisk struct {
+	Key     string           `json:"key"`
+	Size    int64            `json:"size"`
+	Read    int64            `json:"read"`    // from the restore point, each block checked against its id on the way
+	Written int64            `json:"written"` // handed to the target
+	Skipped map[string]int64 `json:"skipped"` // left as zero, by reason
+	// Compared is true where the disk was read again from where it was written, and every byte was the point's.
+	Compared bool    `json:"compared"`
+	Seconds  float64 `json:"seconds"`
+}
+
+// Hole is a range of a restored disk that reads as zero because the point is damaged there.
+type Hole struct {
+	Disk   string `json:"disk"`
+	Offset int64  `json:"offset"`
+	Length int64  `json:"length"`
+	File   string `json:"file,omitempty"` // the guest's file that it lies in, where known
+}
+
+func reasons(skipped map[pipe.Kind]int64) map[string]int64 {
+	out := make(map[string]int64, len(skipped))
+	for kind, n := range skipped {
+		if n > 0 {
+			out[kind.String()] = n
+		}
+	}
+	return out
+}
+
+func ranges(extents []pipe.Extent) []Range {
+	var out []Range
+	for _, e := range extents {
+		out = append(out, Range{Offset: e.Off, Length: e.Len})
+	}
+	return out
+}

@@ -1,0 +1,28 @@
+package hikae
+
+import "context"
+
+// Effect is one thing that a session does outside its own memory: a snapshot, an attached disk, a mounted volume, a
+// component put into a guest.
+type Effect struct {
+	ID      string            `json:"id"`      // chosen by the journal
+	Session string            `json:"session"` // chosen by the journal
+	Kind    string            `json:"kind"`    // the provider's word for it, such as "kvm.bitmap"
+	VM      string            `json:"vm"`      // the provider's id of the VM
+	Facts   map[string]string `json:"facts"`   // what undoing it needs
+}
+
+// Journal keeps every effect durably before it happens, so that a later start can undo what a dead session left, and
+// only that.
+type Journal interface {
+	// Intend makes e durable. The caller then acts, and calls done when the effect has been undone. An effect that is
+	// never done is handed to a Sweeper at the next start.
+	Intend(ctx context.Context, e Effect) (done func(context.Context) error, err error)
+}
+
+// Sweeper undoes what a dead session left. Every provider is one.
+type Sweeper interface {
+	// Undo makes e undone; undoing what never happened, or was undone already, is no error. keep are change ids that
+	// committed points name: bases that are never dropped.
+	Undo(ctx context.Context, e Effect, keep []ChangeID) error
+}

@@ -1,0 +1,147 @@
+package diskfile_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/pipe/diskfile"
+)
+
+// TestRefusesWhatIsNoDisk: and does not hang on it.
+func TestRefusesWhatIsNoDisk(t *testing.T) {
+	dir := t.TempDir()
+	fifo, sock, link := filepath.Join(dir, "fifo"), filepath.Join(dir, "sock"), filepath.Join(dir, "link")
+	require.NoError(t, unix.Mkfifo(fifo, 0o600))
+	l, err := net.Listen("unix", sock)
+	require.NoError(t, err)
+	defer l.Close()
+	require.NoError(t, os.Symlink(sparse(t), link))
+	for _, path := range []string{dir, fifo, sock, "/dev/null"} {
+		_, err := diskfile.Open(path, nil)
+		require.ErrorIs(t, err, diskfile.ErrNotDisk, path)
+		_, err = diskfile.OpenTarget(path, nil)
+		require.ErrorIs(t, err, diskfile.ErrNotDisk, path)
+		_, err = diskfile.Create(path, 1, &diskfile.CreateOptions{Overwrite: true})
+		require.ErrorIs(t, err, diskfile.ErrNotDisk, path)
+		_, _, err = diskfile.Locked(path)
+		require.ErrorIs(t, err, diskfile.ErrNotDisk, path)
+	}
+	_, err = diskfile.OpenTarget(link, nil)
+	require.ErrorIs(t, err, diskfile.ErrNotDisk)
+	img, err := diskfile.Open(link, nil) // reading is where the user points
+	require.NoError(t, err)
+	require.NoError(t, img.Close())
+}
+
+// TestNoSpace: a full disk and a file that is too large are told apart from other failures. /dev/full is no disk file,
+// so the limit on file length stands in for the first.
+func TestNoSpace(t *testing.T) {
+	_, err := diskfile.Create(filepath.Join(t.TempDir(), "disk.raw"), 1<<60, nil) // 1 EiB; no file system here has that
+	require.ErrorIs(t, err, diskfile.ErrNoSpace)
+	require.ErrorIs(t, err, unix.EFBIG)
+}
+
+// TestMarkGivesSpaceBack: zeros in place become holes, on file systems that have them.
+func TestMarkGivesSpaceBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	require.NoError(t, os.WriteFile(path, []byte(strings.Repeat("data", 1<<20)), 0o600))
+	target, err := diskfile.OpenTarget(path, nil)
+	require.NoError(t, err)
+	require.NoError(t, target.Mark(t.Context(), pipe.Extent{Off: 1 << 20, Len: 2 << 20, Kind: pipe.Zero}))
+	require.NoError(t, target.Commit(t.Context()))
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(path, &st))
+	require.LessOrEqual(t, st.Blocks*512, int64(2<<20+64<<10))
+}
+
+// TestLocked asks about files that a real QEMU tool has open.
+func TestLocked(t *testing.T) {
+	needs(t, "qemu-io", "qemu-img")
+	for _, format := range []string{"raw", "qcow2"} {
+		path := filepath.Join(t.TempDir(), "disk."+format)
+		out, err := exec.Command("qemu-img", "create", "-q", "-f", format, path, "1M").CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		requireUnlocked(t, path)
+
+		stop := holdOpen(t, format, path)
+		owner, locked, err := diskfile.Locked(path)
+		require.NoError(t, err)
+		require.True(t, locked, format)
+		require.Contains(t, owner, "qemu-io")
+		_, err = diskfile.OpenTarget(path, nil)
+		var held *diskfile.LockedError
+		require.ErrorAs(t, err, &held)
+		target, err := diskfile.OpenTarget(path, &diskfile.TargetOptions{Force: true})
+		require.NoError(t, err)
+		require.NoError(t, target.Close())
+		stop()
+
+		stop = holdOpen(t, format, "-r", path) // somebody who only reads
+		requireUnlocked(t, path)
+		stop()
+		requireUnlocked(t, path)
+	}
+}
+
+func requireUnlocked(t *testing.T, path string) {
+	t.Helper()
+	owner, locked, err := diskfile.Locked(path)
+	require.NoError(t, err)
+	require.False(t, locked, owner)
+}
+
+// holdOpen starts qemu-io on a file and waits until it has it open.
+func holdOpen(t *testing.T, format string, args ...string) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	cmd := exec.CommandContext(ctx, "qemu-io", append([]string{"-f", format}, args...)...)
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	_, err = fmt.Fprintln(in, "length")
+	require.NoError(t, err)
+	lines := bufio.NewScanner(out)
+	for lines.Scan() && !strings.Contains(lines.Text(), "1 MiB") {
+	}
+	require.NoError(t, lines.Err())
+	return func() {
+		defer cancel()
+		require.NoError(t, in.Close())
+		for lines.Scan() {
+		}
+		require.NoError(t, cmd.Wait())
+	}
+}
+
+// TestOpenTargetLocksOut: while a disk is restored in place, QEMU does not start on it.
+func TestOpenTargetLocksOut(t *testing.T) {
+	needs(t, "qemu-io")
+	path := sparse(t)
+	target, err := diskfile.OpenTarget(path, nil)
+	require.NoError(t, err)
+	for _, args := range [][]string{{"-c", "write 0 512"}, {"-r", "-c", "read 0 512"}} {
+		out, err := exec.Command("qemu-io", append(append([]string{"-f", "raw"}, args...), path)...).CombinedOutput()
+		require.Error(t, err)
+		require.Contains(t, string(out), "lock", "%s", out)
+	}
+	_, err = diskfile.OpenTarget(path, nil)
+	var held *diskfile.LockedError
+	require.ErrorAs(t, err, &held)
+	require.NoError(t, target.Close())
+	out, err := exec.Command("qemu-io", "-f", "raw", "-c", "write 0 512", path).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}

@@ -1,0 +1,112 @@
+package diskfile
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+func lockedByWriter(path string) (string, bool, error) {
+	if err := checkKind(os.Stat(path)); err != nil {
+		return "", false, ioError("open", path, -1, err)
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|openFlags, 0)
+	if err != nil {
+		return "", false, ioError("open", path, -1, err)
+	}
+	defer f.Close()
+	return conflict(f, path, permBase+permWrite, permBase+permWriteUnchanged, permBase+permResize)
+}
+
+// conflict reports whether somebody else holds a lock on one of the bytes.
+func conflict(f *os.File, path string, bytes ...int64) (owner string, locked bool, err error) {
+	for _, at := range bytes {
+		lk := unix.Flock_t{Type: unix.F_WRLCK, Start: at, Len: 1}
+		if err := ofd(f, unix.F_OFD_GETLK, &lk); err != nil {
+			return "", false, ioError("lock", path, at, err)
+		}
+		if lk.Type != unix.F_UNLCK {
+			return ownerOf(f, lk.Pid), true, nil
+		}
+	}
+	return "", false, nil
+}
+
+// ofd makes a call on locks of the open file. A system that has none has no conflicts either.
+func ofd(f *os.File, cmd int, lk *unix.Flock_t) (err error) {
+	ctlErr := control(f, func(fd int) { err = unix.FcntlFlock(uintptr(fd), cmd, lk) })
+	if ctlErr != nil {
+		return ctlErr
+	}
+	if knowsNoHoles(err) || err == unix.ENOLCK {
+		lk.Type = unix.F_UNLCK
+		return nil
+	}
+	return err
+}
+
+// lockOut takes the locks of a writer that shares with nobody, as QEMU would, for as long as f is open.
+func lockOut(f *os.File, path string) error {
+	perms := []int64{permRead, permWrite, permResize}
+	for _, p := range perms {
+		for _, base := range []int64{permBase, sharedBase} {
+			lk := unix.Flock_t{Type: unix.F_RDLCK, Start: base + p, Len: 1}
+			if err := ofd(f, unix.F_OFD_SETLK, &lk); err != nil {
+				return ioError("lock", path, base+p, err)
+			}
+		}
+	}
+	var bytes []int64
+	for _, p := range append(perms, permWriteUnchanged) {
+		bytes = append(bytes, permBase+p) // what others do with it
+	}
+	bytes = append(bytes, sharedBase+permRead, sharedBase+permWrite, sharedBase+permResize) // what they forbid us
+	owner, locked, err := conflict(f, path, bytes...)
+	if locked {
+		return &LockedError{Path: path, Owner: owner}
+	}
+	return err
+}
+
+// ownerOf finds who has the file open for writing. Locks of open files name no process, so the processes that may be
+// looked into are searched.
+func ownerOf(f *os.File, pid int32) string {
+	if pid > 0 {
+		return process(fmt.Sprint(pid))
+	}
+	mine, err := f.Stat()
+	if err != nil {
+		return unknownOwner
+	}
+	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, link := range links {
+		pid := strings.Split(link, "/")[2]
+		if pid == fmt.Sprint(os.Getpid()) {
+			continue
+		}
+		if fi, err := os.Stat(link); err == nil && os.SameFile(fi, mine) && writes(link) {
+			return process(pid)
+		}
+	}
+	return unknownOwner
+}
+
+const unknownOwner = "another process"
+
+// writes reports whether a descriptor, named by its link in /proc, is open for writing: its link has the owner's write
+// permission then.
+func writes(link string) bool {
+	fi, err := os.Lstat(link)
+	return err == nil && fi.Mode()&0o200 != 0
+}
+
+func process(pid string) string {
+	name, err := os.ReadFile("/proc/" + pid + "/comm")
+	if err != nil {
+		return "process " + pid
+	}
+	return fmt.Sprintf("%s (process %s)", strings.TrimSpace(string(name)), pid)
+}

@@ -1,0 +1,453 @@
+package repo
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/repo/internal/cell"
+	"github.com/hikae/hikae/repo/internal/object"
+	"github.com/hikae/hikae/repo/store"
+)
+
+// buffers are one goroutine's scratch memory for one piece of content.
+type buffers struct {
+	cells, frame, plain []byte
+}
+
+func (r *Repository) buffer() *buffers {
+	if b, ok := r.buffers.Get().(*buffers); ok {
+		return b
+	}
+	n := r.header.BlockSize
+	return &buffers{
+		cells: make([]byte, 0, n+n/32+3*cell.Size),
+		frame: make([]byte, 0, n+1024),
+		plain: make([]byte, 0, n),
+	}
+}
+
+// cipherCache keeps the opened keys of packs: opening one costs a read and a key derivation.
+type cipherCache struct {
+	mu sync.Mutex
+	m  map[packRef]*object.Cipher
+}
+
+const maxCiphers = 4096
+
+func (c *cipherCache) get(p packRef) *object.Cipher {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.m[p]
+}
+
+func (c *cipherCache) put(p packRef, x *object.Cipher) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.m == nil || len(c.m) >= maxCiphers {
+		c.m = map[packRef]*object.Cipher{}
+	}
+	c.m[p] = x
+}
+
+func (r *Repository) cipher(ctx context.Context, p packRef) (*object.Cipher, error) {
+	if c := r.ciphers.get(p); c != nil {
+		return c, nil
+	}
+	head := make([]byte, cell.Size)
+	if _, err := r.st.ReadAt(ctx, p.name(), head, 0); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	first := make([]byte, cell.Payload)
+	cell.Strip(first, head, 0, len(first))
+	h, err := object.ParseHeader(first)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.Matches(cell.Ident{Kind: p.Kind, Repo: r.header.ID, Object: p.ID}); err != nil {
+		return nil, err
+	}
+	c, err := object.Unwrap(h, r.keys.unwraps...)
+	if err != nil {
+		return nil, err
+	}
+	r.ciphers.put(p, c)
+	return c, nil
+}
+
+// content fetches a page or chunk by id.
+func (r *Repository) content(ctx context.Context, idx *index, typ uint8, id pipe.ID) ([]byte, error) {
+	loc, ok, err := idx.lookup(id)
+	if err != nil {
+		return nil, err
+	}
+	if !ok || loc.typ != typ {
+		return nil, &ErrCorrupt{Object: "content " + id.String(), Reason: "no pack holds it"}
+	}
+	out := make([]byte, loc.plain)
+	return out, r.fetch(ctx, idx, id, loc, out)
+}
+
+// fetch reads content into dst, which is exactly as long as the content, and proves it by its id. What does not open
+// is mended from its pack's parity on the way; what cannot be mended is *ErrCorrupt, and never reused by this process.
+func (r *Repository) fetch(ctx context.Context, idx *index, id pipe.ID, loc location, dst []byte) error {
+	p := idx.pack(loc.pack)
+	first := r.fetchFrame(ctx, p, id, loc, dst)
+	if first == nil || ctx.Err() != nil {
+		return first
+	}
+	err := r.fetchMended(ctx, p, id, loc, dst)
+	if err == nil {
+		r.warn(fmt.Sprintf("%s is damaged; what was needed of it was mended from its parity: %v", p.name(), first))
+		return nil
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	idx.markBad(id)
+	off, n := cell.StreamSpan(int(loc.offset), int(loc.stored))
+	return &ErrCorrupt{Object: p.name(), Offset: int64(off), Length: int64(n), Reason: "a frame cannot be read", Err: errors.Join(first, err)}
+}
+
+func (r *Repository) fetchFrame(ctx context.Context, p packRef, id pipe.ID, loc location, dst []byte) error {
+	c, err := r.cipher(ctx, p)
+	if err != nil {
+		return err
+	}
+	off, n := cell.StreamSpan(int(loc.offset), int(loc.stored))
+	buf := r.buffer()
+	defer r.buffers.Put(buf)
+	buf.cells = grow(buf.cells, n)
+	if got, err := r.st.ReadAt(ctx, p.name(), buf.cells, int64(off)); got < n {
+		if err == nil || errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	cell.Strip(buf.cells, buf.cells, int(loc.offset), int(loc.stored))
+	return r.openInto(dst, c, buf.cells[:loc.stored], id, loc, buf)
+}
+
+func grow(b []byte, n int) []byte {
+	if cap(b) < n {
+		return make([]byte, n)
+	}
+	return b[:n]
+}
+
+// openInto opens, decodes and proves one frame.
+func (r *Repository) openInto(dst []byte, c *object.Cipher, sealed []byte, id pipe.ID, loc location, buf *buffers) error {
+	ref := object.FrameRef{
+		Ordinal: loc.ordinal, Offset: loc.offset, Stored: loc.stored, Plain: loc.plain, Type: loc.typ, Codec: uint8(loc.codec),
+	}
+	encoded, err := c.OpenFrame(buf.frame, sealed, ref)
+	if err != nil {
+		return err
+	}
+	buf.frame = encoded
+	content, err := pipe.Decode(dst, encoded, loc.codec, len(dst))
+	if err != nil {
+		return err
+	}
+	if len(dst) > 0 && &content[0] != &dst[0] {
+		copy(dst, content)
+	}
+	if r.keys.id(loc.typ, dst) != id {
+		return errors.New("the content does not match its id")
+	}
+	return nil
+}
+
+// fetchMended reads the whole pack and repairs it in memory.
+func (r *Repository) fetchMended(ctx context.Context, p packRef, id pipe.ID, loc location, dst []byte) error {
+	file, err := store.ReadAll(ctx, r.st, p.name(), maxPackFile)
+	if err != nil {
+		return err
+	}
+	o, _, err := object.OpenFile(file, cell.Ident{Kind: p.Kind, Repo: r.header.ID, Object: p.ID}, r.keys.unwraps)
+	if err != nil {
+		return err
+	}
+	if int(loc.ordinal) >= len(o.Entries()) || o.Entries()[loc.ordinal].ID != id {
+		return errors.New("the pack's table does not name this content here")
+	}
+	content, err := o.Content(int(loc.ordinal))
+	if err != nil {
+		return err
+	}
+	if len(content) != len(dst) || r.keys.id(loc.typ, content) != id {
+		return errors.New("the content does not match its id")
+	}
+	copy(dst, content)
+	return nil
+}
+
+// maxPackFile bounds a pack's file: the largest stream, half of it again as parity, and trailers.
+const maxPackFile = 100 << 20
+
+// index loads what the repository holds: the tables in index objects, and for packs that none of them names, the
+// packs' own. A later call finds it loaded.
+func (r *Repository) index(ctx context.Context) (*index, error) {
+	r.indexMu.Lock()
+	defer r.indexMu.Unlock()
+	if r.loaded {
+		return r.idx, nil
+	}
+	x, err := newIndex(r.opts.CacheDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.loadIndex(ctx, x); err != nil {
+		return nil, errors.Join(err, x.close())
+	}
+	r.idx, r.loaded = x, true
+	return x, nil
+}
+
+func (r *Repository) loadIndex(ctx context.Context, x *index) error {
+	present, err := r.packs(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.settle(ctx); err != nil {
+		return err
+	}
+	var names []string
+	for info, err := range r.st.List(ctx, "index/") {
+		if err != nil {
+			return err
+		}
+		names = append(names, info.Name)
+	}
+	for _, name := range names {
+		if err := r.loadIndexObject(ctx, x, name, present); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			r.warn(fmt.Sprintf("%s cannot be used, the packs' own tables are read instead: %v", name, err))
+		}
+	}
+	return r.loadTables(ctx, x, present)
+}
+
+// packs lists the packs that are there, with the sizes of their files.
+func (r *Repository) packs(ctx context.Context) (map[packRef]int64, error) {
+	present := map[packRef]int64{}
+	for _, prefix := range []string{"data/", "meta/"} {
+		for info, err := range r.st.List(ctx, prefix) {
+			if err != nil {
+				return nil, err
+			}
+			if p, ok := parsePack(info.Name); ok {
+				present[p] = info.Size
+			}
+		}
+	}
+	return present, nil
+}
+
+// settle makes durable the names that a dead writer may have left visible and not durable, before anyone relies on
+// what is under them. Leases that have ended were flushed by their own writer.
+func (r *Repository) settle(ctx context.Context) error {
+	s, ok := r.st.(store.Settler)
+	if !ok || r.writable() != nil {
+		return nil
+	}
+	var open []uint64
+	r.log.view(func(l *ledger) {
+		for n, lease := range l.leases {
+			if lease.access == accessWrite && (!lease.over || lease.revoked) {
+				open = append(open, n)
+			}
+		}
+	})
+	for _, n := range open {
+		for _, dir := range []string{"data", "meta"} {
+			err := s.Settle(ctx, fmt.Sprintf("%s/%016x/", dir, n))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Repository) loadIndexObject(ctx context.Context, x *index, name string, present map[packRef]int64) error {
+	ref, ok := parseRef(strings.TrimPrefix(name, "index/"), "/")
+	if !ok {
+		return nil // a foreign file
+	}
+	file, err := store.ReadAll(ctx, r.st, name, maxPackFile)
+	if err != nil {
+		return err
+	}
+	o, _, err := object.OpenFile(file, cell.Ident{Kind: kindIndex, Repo: r.header.ID, Object: ref.ID}, r.keys.unwraps)
+	if err != nil {
+		return err
+	}
+	for i, e := range o.Entries() {
+		doc, err := o.Content(i)
+		if err != nil {
+			return err
+		}
+		if e.Type != object.TypeTable || hashBytes(doc) != hash(e.ID) {
+			return fmt.Errorf("frame %d is no pack's table", i)
+		}
+		t, err := decodePackTable(doc)
+		if err != nil {
+			return err
+		}
+		if _, ok := present[t.ref]; !ok {
+			continue // the pack has been removed
+		}
+		if err := r.addTable(x, t.ref, t.entries); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadTables asks the packs that no index object named.
+func (r *Repository) loadTables(ctx context.Context, x *index, present map[packRef]int64) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for p, size := range present {
+		if x.has(p) {
+			continue
+		}
+		g.Go(func() error {
+			t, err := r.readTable(ctx, p, size)
+			if err != nil {
+				if ctx.Err() != nil {
+					return err
+				}
+				r.warn(fmt.Sprintf("%s cannot be used: %v", p.name(), err))
+				return nil
+			}
+			return r.addTable(x, p, t)
+		})
+	}
+	return g.Wait()
+}
+
+// readTable reads a pack's own table, mending the pack in memory where it is damaged.
+func (r *Repository) readTable(ctx context.Context, p packRef, size int64) ([]object.Entry, error) {
+	want := cell.Ident{Kind: p.Kind, Repo: r.header.ID, Object: p.ID}
+	read := func(off, n int) ([]byte, error) {
+		b := make([]byte, n)
+		got, err := r.st.ReadAt(ctx, p.name(), b, int64(off))
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return b[:got], err
+	}
+	t, err := object.ReadTable(read, size, want, r.keys.unwraps)
+	if err == nil {
+		r.ciphers.put(p, t.Cipher)
+		return t.Entries, nil
+	}
+	file, readErr := store.ReadAll(ctx, r.st, p.name(), maxPackFile)
+	if readErr != nil {
+		return nil, errors.Join(err, readErr)
+	}
+	o, _, openErr := object.OpenFile(file, want, r.keys.unwraps)
+	if openErr != nil {
+		return nil, errors.Join(err, openErr)
+	}
+	r.warn(fmt.Sprintf("%s is damaged; its table was mended from its parity", p.name()))
+	return o.Entries(), nil
+}
+
+func (x *index) has(p packRef) bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	_, ok := x.packNum[p]
+	return ok
+}
+
+// addTable enters a durable pack into the index.
+func (r *Repository) addTable(x *index, p packRef, entries []object.Entry) error {
+	num, known := x.addPack(p)
+	if known {
+		return nil
+	}
+	if err := x.reserve(len(entries)); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Type != object.TypeBlock && e.Type != object.TypePage && e.Type != object.TypeChunk {
+			continue
+		}
+		if e.Plain > uint32(r.header.BlockSize) && e.Type != object.TypePage {
+			return fmt.Errorf("%s: content of %d bytes is longer than a block", p.name(), e.Plain)
+		}
+		err := x.add(e.ID, location{
+			pack: num, ordinal: e.Ordinal, offset: e.Offset, stored: e.Stored, plain: e.Plain, typ: e.Type, codec: pipe.Codec(e.Codec),
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// The table of one pack in an index object: kind (1), lease (8), id (16), stream length (4), count (4), and count
+// entries of kind (1), codec (1), stored (4), plain (4), offset (4), id (32).
+
+const (
+	packTableHead  = 1 + 8 + 16 + 4 + 4
+	packTableEntry = 1 + 1 + 4 + 4 + 4 + 32
+)
+
+func encodePackTable(t packTable) []byte {
+	b := make([]byte, 0, packTableHead+len(t.entries)*packTableEntry)
+	b = append(b, t.ref.Kind)
+	b = binary.LittleEndian.AppendUint64(b, t.ref.Lease)
+	b = append(b, t.ref.ID[:]...)
+	b = binary.LittleEndian.AppendUint32(b, uint32(t.stream))
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(t.entries)))
+	for _, e := range t.entries {
+		b = append(b, e.Type, e.Codec)
+		b = binary.LittleEndian.AppendUint32(b, e.Stored)
+		b = binary.LittleEndian.AppendUint32(b, e.Plain)
+		b = binary.LittleEndian.AppendUint32(b, e.Offset)
+		b = append(b, e.ID[:]...)
+	}
+	return b
+}
+
+func decodePackTable(b []byte) (packTable, error) {
+	var t packTable
+	if len(b) < packTableHead {
+		return t, fmt.Errorf("a pack's table of %d bytes", len(b))
+	}
+	t.ref.Kind, t.ref.Lease = b[0], binary.LittleEndian.Uint64(b[1:])
+	copy(t.ref.ID[:], b[9:])
+	t.stream = int(binary.LittleEndian.Uint32(b[25:]))
+	count := int(binary.LittleEndian.Uint32(b[29:]))
+	b = b[packTableHead:]
+	if t.ref.Kind != kindData && t.ref.Kind != kindMeta || count > len(b)/packTableEntry || len(b) != count*packTableEntry {
+		return t, fmt.Errorf("a pack's table with %d entries in %d bytes", count, len(b))
+	}
+	t.entries = make([]object.Entry, count)
+	for i := range t.entries {
+		e := &t.entries[i]
+		e.Type, e.Codec = b[0], b[1]
+		e.Ordinal = uint32(i)
+		e.Stored, e.Plain, e.Offset = binary.LittleEndian.Uint32(b[2:]), binary.LittleEndian.Uint32(b[6:]), binary.LittleEndian.Uint32(b[10:])
+		copy(e.ID[:], b[14:])
+		if int64(e.Offset)+int64(e.Stored) > int64(t.stream) || e.Plain > object.MaxPlain {
+			return t, fmt.Errorf("entry %d of a pack's table lies outside the pack", i)
+		}
+		b = b[packTableEntry:]
+	}
+	return t, nil
+}

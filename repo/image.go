@@ -1,0 +1,234 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"sync"
+
+	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/repo/internal/object"
+)
+
+// Open opens one disk of a point. The point is pinned by a reader's lease until the image is closed; where the
+// repository cannot be written to, reading goes on unpinned, and the warning says so. Every byte that the image
+// returns was proven by the strong hash of its block.
+func (r *Repository) Open(ctx context.Context, point, disk string) (pipe.Image, error) {
+	m, err := r.find(ctx, point)
+	if err != nil {
+		return nil, err
+	}
+	for i := range m.Disks {
+		if m.Disks[i].Key == disk {
+			img, err := r.openDisk(ctx, &m.Disks[i])
+			if err != nil {
+				return nil, err
+			}
+			img.unpin = r.pin(ctx, m.Point)
+			return img, nil
+		}
+	}
+	return nil, fmt.Errorf("disk %q of point %s: %w", disk, point, fs.ErrNotExist)
+}
+
+func (r *Repository) openDisk(ctx context.Context, d *manifestDisk) (*diskImage, error) {
+	x, err := r.index(ctx)
+	if err != nil {
+		return nil, err
+	}
+	img := &diskImage{r: r, idx: x, pages: map[pipe.ID]*page{}, unpin: func() error { return nil }}
+	img.tree = treeReader{shape: r.shapeOf(d), load: img.loadPage, root: entry(d.Root)}
+	return img, nil
+}
+
+// diskImage is a disk of a restore point as an image.
+type diskImage struct {
+	r     *Repository
+	idx   *index
+	tree  treeReader
+	unpin func() error
+
+	mu    sync.Mutex
+	pages map[pipe.ID]*page // bounded by maxPages
+}
+
+// maxPages keeps the tree of 16 GiB in memory, about 3 MiB, or the pages that several readers are in.
+const maxPages = 256
+
+var _ pipe.ExtentImage = (*diskImage)(nil)
+
+func (d *diskImage) Size() int64 { return d.tree.size }
+
+func (d *diskImage) Close() error {
+	unpin := d.unpin
+	d.unpin = func() error { return nil }
+	return unpin()
+}
+
+func (d *diskImage) loadPage(ctx context.Context, id pipe.ID, level, entries int) (*page, error) {
+	d.mu.Lock()
+	p := d.pages[id]
+	d.mu.Unlock()
+	if p != nil && p.level == level && len(p.entries) == entries {
+		return p, nil
+	}
+	b, err := d.r.content(ctx, d.idx, object.TypePage, id)
+	if err != nil {
+		return nil, err
+	}
+	if p, err = decodePage(b, level, entries); err != nil {
+		return nil, &ErrCorrupt{Object: "page " + id.String(), Reason: "it is not a page of this tree", Err: err}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.pages) >= maxPages {
+		clear(d.pages)
+	}
+	d.pages[id] = p
+	return p, nil
+}
+
+// ReadAt reads whole blocks straight into p where p holds them whole.
+func (d *diskImage) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("read at %d: %w", off, fs.ErrInvalid)
+	}
+	if off >= d.tree.size {
+		return 0, io.EOF
+	}
+	want := p[:min(int64(len(p)), d.tree.size-off)]
+	bs := d.tree.blockSize
+	end := off + int64(len(want))
+	done := 0
+	err := d.tree.walk(ctx, off/bs, (end+bs-1)/bs, func(e entry, lo, hi int64) error {
+		from, to := max(lo*bs, off), min(hi*bs, end)
+		part := want[from-off : to-off]
+		if e.kind != pipe.Data {
+			clear(part)
+		} else if err := d.readBlock(ctx, e.id, lo, from-lo*bs, part); err != nil {
+			return &RangeError{Off: from, Len: to - from, Err: err}
+		}
+		done = int(to - off)
+		return nil
+	})
+	if err == nil && len(want) < len(p) {
+		err = io.EOF
+	}
+	return done, err
+}
+
+func (d *diskImage) readBlock(ctx context.Context, id pipe.ID, block, in int64, part []byte) error {
+	loc, ok, err := d.idx.lookup(id)
+	if err != nil {
+		return err
+	}
+	plain := min(d.tree.blockSize, d.tree.size-block*d.tree.blockSize)
+	if !ok || loc.typ != object.TypeBlock || int64(loc.plain) != plain {
+		return &ErrCorrupt{Object: "block " + id.String(), Reason: "no pack holds it"}
+	}
+	if int64(len(part)) == plain {
+		return d.r.fetch(ctx, d.idx, id, loc, part)
+	}
+	buf := d.r.buffer()
+	defer d.r.buffers.Put(buf)
+	buf.plain = grow(buf.plain, int(plain))
+	if err := d.r.fetch(ctx, d.idx, id, loc, buf.plain); err != nil {
+		return err
+	}
+	copy(part, buf.plain[in:])
+	return nil
+}
+
+// RangeError says which range of a disk could not be read.
+type RangeError struct {
+	Off, Len int64
+	Err      error
+}
+
+func (e *RangeError) Error() string {
+	return fmt.Sprintf("bytes %d to %d of the disk: %v", e.Off, e.Off+e.Len, e.Err)
+}
+
+func (e *RangeError) Unwrap() error { return e.Err }
+
+// Extents says which parts are data, and of what is absent why.
+func (d *diskImage) Extents(ctx context.Context, off, n int64) iter.Seq2[pipe.Extent, error] {
+	return func(yield func(pipe.Extent, error) bool) {
+		if off < 0 || n < 0 || off+n > d.tree.size {
+			yield(pipe.Extent{}, fmt.Errorf("extents of [%d, %d): %w", off, off+n, fs.ErrInvalid))
+			return
+		}
+		bs := d.tree.blockSize
+		var run pipe.Extent
+		err := d.tree.walk(ctx, off/bs, (off+n+bs-1)/bs, func(e entry, lo, hi int64) error {
+			from, to := max(lo*bs, off), min(hi*bs, off+n)
+			if run.Len > 0 && run.Kind == e.kind {
+				run.Len += to - from
+				return nil
+			}
+			if run.Len > 0 && !yield(run, nil) {
+				return errStop
+			}
+			run = pipe.Extent{Off: from, Len: to - from, Kind: e.kind}
+			return nil
+		})
+		switch {
+		case errors.Is(err, errStop):
+		case err != nil:
+			yield(pipe.Extent{}, err)
+		case run.Len > 0:
+			yield(run, nil)
+		}
+	}
+}
+
+var errStop = errors.New("the caller has seen enough")
+
+// pin is a reader's lease on one point, shared by the images that are open.
+type pin struct {
+	lease *lease
+	users int
+}
+
+// pin takes a reader's lease on a point, and returns what gives it back.
+func (r *Repository) pin(ctx context.Context, point id16) func() error {
+	key := point.String()
+	r.pinMu.Lock()
+	defer r.pinMu.Unlock()
+	p := r.pins[key]
+	if p == nil {
+		l, err := r.newLease(ctx, accessRead, []id16{point})
+		if err != nil {
+			if !errors.Is(err, ErrReadOnly) {
+				r.warn(fmt.Sprintf("point %s is read without a lease: %v", key, err))
+			}
+			return func() error { return nil }
+		}
+		p = &pin{lease: l}
+		r.pins[key] = p
+	}
+	p.users++
+	return func() error {
+		r.pinMu.Lock()
+		defer r.pinMu.Unlock()
+		if p.users--; p.users > 0 || r.pins[key] != p {
+			return nil
+		}
+		delete(r.pins, key)
+		return p.lease.end(ctx)
+	}
+}
+
+func (r *Repository) unpinAll() error {
+	r.pinMu.Lock()
+	defer r.pinMu.Unlock()
+	var err error
+	for key, p := range r.pins {
+		err = errors.Join(err, p.lease.end(context.Background()))
+		delete(r.pins, key)
+	}
+	return err
+}

@@ -1,0 +1,305 @@
+package repo
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/hikae/hikae/pipe"
+)
+
+// location says where the content of one id is.
+type location struct {
+	pack    uint32 // number of the pack in the index
+	ordinal uint32 // of the frame in its object
+	offset  uint32 // of the frame in the stream
+	stored  uint32 // length of the frame
+	plain   uint32 // length of the content
+	typ     uint8
+	codec   pipe.Codec
+}
+
+// index finds a location by id. It is a cache: it is made from the tables of packs, and nothing is lost with it.
+//
+// In memory it holds 8 bytes a slot, between 1.4 and 2.9 slots a record: a 32-bit tag and a record number. The
+// records, with the full ids, are in a scratch file, and a hit is a hit only after all 32 bytes were compared there;
+// that costs one small read from the page cache, against the hashing of a whole block that went before.
+type index struct {
+	mu      sync.RWMutex
+	slots   []uint64 // tag<<32 | record number+1
+	records records
+	packs   []packRef
+	packNum map[packRef]uint32
+	bad     map[pipe.ID]bool // found damaged by this process: never deduplicated against
+}
+
+// maxBad bounds what is remembered of damage; beyond it a repository needs verify, not memory.
+const maxBad = 1 << 16
+
+func newIndex(dir string) (*index, error) {
+	f, err := scratchFile(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &index{
+		slots:   make([]uint64, 1<<10),
+		records: records{file: f},
+		packNum: map[packRef]uint32{},
+		bad:     map[pipe.ID]bool{},
+	}, nil
+}
+
+func (x *index) close() error { return x.records.close() }
+
+func (x *index) len() int {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return int(x.records.n)
+}
+
+// addPack gives a pack a number; known says whether it had one.
+func (x *index) addPack(p packRef) (num uint32, known bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if n, ok := x.packNum[p]; ok {
+		return n, true
+	}
+	n := uint32(len(x.packs))
+	x.packs = append(x.packs, p)
+	x.packNum[p] = n
+	return n, false
+}
+
+func (x *index) pack(num uint32) packRef {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.packs[num]
+}
+
+// add enters a record. An id that is there already keeps its first location, unless that one is known to be bad.
+func (x *index) add(id pipe.ID, loc location) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	slot, _, found, err := x.find(id)
+	if err != nil {
+		return err
+	}
+	if found && !x.bad[id] {
+		return nil
+	}
+	delete(x.bad, id)
+	n, err := x.records.append(id, loc)
+	if err != nil {
+		return err
+	}
+	x.slots[slot] = uint64(tagOf(id))<<32 | uint64(n+1)
+	if int(x.records.n)*10 > len(x.slots)*7 {
+		return x.grow(2 * len(x.slots))
+	}
+	return nil
+}
+
+// lookup finds the location of an id. One that is known to be bad is still found, for salvage asks too.
+func (x *index) lookup(id pipe.ID) (location, bool, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	_, loc, found, err := x.find(id)
+	return loc, found, err
+}
+
+// reusable reports whether a new point may refer to id.
+func (x *index) reusable(id pipe.ID) (bool, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if x.bad[id] {
+		return false, nil
+	}
+	_, _, found, err := x.find(id)
+	return found, err
+}
+
+func (x *index) markBad(id pipe.ID) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if len(x.bad) < maxBad {
+		x.bad[id] = true
+	}
+}
+
+func tagOf(id pipe.ID) uint32  { return binary.LittleEndian.Uint32(id[8:]) }
+func hashOf(id pipe.ID) uint64 { return binary.LittleEndian.Uint64(id[:]) }
+
+// find returns the slot of id, or the empty slot where it belongs.
+func (x *index) find(id pipe.ID) (slot uint64, loc location, found bool, err error) {
+	mask := uint64(len(x.slots) - 1)
+	tag := tagOf(id)
+	for slot = hashOf(id) & mask; x.slots[slot] != 0; slot = (slot + 1) & mask {
+		if uint32(x.slots[slot]>>32) != tag {
+			continue
+		}
+		got, loc, err := x.records.at(uint32(x.slots[slot]) - 1)
+		if err != nil {
+			return 0, location{}, false, err
+		}
+		if got == id {
+			return slot, loc, true, nil
+		}
+	}
+	return slot, location{}, false, nil
+}
+
+// grow makes a larger table from the records, read in order.
+func (x *index) grow(slots int) error {
+	table := make([]uint64, slots)
+	mask := uint64(slots - 1)
+	var failed error
+	err := x.records.each(func(n uint32, id pipe.ID) {
+		at := hashOf(id) & mask
+		for ; table[at] != 0; at = (at + 1) & mask {
+			if uint32(table[at]>>32) != tagOf(id) {
+				continue
+			}
+			// A later record of the same id replaced this one, because this one's frame is bad.
+			old, _, err := x.records.at(uint32(table[at]) - 1)
+			if err != nil {
+				failed = err
+			}
+			if old == id {
+				break
+			}
+		}
+		table[at] = uint64(tagOf(id))<<32 | uint64(n+1)
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return err
+	}
+	x.slots = table
+	return nil
+}
+
+// reserve makes room for n more records at once.
+func (x *index) reserve(n int) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	slots := len(x.slots)
+	for (int(x.records.n)+n)*10 > slots*7 {
+		slots *= 2
+	}
+	if slots == len(x.slots) {
+		return nil
+	}
+	return x.grow(slots)
+}
+
+// each calls f for every record in the order of entry; a replaced record comes before the one that replaced it.
+func (x *index) each(f func(id pipe.ID, loc location)) error {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.records.eachFull(f)
+}
+
+// records is an append-only array on a scratch file. The last ones wait in memory.
+type records struct {
+	file *os.File
+	n    uint32 // count
+	tail []byte // records that are not in the file yet
+}
+
+const (
+	recordSize = 56
+	tailSize   = 1024 * recordSize
+	maxRecords = 1<<32 - 2
+)
+
+func (r *records) append(id pipe.ID, loc location) (uint32, error) {
+	if r.n == maxRecords {
+		return 0, fmt.Errorf("the index is full: %d records", r.n)
+	}
+	b := append(r.tail, id[:]...)
+	for _, v := range [...]uint32{loc.pack, loc.ordinal, loc.offset, loc.stored, loc.plain} {
+		b = binary.LittleEndian.AppendUint32(b, v)
+	}
+	r.tail = append(b, loc.typ, byte(loc.codec), 0, 0)
+	r.n++
+	if len(r.tail) < tailSize {
+		return r.n - 1, nil
+	}
+	if _, err := r.file.WriteAt(r.tail, int64(r.n)*recordSize-int64(len(r.tail))); err != nil {
+		r.n--
+		r.tail = r.tail[:len(r.tail)-recordSize]
+		return 0, fmt.Errorf("index scratch file: %w", err)
+	}
+	r.tail = r.tail[:0]
+	return r.n - 1, nil
+}
+
+func (r *records) at(n uint32) (pipe.ID, location, error) {
+	inFile := int64(r.n)*recordSize - int64(len(r.tail))
+	off := int64(n) * recordSize
+	if off >= inFile {
+		id, loc := parseRecord(r.tail[off-inFile:])
+		return id, loc, nil
+	}
+	var b [recordSize]byte
+	if _, err := r.file.ReadAt(b[:], off); err != nil {
+		return pipe.ID{}, location{}, fmt.Errorf("index scratch file: %w", err)
+	}
+	id, loc := parseRecord(b[:])
+	return id, loc, nil
+}
+
+func parseRecord(b []byte) (id pipe.ID, loc location) {
+	copy(id[:], b)
+	u := func(i int) uint32 { return binary.LittleEndian.Uint32(b[32+4*i:]) }
+	return id, location{u(0), u(1), u(2), u(3), u(4), b[52], pipe.Codec(b[53])}
+}
+
+func (r *records) each(f func(n uint32, id pipe.ID)) error {
+	n := uint32(0)
+	return r.eachFull(func(id pipe.ID, _ location) { f(n, id); n++ })
+}
+
+func (r *records) eachFull(f func(id pipe.ID, loc location)) error {
+	inFile := int64(r.n)*recordSize - int64(len(r.tail))
+	buf := make([]byte, tailSize)
+	for off := int64(0); off < inFile; off += tailSize {
+		b := buf[:min(tailSize, inFile-off)]
+		if _, err := r.file.ReadAt(b, off); err != nil {
+			return fmt.Errorf("index scratch file: %w", err)
+		}
+		for ; len(b) > 0; b = b[recordSize:] {
+			f(parseRecord(b))
+		}
+	}
+	for b := r.tail; len(b) > 0; b = b[recordSize:] {
+		f(parseRecord(b))
+	}
+	return nil
+}
+
+func (r *records) close() error {
+	return closeScratch(r.file)
+}
+
+// scratchFile makes a file that goes away with the process, also when that is killed, where the system allows it.
+func scratchFile(dir string) (*os.File, error) {
+	if dir != "" {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	f, err := os.CreateTemp(dir, "hikae-index-*")
+	if err != nil {
+		return nil, err
+	}
+	_ = os.Remove(f.Name()) // an open file cannot be removed on Windows: closeScratch does it
+	return f, nil
+}
+
+func closeScratch(f *os.File) error {
+	err := f.Close()
+	_ = os.Remove(f.Name())
+	return err
+}

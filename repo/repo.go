@@ -1,0 +1,406 @@
+package repo
+
+import (
+	"context"
+	"crypto/ecdh"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/repo/internal/object"
+	"github.com/hikae/hikae/repo/store"
+)
+
+// Short names for the kinds of objects that have names of their own.
+const (
+	kindHeader   = object.KindHeader
+	kindSlot     = object.KindSlot
+	kindData     = object.KindData
+	kindMeta     = object.KindMeta
+	kindManifest = object.KindManifest
+	kindLog      = object.KindLog
+	kindIndex    = object.KindIndex
+	kindBeat     = object.KindBeat
+)
+
+// InitOptions are what a repository is created with; they cannot be changed later.
+type InitOptions struct {
+	BlockSize      int              // bytes, a power of two from 64 KiB to 4 MiB; zero: 256 KiB
+	ParityPermille int              // zero: 30, that is 3 %; at most 500
+	Compression    pipe.Compression // the default of its writers; empty: pipe.Default
+	NoEncryption   bool             // then Init's secret must be nil
+	CopyFrom       *Repository      // share its block size and id key, so that blocks match by id between the two
+}
+
+// OpenOptions change how a repository is used. Nil and zero fields are good defaults.
+type OpenOptions struct {
+	// StateDir holds this client's high-water mark and signing key, a folder for each repository. Empty: freshness is
+	// unproven, and each writer enrols a new key.
+	StateDir string
+	// CacheDir is where the index keeps its scratch file. Empty: the system's folder for temporary files.
+	CacheDir string
+	// ReadOnly never writes: readers go on unpinned.
+	ReadOnly bool
+	// Warn is told about things that a person should know. Nil: they are dropped.
+	Warn func(string)
+}
+
+// Params are a repository's fixed parameters.
+type Params struct {
+	BlockSize      int              `json:"blockSize"`
+	ParityPermille int              `json:"parityPermille"`
+	Compression    pipe.Compression `json:"compression"`
+	Encrypted      bool             `json:"encrypted"`
+	Created        time.Time        `json:"created"`
+}
+
+// headerDocument is what the header says, in the clear.
+type headerDocument struct {
+	Format         int              `json:"format"` // 1
+	ID             id16             `json:"id"`
+	Created        time.Time        `json:"created"`
+	Suite          uint8            `json:"suite"`
+	BlockSize      int              `json:"blockSize"`
+	PackSize       int              `json:"packSize"` // bytes of stream at which a pack is sealed
+	ParityPermille int              `json:"parityPermille"`
+	Compression    pipe.Compression `json:"compression"`
+	Root           publicKey        `json:"root"`      // signs key records
+	Recipient      publicKey        `json:"recipient"` // X25519: what a client without a slot seals for
+	ReadFeatures   []string         `json:"readFeatures"`
+	WriteFeatures  []string         `json:"writeFeatures"`
+}
+
+const (
+	minBlockSize = 64 << 10
+	maxBlockSize = 4 << 20
+	packSize     = 16 << 20
+)
+
+// Repository is an open repository. It is safe for concurrent use.
+type Repository struct {
+	st     store.Store
+	header headerDocument
+	keys   *keyring
+	vital  vitals
+	log    *ledger
+	opts   OpenOptions
+	shared bool // the store can be shared by writers
+
+	sealClear, sealSecret objectMaker
+
+	client *client
+
+	indexMu sync.Mutex
+	idx     *index // nil until it is needed
+	loaded  bool
+
+	ciphers cipherCache
+	buffers sync.Pool
+
+	pinMu sync.Mutex
+	pins  map[string]*pin
+}
+
+var _ pipe.Backend = (*Repository)(nil)
+
+// Init creates a repository in an empty store and opens it. Errors: ErrExists.
+func Init(ctx context.Context, st store.Store, secret Secret, opts *InitOptions, open *OpenOptions) (*Repository, error) {
+	h, slot, err := newRepository(secret, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := mustBeEmpty(ctx, st); err != nil {
+		return nil, err
+	}
+	doc, err := encodeJSON(h)
+	if err != nil {
+		return nil, err
+	}
+	slot.Header = hashBytes(doc)
+	keys, err := newKeyring(h.ID, h.Suite, h.ParityPermille, slot)
+	if err != nil {
+		return nil, err
+	}
+	wraps := keys.wraps
+	if secret != nil {
+		w, err := secret.wrapper()
+		if err != nil {
+			return nil, err
+		}
+		wraps = []object.Wrapper{w}
+	}
+	slotDoc, err := encodeJSON(slot)
+	if err != nil {
+		return nil, err
+	}
+	v := vitals{st, func(string) {}}
+	slotID, slotFile, err := keys.maker(h.Suite, wraps)(kindSlot, slotDoc)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.create(ctx, slotName(slotID), slotFile); err != nil {
+		return nil, fmt.Errorf("init: %w", err)
+	}
+	// The header comes last: its exclusive creation is what makes the repository, and decides between two inits.
+	_, file, err := keys.clear()(kindHeader, doc)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.create(ctx, headerName, file); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return nil, ErrExists
+		}
+		return nil, fmt.Errorf("init: %w", err)
+	}
+	return Open(ctx, st, secret, open)
+}
+
+func newRepository(secret Secret, opts *InitOptions) (headerDocument, slotDocument, error) {
+	var o InitOptions
+	if opts != nil {
+		o = *opts
+	}
+	slot := slotDocument{Masters: []secret32{newSecret()}, IDKey: newSecret(), RootSeed: newSecret(), Identity: newSecret()}
+	if o.CopyFrom != nil {
+		if o.BlockSize != 0 && o.BlockSize != o.CopyFrom.header.BlockSize {
+			return headerDocument{}, slotDocument{}, fmt.Errorf("block size %d is not that of the repository whose parameters are copied, %d", o.BlockSize, o.CopyFrom.header.BlockSize)
+		}
+		o.BlockSize, slot.IDKey = o.CopyFrom.header.BlockSize, o.CopyFrom.keys.slot.IDKey
+	}
+	compression, err := pipe.ParseCompression(string(o.Compression))
+	if err != nil {
+		return headerDocument{}, slotDocument{}, err
+	}
+	h := headerDocument{
+		Format: 1, Created: time.Now().UTC().Truncate(time.Second), Suite: object.SuiteAES,
+		BlockSize: or(o.BlockSize, 256<<10), PackSize: packSize, ParityPermille: or(o.ParityPermille, 30),
+		Compression: compression, ReadFeatures: []string{}, WriteFeatures: []string{},
+	}
+	_, _ = rand.Read(h.ID[:])
+	h.Root = publicOf(keyFromSeed(slot.RootSeed[:]))
+	identity, err := ecdh.X25519().NewPrivateKey(slot.Identity[:])
+	if err != nil {
+		return headerDocument{}, slotDocument{}, err
+	}
+	copy(h.Recipient[:], identity.PublicKey().Bytes())
+	switch {
+	case o.NoEncryption && secret != nil:
+		err = errors.New("a repository without encryption takes no secret")
+	case !o.NoEncryption && secret == nil:
+		err = fmt.Errorf("%w: none was given", ErrSecret)
+	case o.NoEncryption:
+		h.Suite = object.SuiteClear
+	}
+	if err == nil {
+		err = h.check()
+	}
+	return h, slot, err
+}
+
+func or(v, otherwise int) int {
+	if v == 0 {
+		return otherwise
+	}
+	return v
+}
+
+// check refuses what this version cannot read.
+func (h *headerDocument) check() error {
+	switch {
+	case h.Format != 1:
+		return &ErrUnsupported{What: fmt.Sprintf("format %d", h.Format)}
+	case len(h.ReadFeatures) > 0:
+		return &ErrUnsupported{What: "the feature " + h.ReadFeatures[0]}
+	case h.Suite > object.SuiteAES:
+		return &ErrUnsupported{What: fmt.Sprintf("suite %d", h.Suite)}
+	case h.BlockSize < minBlockSize || h.BlockSize > maxBlockSize || h.BlockSize&(h.BlockSize-1) != 0:
+		return fmt.Errorf("block size %d is no power of two from 64 KiB to 4 MiB", h.BlockSize)
+	case h.ParityPermille < 1 || h.ParityPermille > 500:
+		return fmt.Errorf("parity of %d permille is not between 1 and 500", h.ParityPermille)
+	case h.PackSize < h.BlockSize || h.PackSize > 32<<20:
+		return fmt.Errorf("pack size %d is out of bounds", h.PackSize)
+	}
+	return nil
+}
+
+// mustBeEmpty lets pass only what an Init that died may have left: slots, which belong to no header and open nothing.
+func mustBeEmpty(ctx context.Context, st store.Store) error {
+	for info, err := range st.List(ctx, "") {
+		if err != nil {
+			return err
+		}
+		name := strings.TrimPrefix(strings.TrimPrefix(info.Name, "copy1/"), "copy2/")
+		if !strings.HasPrefix(name, "slot/") {
+			return ErrExists
+		}
+	}
+	return nil
+}
+
+// Open opens a repository. secret is nil for one without encryption. Errors: ErrNotRepository, ErrSecret,
+// *ErrUnsupported, *ErrCorrupt. A store that shows an older state than this client has seen is opened, with a
+// warning; writing to it is then refused with *ErrRollback.
+func Open(ctx context.Context, st store.Store, secret Secret, opts *OpenOptions) (*Repository, error) {
+	r := &Repository{st: st, pins: map[string]*pin{}}
+	if opts != nil {
+		r.opts = *opts
+	}
+	if r.opts.Warn == nil {
+		r.opts.Warn = func(string) {}
+	}
+	r.vital = vitals{st, r.opts.Warn}
+	headerHash, err := r.readHeader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.openSlot(ctx, secret, headerHash); err != nil {
+		return nil, err
+	}
+	r.sealClear, r.sealSecret = r.keys.clear(), r.keys.sealed()
+	r.log = newLedger(r.vital, r.header.ID, r.header.Root, headerHash, r.sealClear)
+	r.client, err = openClient(r.opts.StateDir, r.ID())
+	if err != nil {
+		return nil, err
+	}
+	if err := r.client.refresh(ctx, r.log); err != nil {
+		return nil, err
+	}
+	if r.client.suspect != nil {
+		r.warn(r.client.suspect.Error())
+	}
+	if p, ok := st.(store.Prober); ok && !r.opts.ReadOnly {
+		can, err := p.Probe(ctx)
+		if err != nil { // a store that can be read only
+			r.warn(fmt.Sprintf("the store cannot be written to: %v", err))
+			r.opts.ReadOnly = true
+		}
+		r.shared = can.Shared()
+	}
+	return r, nil
+}
+
+func (r *Repository) readHeader(ctx context.Context) (hash, error) {
+	v, err := r.vital.read(ctx, headerName, kindHeader, [16]byte{}, []object.Unwrapper{object.Clear{}})
+	if errors.Is(err, fs.ErrNotExist) {
+		return hash{}, ErrNotRepository
+	}
+	if err != nil {
+		return hash{}, err
+	}
+	if err := decodeJSON(v.content, &r.header); err != nil {
+		return hash{}, &ErrCorrupt{Object: headerName, Reason: "not a header", Err: err}
+	}
+	if r.header.ID != id16(v.object.Header.Repo) {
+		return hash{}, &ErrCorrupt{Object: headerName, Reason: "it belongs to another repository"}
+	}
+	return hashBytes(v.content), r.header.check()
+}
+
+// openSlot tries every slot, in all three places, until one opens.
+func (r *Repository) openSlot(ctx context.Context, secret Secret, headerHash hash) error {
+	un := []object.Unwrapper{object.Clear{}}
+	if r.header.Suite != object.SuiteClear {
+		if secret == nil {
+			return fmt.Errorf("%w: none was given", ErrSecret)
+		}
+		u, err := secret.unwrapper()
+		if err != nil {
+			return err
+		}
+		un = []object.Unwrapper{u}
+	}
+	names, err := r.slots(ctx)
+	if err != nil {
+		return err
+	}
+	damage := error(nil)
+	for _, name := range names {
+		v, err := r.vital.read(ctx, name, kindSlot, r.header.ID, un)
+		if errors.Is(err, object.ErrNoKey) {
+			continue
+		}
+		var slot slotDocument
+		if err == nil {
+			err = decodeJSON(v.content, &slot)
+		}
+		if err == nil && slot.Header != headerHash {
+			err = &ErrCorrupt{Object: headerName, Reason: "it is not the header that the slot was made for"}
+		}
+		if err != nil {
+			damage = errors.Join(damage, err)
+			continue
+		}
+		r.keys, err = newKeyring(r.header.ID, r.header.Suite, r.header.ParityPermille, slot)
+		return err
+	}
+	if damage != nil {
+		return damage
+	}
+	return ErrSecret
+}
+
+func (r *Repository) slots(ctx context.Context) ([]string, error) {
+	var names []string
+	for _, prefix := range copiesOf("slot/") {
+		for info, err := range r.st.List(ctx, prefix) {
+			if err != nil {
+				return nil, err
+			}
+			names = append(names, "slot/"+strings.TrimPrefix(info.Name, prefix))
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// ID is the repository's id, 32 hexadecimal digits.
+func (r *Repository) ID() string { return hex.EncodeToString(r.header.ID[:]) }
+
+// Params are the repository's fixed parameters.
+func (r *Repository) Params() Params {
+	h := &r.header
+	return Params{h.BlockSize, h.ParityPermille, h.Compression, h.Suite != object.SuiteClear, h.Created}
+}
+
+// Close ends what the repository holds open. Points that are being written are abandoned by their own Close.
+func (r *Repository) Close() error {
+	err := r.unpinAll()
+	r.indexMu.Lock()
+	defer r.indexMu.Unlock()
+	if r.idx != nil {
+		err = errors.Join(err, r.idx.close())
+		r.idx = nil
+	}
+	return err
+}
+
+func (r *Repository) warn(s string) { r.opts.Warn(s) }
+
+// writable says why the repository cannot be written to.
+func (r *Repository) writable() error {
+	switch {
+	case r.opts.ReadOnly:
+		return ErrReadOnly
+	case r.client.suspect != nil:
+		return r.client.suspect
+	case len(r.header.WriteFeatures) > 0:
+		return &ErrUnsupported{What: "the feature " + r.header.WriteFeatures[0]}
+	}
+	return nil
+}
+
+// signingKey returns this client's key, and enrols it first where the log does not know it.
+func (r *Repository) signingKey(ctx context.Context) (ed25519.PrivateKey, error) {
+	if err := r.writable(); err != nil {
+		return nil, err
+	}
+	return r.client.enrolled(ctx, r.log, r.keys.root)
+}

@@ -1,0 +1,429 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+
+	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/repo/internal/object"
+)
+
+// session is one writer at work: it puts content into packs, packs into the store, and knows what of it is durable.
+//
+// Content that it wrote itself is found in the overlay until its pack is durable; only then does it enter the
+// repository's index, so that no other writer ever relies on a pack that may never come.
+type session struct {
+	r     *Repository
+	lease *lease
+	idx   *index
+
+	ctx    context.Context // of the uploads: ends with the session or its first failure
+	cancel context.CancelCauseFunc
+
+	slots   chan struct{} // uploads under way
+	uploads sync.WaitGroup
+
+	mu      sync.Mutex
+	overlay map[contentID]inPack
+	claims  map[contentID]chan struct{} // content that somebody is just putting into a pack
+	idle    []*openPack                 // data packs that nobody is writing to
+	spare   []*object.Builder           // buffers of sealed packs
+	meta    *openPack
+	metaMu  sync.Mutex // held while the meta pack is written to
+	usage   pipe.Usage
+	tables  []packTable // durable, not yet in an index object
+	tabled  int         // entries in tables
+
+	closing  sync.Once
+	closeErr error
+}
+
+// contentID tells apart blocks, pages and chunks, whose ids come from different keys.
+type contentID = pipe.ID
+
+// openPack is a pack that is being written.
+type openPack struct {
+	mu  sync.Mutex // the builder is one goroutine's at a time
+	b   *object.Builder
+	ref packRef
+	ids []pipe.ID // in the overlay
+}
+
+// inPack is content in a pack that is not durable yet.
+type inPack struct {
+	pack *openPack
+	ref  object.FrameRef
+}
+
+// packTable is a durable pack's table, for the index object.
+type packTable struct {
+	ref     packRef
+	stream  int
+	entries []object.Entry
+}
+
+const (
+	maxUploads  = 2
+	indexChunk  = 64 << 10 // entries after which an index object is written: about 3 MiB
+	minTailRoom = 64 << 10
+)
+
+func (r *Repository) newSession(ctx context.Context, base []id16) (*session, error) {
+	idx, err := r.index(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l, err := r.newLease(ctx, accessWrite, base)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{
+		r: r, lease: l, idx: idx,
+		slots:   make(chan struct{}, maxUploads),
+		overlay: map[contentID]inPack{},
+		claims:  map[contentID]chan struct{}{},
+	}
+	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	return s, nil
+}
+
+// known reports whether content needs not be put: it is durable and good, or on its way into a pack of this session.
+func (s *session) known(id pipe.ID) (bool, error) {
+	s.mu.Lock()
+	_, ok := s.overlay[id]
+	s.mu.Unlock()
+	if ok {
+		return true, nil
+	}
+	return s.idx.reusable(id)
+}
+
+// put makes sure that the content named id is in the repository once the session is flushed. Without data it only
+// looks. of two callers with the same content one writes and the other waits for it.
+func (s *session) put(ctx context.Context, typ uint8, id pipe.ID, plain int, codec pipe.Codec, data []byte) (pipe.PutResult, error) {
+	for {
+		if err := s.failed(); err != nil {
+			return pipe.PutResult{}, err
+		}
+		if ok, err := s.known(id); err != nil || ok {
+			return pipe.PutResult{Deduplicated: int64(plain)}, err
+		}
+		if data == nil {
+			return pipe.PutResult{}, pipe.ErrNeedBlock
+		}
+		wait, mine := s.claim(id)
+		if mine {
+			break
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return pipe.PutResult{}, context.Cause(ctx)
+		}
+	}
+	defer s.release(id)
+	// Between the look and the claim somebody else may have finished.
+	if ok, err := s.known(id); err != nil || ok {
+		return pipe.PutResult{Deduplicated: int64(plain)}, err
+	}
+	return s.write(ctx, typ, id, plain, codec, data)
+}
+
+func (s *session) claim(id pipe.ID) (wait chan struct{}, mine bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c, ok := s.claims[id]; ok {
+		return c, false
+	}
+	s.claims[id] = make(chan struct{})
+	return nil, true
+}
+
+func (s *session) release(id pipe.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.claims[id])
+	delete(s.claims, id)
+}
+
+func (s *session) write(ctx context.Context, typ uint8, id pipe.ID, plain int, codec pipe.Codec, data []byte) (pipe.PutResult, error) {
+	p, err := s.take(ctx, typ)
+	if err != nil {
+		return pipe.PutResult{}, err
+	}
+	ref, err := s.seal(p, typ, id, plain, codec, data)
+	if err != nil {
+		s.giveBack(ctx, typ, p)
+		return pipe.PutResult{}, err
+	}
+	s.mu.Lock()
+	s.overlay[id] = inPack{p, ref}
+	p.ids = append(p.ids, id)
+	s.usage.Stored += int64(ref.Stored)
+	s.mu.Unlock()
+	if err := s.giveBack(ctx, typ, p); err != nil {
+		return pipe.PutResult{}, err
+	}
+	return pipe.PutResult{Stored: int64(ref.Stored)}, nil
+}
+
+// seal puts content into a pack and opens it again as it will be written: what was changed anywhere between the
+// fingerprint and the pack (a bad byte in memory, a codec's mistake, a liar) is found here, before anyone relies on it.
+func (s *session) seal(p *openPack, typ uint8, id pipe.ID, plain int, codec pipe.Codec, data []byte) (object.FrameRef, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ref, err := p.b.Append(typ, id, uint8(codec), plain, data)
+	if err != nil {
+		return ref, err
+	}
+	buf := s.r.buffer()
+	defer s.r.buffers.Put(buf)
+	encoded, err := p.b.Check(ref, buf.frame)
+	if err == nil {
+		buf.frame = encoded
+		var content []byte
+		content, err = pipe.Decode(buf.plain, encoded, codec, plain)
+		if err == nil && codec != pipe.Plain {
+			buf.plain = content
+		}
+		if err == nil && s.r.keys.id(typ, content) != id {
+			err = errors.New("the fingerprint differs")
+		}
+	}
+	if err != nil {
+		p.b.Void(ref)
+		return ref, fmt.Errorf("%w: %w", pipe.ErrBlockMismatch, err)
+	}
+	return ref, nil
+}
+
+// take gives the caller a pack of its own to write to; for pages and chunks all share one.
+func (s *session) take(ctx context.Context, typ uint8) (*openPack, error) {
+	if typ != object.TypeBlock {
+		s.metaMu.Lock()
+		if s.meta == nil {
+			p, err := s.newPack(kindMeta)
+			if err != nil {
+				s.metaMu.Unlock()
+				return nil, err
+			}
+			s.meta = p
+		}
+		return s.meta, nil
+	}
+	s.mu.Lock()
+	if n := len(s.idle); n > 0 {
+		p := s.idle[n-1]
+		s.idle = s.idle[:n-1]
+		s.mu.Unlock()
+		return p, nil
+	}
+	s.mu.Unlock()
+	return s.newPack(kindData)
+}
+
+// giveBack returns a pack; a full one goes to the store.
+func (s *session) giveBack(ctx context.Context, typ uint8, p *openPack) error {
+	full := p.b.SealedLen() > s.r.header.PackSize-s.r.header.BlockSize-minTailRoom
+	if typ != object.TypeBlock {
+		defer s.metaMu.Unlock()
+		if full {
+			s.meta = nil
+			return s.upload(ctx, p)
+		}
+		return nil
+	}
+	if full {
+		return s.upload(ctx, p)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.idle = append(s.idle, p)
+	return nil
+}
+
+func (s *session) newPack(kind uint8) (*openPack, error) {
+	b, err := s.builder(kind)
+	if err != nil {
+		return nil, err
+	}
+	return &openPack{b: b, ref: packRef{objectRef{s.lease.n, b.ID()}, kind}}, nil
+}
+
+func (s *session) builder(kind uint8) (*object.Builder, error) {
+	s.mu.Lock()
+	for i, b := range s.spare {
+		if b.Kind() == kind {
+			s.spare = append(s.spare[:i], s.spare[i+1:]...)
+			s.mu.Unlock()
+			return b, b.Reset()
+		}
+	}
+	s.mu.Unlock()
+	k := s.r.keys
+	return object.NewBuilder(k.repo, k.suite, kind, k.permille, s.r.header.PackSize, k.wraps)
+}
+
+// upload seals a pack and puts it into the store, beside what the caller does next. It waits while too many are under
+// way: that bounds the session's memory.
+func (s *session) upload(ctx context.Context, p *openPack) error {
+	select {
+	case s.slots <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-s.ctx.Done():
+		return context.Cause(s.ctx)
+	}
+	s.uploads.Go(func() {
+		defer func() { <-s.slots }()
+		if err := s.store(p); err != nil {
+			s.cancel(fmt.Errorf("pack %s: %w", p.ref.name(), err))
+		}
+	})
+	return nil
+}
+
+func (s *session) store(p *openPack) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	entries := p.b.Entries()
+	file, err := p.b.Seal()
+	if err != nil {
+		return err
+	}
+	if err := s.r.vital.createFirst(s.ctx, p.ref.name(), file); err != nil {
+		return err
+	}
+	if err := s.r.addTable(s.idx, p.ref, entries); err != nil {
+		return err
+	}
+	stream := p.b.Len()
+	s.mu.Lock()
+	for _, id := range p.ids {
+		if s.overlay[id].pack == p {
+			delete(s.overlay, id)
+		}
+	}
+	s.usage.Parity += int64(len(file) - stream)
+	s.tables = append(s.tables, packTable{p.ref, stream, entries})
+	s.tabled += len(entries)
+	s.spare = append(s.spare, p.b)
+	var tables []packTable
+	if s.tabled >= indexChunk {
+		tables, s.tables, s.tabled = s.tables, nil, 0
+	}
+	s.mu.Unlock()
+	return s.writeIndex(tables)
+}
+
+// flush makes everything durable that was put.
+func (s *session) flush(ctx context.Context) error {
+	s.mu.Lock()
+	packs := s.idle
+	s.idle = nil
+	s.mu.Unlock()
+	s.metaMu.Lock()
+	if s.meta != nil {
+		packs = append(packs, s.meta)
+		s.meta = nil
+	}
+	s.metaMu.Unlock()
+	for _, p := range packs {
+		if p.b.Frames() == 0 {
+			continue
+		}
+		if err := s.upload(ctx, p); err != nil {
+			return err
+		}
+	}
+	s.uploads.Wait()
+	return s.failed()
+}
+
+func (s *session) failed() error {
+	if s.ctx.Err() != nil {
+		return context.Cause(s.ctx)
+	}
+	return nil
+}
+
+// writeIndex copies the tables of durable packs into an index object. It is a cache that saves the next reader from
+// asking every pack: losing one costs time, so a failure is told and not suffered.
+func (s *session) writeIndex(tables []packTable) error {
+	if len(tables) == 0 {
+		return nil
+	}
+	k := s.r.keys
+	b, err := object.NewBuilder(k.repo, k.suite, kindIndex, k.permille, 1<<20, k.wraps)
+	if err != nil {
+		return err
+	}
+	for _, t := range tables {
+		doc := encodePackTable(t)
+		if _, err := b.Append(object.TypeTable, hashBytes(doc), object.CodecPlain, len(doc), doc); err != nil {
+			return err
+		}
+	}
+	file, err := b.Seal()
+	if err != nil {
+		return err
+	}
+	if err := s.r.st.Create(s.ctx, indexName(objectRef{s.lease.n, b.ID()}), file); err != nil && s.ctx.Err() == nil {
+		s.r.warn(fmt.Sprintf("index object: %v", err))
+	}
+	return nil
+}
+
+func (s *session) flushIndex() error {
+	s.mu.Lock()
+	tables := s.tables
+	s.tables, s.tabled = nil, 0
+	s.mu.Unlock()
+	return s.writeIndex(tables)
+}
+
+// close ends the session: nothing is under way when it returns, and the lease is over. A second call does nothing.
+func (s *session) close(ctx context.Context) error {
+	s.closing.Do(func() {
+		s.cancel(fs.ErrClosed)
+		s.uploads.Wait()
+		s.closeErr = s.lease.end(ctx)
+	})
+	return s.closeErr
+}
+
+// content fetches what was put, wherever it is by now.
+func (s *session) content(ctx context.Context, typ uint8, id pipe.ID) ([]byte, error) {
+	s.mu.Lock()
+	at, ok := s.overlay[id]
+	s.mu.Unlock()
+	if ok {
+		at.pack.mu.Lock()
+		defer at.pack.mu.Unlock()
+		if at.pack.b.ID() == at.pack.ref.ID {
+			encoded, err := at.pack.b.Check(at.ref, nil)
+			if err != nil {
+				return nil, err
+			}
+			return pipe.Decode(nil, encoded, pipe.Codec(at.ref.Codec), int(at.ref.Plain))
+		}
+	}
+	return s.r.content(ctx, s.idx, typ, id)
+}
+
+func (s *session) savePage(ctx context.Context, encoded []byte) (pipe.ID, error) {
+	id := s.r.keys.id(object.TypePage, encoded)
+	_, err := s.put(ctx, object.TypePage, id, len(encoded), pipe.Plain, encoded)
+	return id, err
+}
+
+func (s *session) loadPage(ctx context.Context, id pipe.ID, level, entries int) (*page, error) {
+	b, err := s.content(ctx, object.TypePage, id)
+	if err != nil {
+		return nil, err
+	}
+	return decodePage(b, level, entries)
+}

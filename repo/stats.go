@@ -1,0 +1,60 @@
+package repo
+
+import (
+	"context"
+
+	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/repo/internal/cell"
+	"github.com/hikae/hikae/repo/internal/object"
+)
+
+// Stats are figures of the whole repository; bytes where not said otherwise.
+type Stats struct {
+	Points   int   `json:"points"`   // count
+	Blocks   int64 `json:"blocks"`   // count of distinct blocks
+	Original int64 `json:"original"` // data of all points' disks, counted as often as a point holds it
+	Unique   int64 `json:"unique"`   // plain bytes of distinct blocks
+	Stored   int64 `json:"stored"`   // in the store, all objects, without parity and cell trailers
+	Parity   int64 `json:"parity"`   // parity cells and trailers
+}
+
+// Stats reads the log, the manifests and the index, no pack.
+func (r *Repository) Stats(ctx context.Context) (Stats, error) {
+	var s Stats
+	list, err := r.committed(ctx)
+	if err != nil {
+		return s, err
+	}
+	s.Points = len(list)
+	for _, c := range list {
+		m, err := r.readManifest(ctx, c)
+		if err != nil {
+			return s, err
+		}
+		for i := range m.Disks {
+			s.Original += r.bytesOf(&m.Disks[i])[pipe.Data]
+		}
+	}
+	x, err := r.index(ctx)
+	if err != nil {
+		return s, err
+	}
+	err = x.each(func(_ pipe.ID, loc location) {
+		if loc.typ == object.TypeBlock {
+			s.Blocks++
+			s.Unique += int64(loc.plain)
+		}
+	})
+	if err != nil {
+		return s, err
+	}
+	for info, err := range r.st.List(ctx, "") {
+		if err != nil {
+			return s, err
+		}
+		stream := cell.StreamIn(info.Size, r.header.ParityPermille)
+		s.Stored += stream
+		s.Parity += info.Size - stream
+	}
+	return s, nil
+}

@@ -1,0 +1,271 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/repo/internal/object"
+)
+
+// Begin starts a new point of a VM: a writer's lease is taken, and everything that is written belongs to it. The
+// returned writer is also a pipe.Accountant.
+func (r *Repository) Begin(ctx context.Context, vm string, opts *pipe.PointOptions) (pipe.PointWriter, error) {
+	if err := checkName(vm); err != nil {
+		return nil, err
+	}
+	if err := r.writable(); err != nil {
+		return nil, err
+	}
+	w := &pointWriter{r: r, vm: vm, disks: map[string]*diskTarget{}}
+	if opts != nil {
+		w.opts = *opts
+	}
+	if w.opts.Time.IsZero() {
+		w.opts.Time = time.Now()
+	}
+	var pins []id16
+	if w.opts.Base != "" {
+		m, err := r.find(ctx, w.opts.Base)
+		if err != nil {
+			return nil, fmt.Errorf("base: %w", err)
+		}
+		w.base = m
+		pins = []id16{m.Point}
+	}
+	s, err := r.newSession(ctx, pins)
+	if err != nil {
+		return nil, err
+	}
+	w.s = s
+	return w, nil
+}
+
+// pointWriter writes one point in one session.
+type pointWriter struct {
+	r    *Repository
+	vm   string
+	opts pipe.PointOptions
+	base *manifest
+	s    *session
+
+	mu     sync.Mutex
+	disks  map[string]*diskTarget
+	order  []string
+	blobs  []manifestBlob
+	closed bool
+}
+
+var _ pipe.Accountant = (*pointWriter)(nil)
+
+func (w *pointWriter) Usage() pipe.Usage {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	return w.s.usage
+}
+
+// Disk starts one disk.
+func (w *pointWriter) Disk(ctx context.Context, key string, size int64) (pipe.Target, error) {
+	if err := checkName(key); err != nil {
+		return nil, err
+	}
+	if size < 0 {
+		return nil, fmt.Errorf("disk %q of %d bytes: %w", key, size, fs.ErrInvalid)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return nil, fs.ErrClosed
+	}
+	if _, ok := w.disks[key]; ok {
+		return nil, fmt.Errorf("disk %q: %w", key, fs.ErrExist)
+	}
+	if len(w.disks) >= maxDisks {
+		return nil, fmt.Errorf("a point has at most %d disks: %w", maxDisks, fs.ErrInvalid)
+	}
+	s := newShape(size, w.r.header.BlockSize)
+	d := &diskTarget{w: w, key: key, shape: s, partial: map[int64]*partialBlock{}}
+	var root *entry
+	if w.base != nil {
+		for i := range w.base.Disks {
+			if b := &w.base.Disks[i]; b.Key == key && b.Size == size {
+				root = (*entry)(&b.Root)
+				d.base = b
+			}
+		}
+	}
+	d.tree = newTreeWriter(s, w.s, root)
+	w.disks[key] = d
+	w.order = append(w.order, key)
+	return d, nil
+}
+
+// Blob stores a blob in chunks of a block.
+func (w *pointWriter) Blob(ctx context.Context, name string, rd io.Reader) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	b := manifestBlob{Name: name, Chunks: []hash{}}
+	buf := make([]byte, w.r.header.BlockSize)
+	enc, err := pipe.NewEncoder(w.r.header.Compression, len(buf))
+	if err != nil {
+		return err
+	}
+	for {
+		n, err := io.ReadFull(rd, buf)
+		if n > 0 {
+			id := w.r.keys.id(object.TypeChunk, buf[:n])
+			data, codec := enc.Encode(nil, buf[:n])
+			if _, err := w.s.put(ctx, object.TypeChunk, id, n, codec, data); err != nil {
+				return fmt.Errorf("blob %q: %w", name, err)
+			}
+			b.Chunks = append(b.Chunks, hash(id))
+			if b.Size += int64(n); b.Size > maxBlobSize {
+				return fmt.Errorf("blob %q is longer than %d bytes: %w", name, int64(maxBlobSize), fs.ErrInvalid)
+			}
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("blob %q: %w", name, err)
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return fs.ErrClosed
+	}
+	if slices.ContainsFunc(w.blobs, func(o manifestBlob) bool { return o.Name == name }) || len(w.blobs) >= maxBlobs {
+		return fmt.Errorf("blob %q: %w", name, fs.ErrExist)
+	}
+	w.blobs = append(w.blobs, b)
+	return nil
+}
+
+// Commit publishes the point: packs, manifest, log record, index, in that order. The creation of the log record is
+// the commit; whatever fails before leaves nothing of the point, whatever fails after does not take it away.
+func (w *pointWriter) Commit(ctx context.Context, tracking map[string]string) (string, error) {
+	m, err := w.seal(tracking)
+	if err != nil {
+		return "", err
+	}
+	if err := w.s.flush(ctx); err != nil {
+		return "", err
+	}
+	m.New = w.Usage().Stored
+	if err := w.publish(ctx, m); err != nil {
+		return "", err
+	}
+	if err := w.s.flushIndex(); err != nil {
+		w.r.warn(fmt.Sprintf("index: %v", err))
+	}
+	if err := w.r.client.advance(w.r.log); err != nil {
+		w.r.warn(fmt.Sprintf("the high-water mark could not be kept: %v", err))
+	}
+	if err := w.s.close(ctx); err != nil {
+		w.r.warn(fmt.Sprintf("lease %d could not be ended: %v", w.s.lease.n, err))
+	}
+	return m.Point.String(), nil
+}
+
+// seal ends writing and describes the point.
+func (w *pointWriter) seal(tracking map[string]string) (*manifest, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return nil, fs.ErrClosed
+	}
+	m := &manifest{
+		Lease: w.s.lease.n, VM: w.vm, Time: w.opts.Time.UTC(), Consistency: w.opts.Consistency,
+		Disks: []manifestDisk{}, Blobs: []manifestBlob{}, Tracking: tracking, Facts: maps.Clone(w.opts.Facts),
+	}
+	if m.Consistency == "" {
+		m.Consistency = "unknown"
+	}
+	if m.Tracking == nil {
+		m.Tracking = map[string]string{}
+	}
+	if m.Facts == nil {
+		m.Facts = map[string]string{}
+	}
+	m.Blobs = append(m.Blobs, w.blobs...)
+	for _, key := range w.order {
+		d := w.disks[key].done()
+		if d == nil {
+			return nil, fmt.Errorf("disk %q was not committed: %w", key, ErrIncomplete)
+		}
+		m.Disks = append(m.Disks, *d)
+	}
+	if w.base != nil {
+		m.Base = &w.base.Point
+	}
+	if err := m.check(); err != nil {
+		return nil, err
+	}
+	w.closed = true // whatever comes of it, nothing can be added any more
+	return m, nil
+}
+
+func (w *pointWriter) publish(ctx context.Context, m *manifest) error {
+	key, err := w.r.signingKey(ctx)
+	if err != nil {
+		return err
+	}
+	// The object's id is the point's id, and stands in the signed document too: so the object is begun first.
+	k := w.r.keys
+	b, err := object.NewBuilder(k.repo, k.suite, kindManifest, k.permille, 64<<10, k.wraps)
+	if err != nil {
+		return err
+	}
+	m.Point = b.ID()
+	body, err := encodeJSON(m)
+	if err != nil {
+		return err
+	}
+	doc := sign(key, signManifest, k.repo, body)
+	codec, data := pipe.Plain, doc
+	if enc, err := pipe.NewEncoder(pipe.Default, 4<<20); err == nil && len(doc) <= 4<<20 {
+		data, codec = enc.Encode(nil, doc)
+	}
+	if _, err := b.Append(object.TypeDocument, hashBytes(doc), uint8(codec), len(doc), data); err != nil {
+		return err
+	}
+	file, err := b.Seal()
+	if err != nil {
+		return err
+	}
+	if err := w.r.vital.create(ctx, manifestName(m.Lease, m.Point), file); err != nil {
+		return fmt.Errorf("manifest: %w", err)
+	}
+	digest, err := streamHash(file)
+	if err != nil {
+		return err
+	}
+	vm := k.tag(w.vm)
+	_, err = w.r.log.append(ctx, key, func() (*record, error) {
+		if err := w.r.log.live(w.s.lease.n); err != nil {
+			return nil, err
+		}
+		return &record{Kind: recordCommit, Lease: w.s.lease.n, Point: &m.Point, VM: &vm, Object: &digest}, nil
+	})
+	return err
+}
+
+// Close abandons what was not committed. Packs that were stored stay until a prune finds that nobody needs them.
+func (w *pointWriter) Close() error {
+	w.mu.Lock()
+	w.closed = true
+	for _, d := range w.disks {
+		_ = d.Close()
+	}
+	w.mu.Unlock()
+	return w.s.close(context.Background())
+}
