@@ -37,7 +37,7 @@ test: deps
 	[ $$status = 0 ] || { echo "make test: something above failed" >&2; exit 1; }
 
 check:
-	@$(SUB) -j2 -Otarget lint $(CROSS)
+	@$(SUB) -k -j2 -Otarget lint $(CROSS)
 
 unit: bin/testsummary
 	@$(if $(race),,echo "race detector: no C compiler" >> bin/not-run;) \

@@ -434,7 +434,8 @@ func (s *backup) commit(ctx context.Context, writer pipe.PointWriter) error {
 	return nil
 }
 
-// account shares the parity out over the disks where the backend knows only the sum.
+// account adds up, and shares out what is known only for the whole point: a pack that holds blocks of several disks is
+// sealed, and gets its parity, at the end.
 func (s *backup) account(writer pipe.PointWriter) {
 	for _, d := range s.res.Disks {
 		s.res.Stored += d.Stored
@@ -445,13 +446,20 @@ func (s *backup) account(writer pipe.PointWriter) {
 		return
 	}
 	u := a.Usage()
-	if s.res.Parity == 0 && s.res.Stored > 0 {
-		for i := range s.res.Disks {
-			d := &s.res.Disks[i]
-			d.Parity = int64(float64(u.Parity) * (float64(d.Stored) / float64(s.res.Stored)))
-		}
-	}
+	share(s.res.Disks, s.res.Stored, u.Parity-s.res.Parity)
 	s.res.Stored, s.res.Parity = u.Stored, u.Parity
+}
+
+// share gives each disk its part of the parity, by what was stored for it.
+func share(disks []DiskResult, stored, parity int64) {
+	for i := range disks {
+		if stored <= 0 || parity <= 0 {
+			return
+		}
+		d := &disks[i]
+		n := int64(float64(parity) * (float64(d.Stored) / float64(stored)))
+		d.Parity, parity, stored = d.Parity+n, parity-n, stored-d.Stored
+	}
 }
 
 // release gives the snapshot back, whatever happened, with time of its own: a cancelled session must not leave one.

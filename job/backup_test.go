@@ -9,8 +9,6 @@ import (
 	"io/fs"
 	"iter"
 	"math/rand/v2"
-	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -122,18 +120,11 @@ func TestKnownAndUnknownChangesGiveTheSamePoint(t *testing.T) {
 		known := run(t, h, b, nil)
 		unknown := run(t, h, b, &BackupOptions{Full: true})
 		require.Equal(t, Changed, known.Disks[0].Method)
-		require.Equal(t, Allocated.orWhole(h), unknown.Disks[0].Method)
+		require.Equal(t, Allocated, unknown.Disks[0].Method)
 		requirePoint(t, b, known.Point, h)
 		requirePoint(t, b, unknown.Point, h)
 		require.Zero(t, unknown.Disks[0].Stored, "every block was there")
 	}
-}
-
-func (m Method) orWhole(h *host) Method {
-	if h.noExtents {
-		return Whole
-	}
-	return m
 }
 
 func TestLadder(t *testing.T) {
@@ -143,7 +134,7 @@ func TestLadder(t *testing.T) {
 
 	h.disks["d0"].bases = nil // the host was reinstalled
 	lost := run(t, h, b, nil)
-	require.Equal(t, []Fallback{{"d0", Changed, Allocated, "changed ranges: " + hikae.ErrTrackingLost.Error()}}, trimRange(lost.Fallbacks))
+	require.Equal(t, []Fallback{{"d0", Changed, Allocated, hikae.ErrTrackingLost.Error()}}, lost.Fallbacks)
 	requirePoint(t, b, lost.Point, h)
 
 	h.noExtents = true
@@ -178,20 +169,6 @@ func TestLadder(t *testing.T) {
 
 	old := run(t, h, b, &BackupOptions{Base: first.Point})
 	require.Contains(t, old.Fallbacks[0].Reason, "new")
-}
-
-// trimRange takes off the range that pipe puts before a reason.
-func trimRange(list []Fallback) []Fallback {
-	out := slices.Clone(list)
-	for i := range out {
-		if j := strings.Index(out[i].Reason, "changed ranges: "); j >= 0 {
-			reason := out[i].Reason[j:]
-			if k := strings.LastIndex(reason, ": "); k >= 0 {
-				out[i].Reason = "changed ranges" + reason[k:]
-			}
-		}
-	}
-	return out
 }
 
 // A base that cannot be used costs a full read, never the point.

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"iter"
 
@@ -41,14 +42,16 @@ func (s *backup) changed(ctx context.Context, d hikae.Disk, img pipe.Image, targ
 		return nil, "the target cannot take over what is unchanged"
 	}
 	since := hikae.ChangeID(s.plan.Base.Tracking[d.Key])
-	all := true
+	all, own := true, error(nil) // own: the provider's error, without what pipe wraps around it
 	inc := pipe.Changed(img, func(ctx context.Context) iter.Seq2[pipe.Extent, error] {
-		all = true
-		return seen(s.snap.Changed(ctx, d.Key, since), func(e pipe.Extent) { all = all && e.Kind == pipe.Data })
+		all, own = true, nil
+		return seen(s.snap.Changed(ctx, d.Key, since), func(e pipe.Extent, err error) {
+			all, own = all && e.Kind == pipe.Data, err
+		})
 	})
 	for _, err := range inc.Extents(ctx, 0, d.Size) {
 		if err != nil {
-			return nil, err.Error()
+			return nil, cmp.Or(own, err).Error()
 		}
 		break // the list has arrived whole before the first answer
 	}
@@ -59,12 +62,10 @@ func (s *backup) changed(ctx context.Context, d hikae.Disk, img pipe.Image, targ
 }
 
 // seen tells what passes.
-func seen(seq iter.Seq2[pipe.Extent, error], tell func(pipe.Extent)) iter.Seq2[pipe.Extent, error] {
+func seen(seq iter.Seq2[pipe.Extent, error], tell func(pipe.Extent, error)) iter.Seq2[pipe.Extent, error] {
 	return func(yield func(pipe.Extent, error) bool) {
 		for e, err := range seq {
-			if err == nil {
-				tell(e)
-			}
+			tell(e, err)
 			if !yield(e, err) {
 				return
 			}

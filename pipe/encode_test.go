@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -67,18 +68,26 @@ func TestEncodeChoosesPlain(t *testing.T) {
 	}
 }
 
-// Encoding into a buffer with room allocates nothing.
+// Encoding and decoding into buffers with room allocates no block. Bytes are counted, not allocations: under the race
+// detector pools forget small things.
 func TestEncodeDoesNotAllocate(t *testing.T) {
 	text := []byte(strings.Repeat("all work and no play ", 13_000))[:256<<10]
 	for _, level := range levels {
 		enc, err := pipe.NewEncoder(level, 256<<10)
 		require.NoError(t, err)
-		out := make([]byte, 0, 400<<10)
-		enc.Encode(out, text)
-		require.Less(t, testing.AllocsPerRun(20, func() { enc.Encode(out, text) }), 1.0, "%s", level)
-		data, codec := enc.Encode(out, text)
-		got := make([]byte, 0, 256<<10)
-		require.Less(t, testing.AllocsPerRun(20, func() { _, _ = pipe.Decode(got, data, codec, len(text)) }), 1.0, "%s", level)
+		out, got := make([]byte, 0, 400<<10), make([]byte, 0, 256<<10)
+		both := func() {
+			data, codec := enc.Encode(out, text)
+			_, _ = pipe.Decode(got, data, codec, len(text))
+		}
+		both()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range 20 {
+			both()
+		}
+		runtime.ReadMemStats(&after)
+		require.Less(t, (after.TotalAlloc-before.TotalAlloc)/20, uint64(100<<10), "%s", level)
 	}
 }
 

@@ -257,8 +257,16 @@ func (r *Repository) packs(ctx context.Context) (map[packRef]int64, error) {
 // settle makes durable the names that a dead writer may have left visible and not durable, before anyone relies on
 // what is under them. Leases that have ended were flushed by their own writer.
 func (r *Repository) settle(ctx context.Context) error {
-	s, ok := r.st.(store.Settler)
-	if !ok || r.writable() != nil {
+	if r.writable() != nil {
+		return nil
+	}
+	if s, ok := store.As[store.Sweeper](r.st); ok {
+		if _, err := s.Sweep(ctx, false); err != nil {
+			r.warn(fmt.Sprintf("what dead writers left could not be removed: %v", err))
+		}
+	}
+	s, ok := store.As[store.Settler](r.st)
+	if !ok {
 		return nil
 	}
 	var open []uint64

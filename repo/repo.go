@@ -276,7 +276,7 @@ func Open(ctx context.Context, st store.Store, secret Secret, opts *OpenOptions)
 	if r.client.suspect != nil {
 		r.warn(r.client.suspect.Error())
 	}
-	if p, ok := st.(store.Prober); ok && !r.opts.ReadOnly {
+	if p, ok := store.As[store.Prober](st); ok && !r.opts.ReadOnly {
 		can, err := p.Probe(ctx)
 		if err != nil { // a store that can be read only
 			r.warn(fmt.Sprintf("the store cannot be written to: %v", err))

@@ -56,7 +56,7 @@ func (v vitals) settle(ctx context.Context, name string, file []byte, failure er
 	got, err := store.ReadAll(ctx, v.st, name, int64(len(file)))
 	switch {
 	case err == nil && bytes.Equal(got, file):
-		if s, ok := v.st.(store.Settler); ok {
+		if s, ok := store.As[store.Settler](v.st); ok {
 			return s.Settle(ctx, name[:strings.LastIndexByte(name, '/')+1])
 		}
 		return nil

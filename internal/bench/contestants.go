@@ -173,7 +173,7 @@ func versions(ctx context.Context, opts options) map[string]string {
 		"kernel": {"uname", "-sr"}, "go": {"go", "version"},
 	}
 	if !opts.peers {
-		ask[nameHikae] = []string{opts.hikae, "--version"}
+		ask[nameHikae] = []string{opts.hikae, "version"}
 	}
 	out := map[string]string{}
 	for name, args := range ask {

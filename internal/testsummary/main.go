@@ -182,7 +182,7 @@ func (s *summary) print(w io.Writer) {
 		fmt.Fprintf(w, "%s", s.foreign.String())
 	}
 	for _, f := range s.fails {
-		fmt.Fprintf(w, "=== FAIL %s %s\n%s\n", f.pkg, f.test, f.output)
+		fmt.Fprintf(w, "=== FAIL %s %s\n%s\n", f.pkg, f.test, withoutProgress(f.output))
 	}
 	s.printSlowest(w, 10)
 	s.printSkips(w)
@@ -190,6 +190,17 @@ func (s *summary) print(w io.Writer) {
 		fmt.Fprintf(w, "Not run, or not to be had here:\n  %s\n", strings.ReplaceAll(s.notes, "\n", "\n  "))
 	}
 	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", s.passed, len(s.fails), len(s.skips))
+}
+
+// withoutProgress drops the lines by which go test says that a test runs, waits and goes on.
+func withoutProgress(output string) string {
+	var b strings.Builder
+	for line := range strings.Lines(output) {
+		if !strings.HasPrefix(line, "=== ") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }
 
 func (s *summary) printSlowest(w io.Writer, most int) {

@@ -27,7 +27,7 @@ func TestPassFailSkip(t *testing.T) {
 	text, failed := summarize(t,
 		`{"Action":"start","Package":"p"}`,
 		`{"Action":"pass","Package":"p","Test":"TestA","Elapsed":0.5}`,
-		`{"Action":"output","Package":"p","Test":"TestB","Output":"    b_test.go:3: wrong: 1\n"}`,
+		`{"Action":"output","Package":"p","Test":"TestB","Output":"=== RUN   TestB\n    b_test.go:3: wrong: 1\n"}`,
 		`{"Action":"fail","Package":"p","Test":"TestB","Elapsed":2}`,
 		`{"Action":"output","Package":"p","Test":"TestC","Output":"    c_test.go:7: needs qemu-img\n"}`,
 		`{"Action":"skip","Package":"p","Test":"TestC"}`,
@@ -35,6 +35,7 @@ func TestPassFailSkip(t *testing.T) {
 	require.True(t, failed)
 	require.Equal(t, "1 passed, 1 failed, 1 skipped", lastLine(text), "the package's own fail is not counted again")
 	require.Contains(t, text, "b_test.go:3: wrong: 1")
+	require.NotContains(t, text, "=== RUN")
 	require.Contains(t, text, "needs qemu-img: 1 tests, such as p TestC")
 	require.Less(t, strings.Index(text, "2.00 s  p TestB"), strings.Index(text, "0.50 s  p TestA"))
 }

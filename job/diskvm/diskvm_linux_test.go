@@ -129,7 +129,7 @@ func TestBackupAndRestoreOfFiles(t *testing.T) {
 	unknown := backup(t, open(t, []string{boot, "data=" + data}, nil), b, &job.BackupOptions{Base: full.Point})
 	require.Equal(t, job.Allocated, unknown.Disks[0].Method)
 	require.Len(t, unknown.Fallbacks, 2)
-	require.Equal(t, job.Fallback{Disk: "disk0", From: job.Changed, To: job.Allocated, Reason: "changed ranges: " + ErrNoTracking.Error()}, unknown.Fallbacks[0])
+	require.Equal(t, job.Fallback{Disk: "disk0", From: job.Changed, To: job.Allocated, Reason: ErrNoTracking.Error()}, unknown.Fallbacks[0])
 
 	for _, point := range []string{known.Point, unknown.Point} {
 		to := filepath.Join(dir, point[:8]) + "/"

@@ -2,6 +2,7 @@ package diskfile_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -45,12 +46,68 @@ func TestRefusesWhatIsNoDisk(t *testing.T) {
 	require.NoError(t, img.Close())
 }
 
-// TestNoSpace: a full disk and a file that is too large are told apart from other failures. /dev/full is no disk file,
-// so the limit on file length stands in for the first.
+// TestNoSpace: a file that is too long for its file system, and a file system that is full, are told apart from other
+// failures, and leave nothing behind.
 func TestNoSpace(t *testing.T) {
 	_, err := diskfile.Create(filepath.Join(t.TempDir(), "disk.raw"), 1<<60, nil) // 1 EiB; no file system here has that
 	require.ErrorIs(t, err, diskfile.ErrNoSpace)
 	require.ErrorIs(t, err, unix.EFBIG)
+
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size=256k"); err != nil {
+		t.Skipf("mounting a small file system: %v", err)
+	}
+	defer func() { require.NoError(t, unix.Unmount(dir, 0)) }()
+	target, err := diskfile.Create(filepath.Join(dir, "disk.raw"), 1<<20, nil)
+	require.NoError(t, err)
+	n, err := target.WriteAt(t.Context(), bytes.Repeat([]byte("x"), 1<<20), 0)
+	require.ErrorIs(t, err, diskfile.ErrNoSpace)
+	var where *diskfile.Error
+	require.ErrorAs(t, err, &where)
+	require.Equal(t, int64(n), where.Off)
+	require.NoError(t, target.Close())
+	requireFolder(t, dir)
+}
+
+// TestDevice reads and writes a block device.
+func TestDevice(t *testing.T) {
+	needs(t, "losetup")
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	require.NoError(t, os.WriteFile(path, bytes.Repeat([]byte("data"), 1<<20), 0o600))
+	out, err := exec.Command("losetup", "--find", "--show", path).CombinedOutput()
+	if err != nil {
+		t.Skipf("losetup: %v %s", err, out)
+	}
+	device := strings.TrimSpace(string(out))
+	defer exec.Command("losetup", "-d", device).Run()
+
+	target, err := diskfile.OpenTarget(device, nil)
+	require.NoError(t, err)
+	require.Equal(t, int64(4<<20), target.Size())
+	require.NoError(t, target.Mark(t.Context(), pipe.Extent{Off: 1 << 20, Len: 1<<20 + 100, Kind: pipe.Zero}))
+	_, err = target.WriteAt(t.Context(), []byte("new"), 10)
+	require.NoError(t, err)
+	require.NoError(t, target.Commit(t.Context()))
+
+	want := bytes.Repeat([]byte("data"), 1<<20)
+	clear(want[1<<20 : 2<<20+100])
+	copy(want[10:], "new")
+	img, err := diskfile.Open(device, nil)
+	require.NoError(t, err)
+	require.Equal(t, int64(4<<20), img.Size())
+	got := make([]byte, 4<<20)
+	_, err = img.ReadAt(t.Context(), got, 0)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(want, got))
+	require.Equal(t, []pipe.Extent{{Len: 4 << 20, Kind: pipe.Data}}, extents(t, img, 0, 4<<20))
+	require.NoError(t, img.Close())
+
+	busy, err := os.OpenFile(device, os.O_RDWR|os.O_EXCL, 0) // as a mount would
+	require.NoError(t, err)
+	defer busy.Close()
+	var held *diskfile.LockedError
+	_, err = diskfile.OpenTarget(device, nil)
+	require.ErrorAs(t, err, &held)
 }
 
 // TestMarkGivesSpaceBack: zeros in place become holes, on file systems that have them.

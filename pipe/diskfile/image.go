@@ -206,8 +206,9 @@ func (img *Image) extent(off, end int64) (pipe.Extent, error) {
 	return pipe.Extent{Off: off, Len: min(hole, end) - off, Kind: pipe.Data}, nil
 }
 
-// Changed reports, as a *ChangedError, that the file was written to since it was opened. Of a block device nothing can
-// be told: the answer is nil.
+// Changed reports, as a *ChangedError, that the file was written to since it was opened, by its size and modification
+// time: a write in the same tick of the file system's clock as the one before Open is not seen. Of a block device
+// nothing can be told: the answer is nil.
 func (img *Image) Changed() error {
 	if !img.fixed {
 		return nil

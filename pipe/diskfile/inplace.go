@@ -11,7 +11,7 @@ import (
 
 // TargetOptions change how an existing file is opened for writing. Nil and zero fields are good defaults.
 type TargetOptions struct {
-	// Force opens the file although QEMU has it open.
+	// Force opens the file although QEMU has it open, and a device although it is mounted.
 	Force bool
 }
 
@@ -29,17 +29,26 @@ type InPlace struct {
 var _ pipe.ExtentTarget = (*InPlace)(nil)
 
 // OpenTarget opens an existing raw file or block device for writing over it. A symbolic link is not followed:
-// ErrNotDisk. A file that QEMU has open for writing is a *LockedError unless forced; while the target is open, QEMU
+// ErrNotDisk. A file that QEMU has open and a device that is mounted are a *LockedError unless forced; while the target is open, QEMU
 // refuses to open the file in turn, on systems where that can be said.
 func OpenTarget(path string, opts *TargetOptions) (*InPlace, error) {
-	if err := checkKind(os.Lstat(path)); err != nil {
+	fi, err := os.Lstat(path)
+	if err := checkKind(fi, err); err != nil {
 		return nil, ioError("open", path, -1, err)
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|openFlags|noFollow, 0)
-	if err != nil {
+	flags := os.O_RDWR | openFlags | noFollow
+	force := opts != nil && opts.Force
+	if fi.Mode().Type() == fs.ModeDevice && !force {
+		flags |= os.O_EXCL // Linux refuses a device that is mounted or part of another one
+	}
+	f, err := os.OpenFile(path, flags, 0)
+	switch {
+	case err != nil && flags&os.O_EXCL != 0 && isBusy(err):
+		return nil, &LockedError{Path: path, Owner: "the system: it is mounted, or part of another device"}
+	case err != nil:
 		return nil, ioError("open", path, -1, err)
 	}
-	t, err := newInPlace(f, path, opts)
+	t, err := newInPlace(f, path, force)
 	if err != nil {
 		f.Close()
 		return nil, err
@@ -47,7 +56,7 @@ func OpenTarget(path string, opts *TargetOptions) (*InPlace, error) {
 	return t, nil
 }
 
-func newInPlace(f *os.File, path string, opts *TargetOptions) (*InPlace, error) {
+func newInPlace(f *os.File, path string, force bool) (*InPlace, error) {
 	fi, err := f.Stat()
 	if err := checkKind(fi, err); err != nil {
 		return nil, ioError("open", path, -1, err)
@@ -56,7 +65,7 @@ func newInPlace(f *os.File, path string, opts *TargetOptions) (*InPlace, error) 
 	if err != nil {
 		return nil, ioError("open", path, -1, err)
 	}
-	if opts == nil || !opts.Force {
+	if !force {
 		if err := lockOut(f, path); err != nil {
 			return nil, err
 		}

@@ -48,6 +48,14 @@ func ofd(f *os.File, cmd int, lk *unix.Flock_t) (err error) {
 	return err
 }
 
+// tryLock takes an exclusive lock on the open file and reports whether it has it.
+func tryLock(f *os.File) bool {
+	lk := unix.Flock_t{Type: unix.F_WRLCK}
+	var err error
+	ctlErr := control(f, func(fd int) { err = unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &lk) })
+	return ctlErr == nil && err == nil
+}
+
 // lockOut takes the locks of a writer that shares with nobody, as QEMU would, for as long as f is open.
 func lockOut(f *os.File, path string) error {
 	perms := []int64{permRead, permWrite, permResize}

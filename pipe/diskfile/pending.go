@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 )
 
 // maxSize bounds a file's length, far above any file system's own bound and far below where sums overflow.
@@ -34,7 +36,7 @@ type Pending struct {
 	path    string   // as the user wrote it, for errors
 	opts    CreateOptions
 	written written
-	closed  bool
+	closed  atomic.Bool
 }
 
 // Begin starts a new file at path. Where something is at path, the error is fs.ErrExist; with Overwrite a regular file
@@ -54,20 +56,70 @@ func Begin(path string, opts *CreateOptions) (*Pending, error) {
 }
 
 func (p *Pending) begin() (err error) {
+	if p.path == "" || os.IsPathSeparator(p.path[len(p.path)-1]) {
+		return fmt.Errorf("%w: %q is no name of a file", ErrNotDisk, p.path)
+	}
 	if p.root, err = os.OpenRoot(filepath.Dir(p.path)); err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			p.root.Close()
-		}
-	}()
-	if err = p.checkPlace(); err != nil {
+	if err = p.checkPlace(); err == nil {
+		p.sweep()
+		err = p.createTemp()
+	}
+	if err != nil {
+		p.root.Close()
+	}
+	return err
+}
+
+// createTemp makes the temporary file and locks it for as long as it is open, which tells sweep that it is in use.
+func (p *Pending) createTemp() (err error) {
+	p.temp = tempPrefix(p.name) + rand.Text()[:10] + tempSuffix
+	p.f, err = p.root.OpenFile(p.temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, p.opts.Mode)
+	if err != nil {
 		return err
 	}
-	p.temp = "." + p.name + "." + rand.Text()[:10] + ".tmp"
-	p.f, err = p.root.OpenFile(p.temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, p.opts.Mode)
+	tryLock(p.f)
+	if _, err = p.root.Lstat(p.temp); err != nil { // swept away before it was locked
+		p.f.Close()
+	}
 	return err
+}
+
+const tempSuffix = ".tmp"
+
+// tempPrefix begins the temporary names for a file. Names end at 255 bytes nearly everywhere.
+func tempPrefix(name string) string { return "." + name[:min(len(name), 200)] + "." }
+
+// sweep removes what killed writers of the same file left. Those that are alive hold a lock. Whatever goes wrong here
+// leaves a file for the next time.
+func (p *Pending) sweep() {
+	dir, err := p.root.Open(".")
+	if err != nil {
+		return
+	}
+	defer dir.Close()
+	names, _ := dir.Readdirnames(-1)
+	prefix := tempPrefix(p.name)
+	for _, n := range names {
+		if strings.HasPrefix(n, prefix) && strings.HasSuffix(n, tempSuffix) && len(n) == len(prefix)+10+len(tempSuffix) {
+			p.sweepOne(n)
+		}
+	}
+}
+
+func (p *Pending) sweepOne(name string) {
+	if fi, err := p.root.Lstat(name); err != nil || !fi.Mode().IsRegular() {
+		return
+	}
+	f, err := p.root.OpenFile(name, os.O_RDWR|openFlags, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if tryLock(f) {
+		p.root.Remove(name)
+	}
 }
 
 // checkPlace looks at what is at the final name. It is asked at Begin, so that nobody copies for hours in vain, and
@@ -103,6 +155,9 @@ func (p *Pending) ReadAt(b []byte, off int64) (int, error) { return p.f.ReadAt(b
 
 // WriteAt writes b at byte off. Parts that are zero are left out, and made zero where something was written before.
 func (p *Pending) WriteAt(b []byte, off int64) (int, error) {
+	if p.closed.Load() {
+		return 0, ioError("write", p.path, off, fs.ErrClosed)
+	}
 	parts := spans(b, off)
 	for _, s := range parts { // before anything is noted as written, or all zeros beside data would be punched out
 		if s.zero {
@@ -126,6 +181,9 @@ func (p *Pending) WriteAt(b []byte, off int64) (int, error) {
 
 // Zero makes [off, off+n) read as zero, giving its space back where the file system can.
 func (p *Pending) Zero(off, n int64) error {
+	if p.closed.Load() {
+		return ioError("zero", p.path, off, fs.ErrClosed)
+	}
 	for end := off + n; ; {
 		from, to, ok := p.written.next(off, end)
 		if !ok {
@@ -141,7 +199,7 @@ func (p *Pending) Zero(off, n int64) error {
 // Commit makes the file durable and gives it its name. Where something came to the name since Begin, it is fs.ErrExist
 // unless Overwrite was set. After an error the file is gone.
 func (p *Pending) Commit(ctx context.Context) error {
-	if p.closed {
+	if p.closed.Load() {
 		return ioError("publish", p.path, -1, fs.ErrClosed)
 	}
 	err := ctx.Err()
@@ -151,7 +209,7 @@ func (p *Pending) Commit(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, p.Close())
 	}
-	p.closed = true
+	p.closed.Store(true)
 	defer p.root.Close()
 	if err := p.publish(); err != nil {
 		p.root.Remove(p.temp)
@@ -187,10 +245,9 @@ func (p *Pending) publish() error {
 
 // Close removes the file unless it was committed. It may be called again.
 func (p *Pending) Close() error {
-	if p.closed {
+	if p.closed.Swap(true) {
 		return nil
 	}
-	p.closed = true
 	defer p.root.Close()
 	return errors.Join(p.f.Close(), p.root.Remove(p.temp))
 }

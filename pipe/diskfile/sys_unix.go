@@ -71,3 +71,5 @@ func syncDir(dir *os.File) error {
 	}
 	return err
 }
+
+func isBusy(err error) bool { return errors.Is(err, unix.EBUSY) }

@@ -9,12 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/diskfile"
+	"github.com/hikae/hikae/pipe/pipetest"
 )
 
 // TestCreateRandom: whatever is written and marked over each other, the file holds it.
@@ -36,6 +38,20 @@ func TestCreateRandom(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(want, got), "seed %d", seed)
 	}
+}
+
+// TestTarget is the suite for all targets.
+func TestTarget(t *testing.T) {
+	pipetest.TestTarget(t, func(t testing.TB, size int64) (pipe.Target, func() pipe.Image) {
+		path := filepath.Join(t.TempDir(), "disk.raw")
+		target, err := diskfile.Create(path, size, nil)
+		require.NoError(t, err)
+		return target, func() pipe.Image {
+			img, err := diskfile.Open(path, nil)
+			require.NoError(t, err)
+			return img
+		}
+	})
 }
 
 // TestCreateHoles: zero pages within data take no space, also when they were something else before (R016).
@@ -154,6 +170,37 @@ func TestCreateReplacesNothing(t *testing.T) {
 	require.Equal(t, "mine", string(got))
 }
 
+// TestCreateSweeps: what a killed writer left goes when the same file is made again; what a living one writes stays.
+func TestCreateSweeps(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has locks that end with their process")
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "disk.raw")
+	foreign := []string{".disk.raw.SHORT.tmp", ".disk.raw.tmp", ".other.raw.ABCDEFGHIJ.tmp"}
+	for _, name := range append(foreign, ".disk.raw.ABCDEFGHIJ.tmp") {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
+	}
+	alive, err := diskfile.Create(path, 100, nil)
+	require.NoError(t, err)
+	defer alive.Close()
+	require.NoFileExists(t, filepath.Join(dir, ".disk.raw.ABCDEFGHIJ.tmp"))
+	second, err := diskfile.Create(path, 100, nil)
+	require.NoError(t, err)
+	require.NoError(t, second.Close())
+	require.NoError(t, alive.Commit(t.Context()))
+	requireFolder(t, dir, append(foreign, "disk.raw")...)
+}
+
+// TestCreateLongName: a name as long as the system allows still has a temporary one.
+func TestCreateLongName(t *testing.T) {
+	path := filepath.Join(t.TempDir(), strings.Repeat("n", 251)+".raw")
+	target, err := diskfile.Create(path, 100, nil)
+	require.NoError(t, err)
+	require.NoError(t, target.Commit(t.Context()))
+	require.FileExists(t, path)
+}
+
 func TestCreateOverwrites(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "disk.raw")
@@ -202,6 +249,10 @@ func TestCreateRefuses(t *testing.T) {
 	dir := t.TempDir()
 	_, err := diskfile.Create(dir, 1, &diskfile.CreateOptions{Overwrite: true})
 	require.Error(t, err)
+	for _, bad := range []string{"", dir + "/new/"} {
+		_, err = diskfile.Create(bad, 1, nil)
+		require.ErrorIs(t, err, diskfile.ErrNotDisk)
+	}
 	_, err = diskfile.Create(filepath.Join(dir, "no", "disk.raw"), 1, nil)
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	_, err = diskfile.Create(filepath.Join(dir, "disk.raw"), -1, nil)

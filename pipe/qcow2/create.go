@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"math/bits"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/diskfile"
@@ -40,10 +41,10 @@ type Target struct {
 	compress    bool
 	compression Compression
 
-	mu     sync.Mutex // for what follows
+	mu     sync.Mutex // for alloc and tables
 	alloc  allocator
 	tables tables
-	closed bool
+	closed atomic.Bool
 }
 
 var _ pipe.ExtentTarget = (*Target)(nil)
@@ -54,7 +55,8 @@ const (
 )
 
 // Create starts an image of a disk of size bytes at path, with the errors of [diskfile.Begin]; the file appears at
-// Commit. A size that is not a multiple of 512 is refused, because no reader would see its last bytes.
+// Commit. The image's disk is longer than the target where size is no multiple of 512, as the format knows whole sectors
+// only; what is added is zero.
 func Create(path string, size int64, opts *CreateOptions) (*Target, error) {
 	t, err := newTarget(path, size, opts)
 	if err != nil {
@@ -86,8 +88,8 @@ func newTarget(path string, size int64, opts *CreateOptions) (*Target, error) {
 	switch covers := 2*clusterBits - 3; {
 	case o.ClusterSize != 1<<clusterBits || clusterBits < minClusterBits || clusterBits > maxClusterBits:
 		return nil, fmt.Errorf("cluster size %d is no power of two from 512 to 2 MiB: %w", o.ClusterSize, fs.ErrInvalid)
-	case size < 0 || size%512 != 0:
-		return nil, fmt.Errorf("disk size %d is no multiple of 512: %w", size, fs.ErrInvalid)
+	case size < 0 || size > 1<<61:
+		return nil, fmt.Errorf("disk size %d: %w", size, fs.ErrInvalid)
 	case size>>covers >= maxL1Bytes/8:
 		return nil, fmt.Errorf("a disk of %d bytes needs larger clusters than %d bytes: %w", size, o.ClusterSize, fs.ErrInvalid)
 	case o.Compression > Zstd:
@@ -107,7 +109,7 @@ func newTarget(path string, size int64, opts *CreateOptions) (*Target, error) {
 func (t *Target) begin(tableBytes int) {
 	cs := t.clusterSize()
 	covers := 2*t.clusterBits - 3
-	entries := max((t.size+1<<covers-1)>>covers, 1)
+	entries := max((t.size+1<<covers-1)>>covers, 1) // rounding to sectors never needs another
 	t.alloc = allocator{clusterBits: t.clusterBits}
 	t.alloc.clusters(1)
 	l1 := t.alloc.clusters((entries*8 + cs - 1) / cs)
@@ -125,6 +127,9 @@ func (t *Target) fail(op string, off int64, err error) error {
 func (t *Target) check(ctx context.Context, off, n int64) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if t.closed.Load() {
+		return t.fail("write", off, fs.ErrClosed)
 	}
 	if off < 0 || n < 0 || off > t.size || n > t.size-off {
 		return t.fail("write", off, fmt.Errorf("%w: %d bytes leave the disk of %d", fs.ErrInvalid, n, t.size))
@@ -353,10 +358,9 @@ func (t *Target) zeroPart(off, n int64) error {
 
 // Commit implements [pipe.Target], with the errors of [diskfile.Pending.Commit].
 func (t *Target) Commit(ctx context.Context) error {
-	if t.closed {
+	if t.closed.Swap(true) {
 		return t.fail("publish", -1, fs.ErrClosed)
 	}
-	t.closed = true
 	if err := t.finish(); err != nil {
 		return errors.Join(err, t.file.Close())
 	}
@@ -365,7 +369,7 @@ func (t *Target) Commit(ctx context.Context) error {
 
 // Close implements [pipe.Target].
 func (t *Target) Close() error {
-	t.closed = true
+	t.closed.Store(true)
 	return t.file.Close()
 }
 
@@ -392,7 +396,7 @@ func (t *Target) header(refTable, refClusters int64) []byte {
 	copy(b, magic)
 	be.PutUint32(b[4:], 3)
 	be.PutUint32(b[20:], t.clusterBits)
-	be.PutUint64(b[24:], uint64(t.size))
+	be.PutUint64(b[24:], uint64(t.size+511)&^511)
 	be.PutUint32(b[36:], uint32(t.tables.entries()))
 	be.PutUint64(b[40:], uint64(t.tables.l1Off))
 	be.PutUint64(b[48:], uint64(refTable))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/diskfile"
+	"github.com/hikae/hikae/pipe/pipetest"
 	"github.com/hikae/hikae/pipe/qcow2"
 )
 
@@ -44,6 +45,7 @@ func compareLayout(t *testing.T, l *layout) {
 			t.Fatalf("differs at %d, read by %d\n%s", at, piece, l.story)
 		}
 	}
+	pipetest.TestImage(t, img, pipetest.Bytes(want))
 	all := extents(t, img, 0, img.Size())
 	agree(t, qemuExtents(t, l.path, "qcow2"), all, want, l.story)
 	for range 10 {

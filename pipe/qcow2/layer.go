@@ -276,6 +276,9 @@ func (l *layer) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("%s: read at %d: %w", l.path, off, fs.ErrInvalid)
 	}
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
 	end := off + min(int64(len(p)), max(l.size-off, 0))
 	done := 0
 	for at := off; at < end; {
@@ -292,7 +295,7 @@ func (l *layer) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if done < len(p) {
 		return done, io.EOF
 	}
-	return done, ctx.Err()
+	return done, nil
 }
 
 // row is the run at off, continued over the borders of L2 tables, which matters for small clusters.

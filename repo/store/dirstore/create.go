@@ -77,8 +77,12 @@ func (s *Store) write(ctx context.Context, data []byte) (temp string, err error)
 		temp, f, err = s.scratch.create()
 		return err
 	})
-	if err != nil {
+	switch {
+	case err == nil:
+	case temp == "" || crowded(err): // surely not made
 		return "", err
+	default:
+		return "", errors.Join(err, s.discard(temp))
 	}
 	err = fill(ctx, f, data)
 	if closeErr := f.Close(); err == nil && closeErr != nil {

@@ -158,10 +158,14 @@ func TestForeignFiles(t *testing.T) {
 	outside := filepath.Join(t.TempDir(), "secret")
 	require.NoError(t, os.WriteFile(outside, []byte("secret"), 0o600))
 	in := func(name string) string { return filepath.Join(dir, name) }
-	for _, name := range []string{".DS_Store", "foo~", "pack/.tmp-1", "pack/one~", "pack/ONE", "pack/one.", "pack/nul", "pack/a b", "Thumbs.db"} {
+	for _, name := range []string{".DS_Store", "foo~", "pack/.tmp-1", "pack/one~", "pack/TWIN", "pack/one.", "pack/nul", "pack/a b", "Thumbs.db"} {
 		require.NoError(t, os.WriteFile(in(name), []byte("x"), 0o600))
 	}
 	require.NoError(t, os.MkdirAll(in("PACK2/x"), 0o700))
+	require.NoError(t, st.Create(ctx, "pack/twin2", []byte("lower")))
+	if _, err := os.Lstat(in("pack/TWIN2")); err != nil { // where case tells names apart
+		require.NoError(t, os.WriteFile(in("pack/TWIN2"), []byte("upper case"), 0o600))
+	}
 	require.NoError(t, os.MkdirAll(in("lost+found"), 0o700))
 	require.NoError(t, os.WriteFile(in("lost+found/1"), nil, 0o600))
 	require.NoError(t, os.MkdirAll(in("pack/folder"), 0o700))
@@ -175,7 +179,7 @@ func TestForeignFiles(t *testing.T) {
 
 	found, err := storetest.Collect(st.List(ctx, ""))
 	require.NoError(t, err)
-	assert.Equal(t, map[string]int64{"pack/one": 3}, found)
+	assert.Equal(t, map[string]int64{"pack/one": 3, "pack/twin2": 5}, found)
 
 	p := make([]byte, 10)
 	for _, name := range []string{"pack/out", "pack/inside", "pack/dangling", "pack/folder", "pack/pipe", "linked/one", "escape/secret", "pipe/below"} {

@@ -59,7 +59,7 @@ type Fault struct {
 	Prefix string        // only names (or listed prefixes) that start so
 	N      int           // the Nth such call since the fault was added, counted from 1. Zero: the first
 	Sticky bool          // and every such call after it
-	Mode   Mode          //
+	Mode   Mode          // how
 	Err    error         // nil: ErrInjected
 	Delay  time.Duration // before the call; it ends early with the context
 }

@@ -265,7 +265,8 @@ type osFile struct {
 func newFile(f *os.File) *osFile { return &osFile{File: f} }
 
 // Write tells the disk at once of what is worth a trip, so that it writes while the next part is copied and Sync finds
-// little left. For 16 MiB files on a virtual disk this took one writer from 0.3…0.8 to 1.2…1.7 GB/s.
+// little left. Four writers of 16 MiB files on a virtual disk went from 0.95 to 2.1 GB/s by it (medians of four runs in
+// turns, Linux 6.18, ext4).
 func (f *osFile) Write(p []byte) (int, error) {
 	n, err := f.File.Write(p)
 	if n >= 1<<20 {
