@@ -66,9 +66,7 @@ func TestFailedBackupIntoARepository(t *testing.T) {
 	for _, op := range []string{"missing", "putblock", "mark", "commit", "blob", "commitpoint"} {
 		fault := pipetest.FailNth(1, true, op)
 		_, err := Backup(t.Context(), h, "", pipetest.HookBackend(r, fault.Hook), &BackupOptions{Full: op == "putblock"})
-		if !fault.Fired() {
-			continue
-		}
+		require.True(t, fault.Fired(), op)
 		require.ErrorIs(t, err, pipetest.ErrFault, op)
 		require.Zero(t, h.snapshots)
 		require.Equal(t, []string{first.Point}, pointsOf(t, r), op)
@@ -97,6 +95,26 @@ func TestFindPoint(t *testing.T) {
 		_, err := FindPoint(t.Context(), b, spec)
 		require.Error(t, err, spec)
 	}
+}
+
+func TestPlanCanBePrinted(t *testing.T) {
+	h := filled(23, block, 2*block, block, block)
+	b := pipetest.NewBackend(block)
+	first := run(t, h, b, &BackupOptions{Disks: []string{"d0", "d1", "d3"}})
+	h.disks["d1"].data = append(h.disks["d1"].data, 1)
+	h.skip = map[string]string{"d3": "independent"}
+	p, err := PlanBackup(t.Context(), h, "web1", b, nil)
+	require.NoError(t, err)
+	require.Equal(t, "web1, onto base "+first.Point+`
+  d0: 65536 bytes, what changed
+  d1: 131073 bytes, all data: the disk was resized from 131072 to 131073 bytes
+  d2: 65536 bytes, all data: the disk is new: the base point does not have it
+  d3: skipped: independent
+`, p.String())
+	p, err = PlanBackup(t.Context(), h, "web1", b, &BackupOptions{Full: true, Name: "x"})
+	require.NoError(t, err)
+	require.Contains(t, p.String(), "x, onto no base\n  d0: 65536 bytes, all data\n")
+	require.Zero(t, h.snapshots)
 }
 
 func TestShareOutParity(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -68,6 +69,7 @@ func (c *copier) fingerprint(b *batch) {
 	}
 	c.meters.clock(stageFingerprint, now)
 	c.hashed <- b
+	runtime.Gosched() // to those that ask and write: else much is read ahead, into cold memory, while they wait for a processor
 }
 
 // kindOf says what a block is that was read. One that is partly bad and otherwise zero is Bad: a point must never hide

@@ -16,7 +16,8 @@ type CopyOptions struct {
 	Compression Compression
 	// Workers is how many blocks are worked on at once. Zero: one for each processor.
 	Workers int
-	// BufferBytes bounds what is in flight between the stages; it is never less than two blocks. Zero: 32 MiB.
+	// BufferBytes bounds what is in flight between the stages; it is never less than two blocks or 128 KiB.
+	// Zero: 32 MiB. The encoders' own tables come on top, about 1 MiB for each processor.
 	BufferBytes int64
 	// Progress, if set, is called from one goroutine, at most every 100 ms and once at the end.
 	Progress func(Progress)

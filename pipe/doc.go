@@ -21,16 +21,16 @@
 // The stages run at the same time, each in goroutines of its own, joined by channels. Content moves by reference in
 // buffers of 1 MiB; their number is bounded by BufferBytes, and so is memory, whatever the size of the disk.
 //
-//	              extents ──► plan ─────────────── marks: zero, free, swap, … ───────────────┐
-//	            (exclude)      │ ranges to read                                              │
-//	                           ▼                                                             ▼
-//	  image ───────────────► read ──► zero? ──► fingerprint ──► deduplicate ──┬─ known ────► write ──► target
-//	                           ▲      (exclude)                               │              ▲  │
-//	                           │                                        new   └► compress ───┘  │
-//	                           └───────────────────────── buffers ──────────────────────────────┘
+//	            extents ──► plan ─────────────── marks: zero, free, swap, … ───────────────┐
+//	          (exclude)      │ ranges to read                                              │
+//	                         ▼                                                             ▼
+//	image ───────────────► read ──► zero? ──► fingerprint ──► deduplicate ──┬─ known ────► write ──► target
+//	                         ▲      (exclude)                               │              ▲  │
+//	                         │                                        new   └► compress ───┘  │
+//	                         └───────────────────────── buffers ──────────────────────────────┘
 //
-//	  side       source       │  pipe: as many workers as processors  │  target
-//	  goroutines 4 readers    │  fingerprint and compress             │  2 ask for missing blocks, 4 or more write
+//	side       source       │  pipe: as many workers as processors  │  target
+//	goroutines 4 readers    │  fingerprint and compress             │  2 ask for missing blocks, 4 or more write
 //
 // For a target without blocks the way is read, zero?, write.
 //

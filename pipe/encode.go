@@ -74,19 +74,33 @@ func (e *Encoder) Encode(dst, block []byte) ([]byte, Codec) {
 // worthIt: decoding costs time at every verify and restore, so a gain below 1/64 is not taken.
 func worthIt(out, block []byte) bool { return len(out) < len(block)-len(block)/64 }
 
-// incompressible looks at small samples of a block, so that compressed and encrypted files cost almost nothing.
+// incompressible looks at small samples of a block, so that compressed and encrypted files cost almost nothing. It
+// counts how often each byte occurs: in random bytes the sum of the squared counts is close to what chance gives, and
+// only there. More is a bias that an entropy coder uses, or a repetition; less is an order that chance does not make,
+// such as a counter.
+//
+// Measured on 250 MB of system files and module archives, in blocks of 256 KiB, against always encoding with zstd
+// fastest: this skips 219 of the 246 blocks that do not compress, for 0.01 % in size; encoding four samples of 4 KiB with
+// S2 skips 243, for 0.27 % in size, and takes three times as long.
 func incompressible(block []byte) bool {
-	const sample, count = 4 << 10, 4
-	if len(block) < 4*sample*count {
+	const sample, count = 1 << 10, 16
+	const n = sample * count
+	if len(block) < 4*n {
 		return false
 	}
-	var buf [sample + sample/4 + 64]byte
-	total := 0
+	var counts [256]uint32
+	step := (len(block) - sample) / (count - 1)
 	for i := range count {
-		off := (len(block) - sample) / (count - 1) * i
-		total += len(s2.Encode(buf[:], block[off:off+sample]))
+		for _, c := range block[step*i:][:sample] {
+			counts[c]++
+		}
 	}
-	return total >= sample*count*98/100
+	var squares uint64
+	for _, c := range counts {
+		squares += uint64(c) * uint64(c)
+	}
+	const chance = n*n/256 + n // its deviation is n/11, so 2 % and 1 % are 14 and 7 of them
+	return squares < chance*102/100 && squares > chance*99/100
 }
 
 // Decode decodes data, which must give exactly plain bytes, into dst[:0] and returns the result; for Plain that is

@@ -55,6 +55,11 @@ func TestEncodeChoosesPlain(t *testing.T) {
 	text := []byte(strings.Repeat("all work and no play ", 13_000))[:256<<10]
 	mixed := bytes.Clone(random)
 	copy(mixed[128<<10:], text[:128<<10])
+	counter := make([]byte, 256<<10)
+	for i := range counter {
+		counter[i] = byte(i)
+	}
+	repeated := bytes.Repeat(random[:4096], 64)
 	for _, level := range levels {
 		enc, err := pipe.NewEncoder(level, 256<<10)
 		require.NoError(t, err)
@@ -63,6 +68,10 @@ func TestEncodeChoosesPlain(t *testing.T) {
 		require.Same(t, &random[0], &data[0], "%s", level)
 		_, codec = enc.Encode(nil, text)
 		require.Equal(t, level == pipe.None, codec == pipe.Plain, "%s", level)
+		for name, block := range map[string][]byte{"counter": counter, "repeated": repeated} {
+			_, codec = enc.Encode(nil, block)
+			require.Equal(t, level == pipe.None, codec == pipe.Plain, "%s at %s: each byte is as frequent, and it compresses", name, level)
+		}
 		data, _ = enc.Encode(nil, mixed)
 		require.Equal(t, level == pipe.None, len(data) > 150<<10, "%s: half of it compresses", level)
 	}

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"os"
 
 	"github.com/spf13/cobra"
 
+	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/examples/hikae/internal/show"
 	"github.com/hikae/hikae/job"
+	"github.com/hikae/hikae/job/report"
 )
 
 func (t *tool) reportCommand() *cobra.Command {
@@ -41,9 +45,24 @@ func (t *tool) report(spec, html string) (*reply, error) {
 	}
 	record, err := sessions.Load(spec)
 	if err != nil {
+		return nil, &outcome.Error{Object: spec, Err: err, Hint: "`hikae report latest` shows the newest session of this machine."}
+	}
+	earlier, err := sessions.List(0, func(r *job.Record) bool { return r.VM() == record.VM() })
+	if err != nil { // a record that cannot be read is missing in the trend, and nowhere else
+		t.tell("note: %v", err)
+	}
+	full := report.New(record, earlier)
+	left := &reply{doc: full, loud: true, text: func(w *show.Printer) error { return full.Text(w.W) }}
+	if html == "" {
+		return left, nil
+	}
+	var page bytes.Buffer
+	if err := full.HTML(&page); err != nil {
 		return nil, err
 	}
-	return &reply{doc: record, loud: true, text: func(w *show.Printer) error { return nil }}, nil
+	left.loud = false
+	left.text = func(w *show.Printer) error { return w.Printf("the report is in %s\n", html) }
+	return left, os.WriteFile(html, page.Bytes(), 0o644)
 }
 
 // sessionNames are the newest sessions, for completion.

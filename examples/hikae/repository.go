@@ -117,13 +117,9 @@ func openWith(ctx context.Context, dir string, secret repo.Secret, opts *repo.Op
 	return &opened{r, st}, nil
 }
 
-// about names the repository where an error does not name an object in it.
+// about names the repository where an error names no object of its own.
 func about(place, what string, err error) error {
-	e := &outcome.Error{Text: what, Err: err}
-	if _, ok := errors.AsType[*repo.ErrCorrupt](err); !ok {
-		e.Object = place
-	}
-	return e
+	return &outcome.Error{Text: what, Place: place, Err: err}
 }
 
 func (t *tool) openOptions(readOnly bool) (*repo.OpenOptions, error) {

@@ -116,10 +116,31 @@ func (c *currentDisk) event(e job.Event) {
 	c.next.Event(e)
 }
 
+// restoreDoc is what restore prints for scripts: the result, whose holes always say of which file they are.
+type restoreDoc struct {
+	job.RestoreResult
+	Holes []holeDoc `json:"holes"`
+}
+
+type holeDoc struct {
+	Disk   string `json:"disk"`
+	Offset int64  `json:"offset"`
+	Length int64  `json:"length"`
+	File   string `json:"file"` // the guest's file; empty where it is not known
+}
+
+func restoreDocument(r job.RestoreResult) restoreDoc {
+	doc := restoreDoc{RestoreResult: r, Holes: []holeDoc{}}
+	for _, h := range r.Holes {
+		doc.Holes = append(doc.Holes, holeDoc(h))
+	}
+	return doc
+}
+
 // restored is what a restore leaves. One that met damage has a document too: it says where, and that no disk is there.
 func (f *restoreFlags) restored(result job.RestoreResult, disk string, err error) (*reply, error) {
 	result.Started = result.Started.UTC()
-	left := &reply{doc: result, warnings: result.Warnings, notes: result.Notes,
+	left := &reply{doc: restoreDocument(result), warnings: result.Warnings, notes: result.Notes,
 		text: func(w *show.Printer) error { return printRestore(w, result) }}
 	if len(result.Warnings) > 0 || len(result.Holes) > 0 {
 		left.status = outcome.Warned
@@ -127,7 +148,7 @@ func (f *restoreFlags) restored(result job.RestoreResult, disk string, err error
 	if err == nil {
 		return left, nil
 	}
-	err = &outcome.Error{Err: err, Hint: f.hint(err)}
+	err = &outcome.Error{Err: err, Place: f.repo, Hint: f.hint(err)}
 	if outcome.Of(err).Status() != outcome.Damaged {
 		return nil, err
 	}
@@ -135,7 +156,7 @@ func (f *restoreFlags) restored(result job.RestoreResult, disk string, err error
 	if at, ok := errors.AsType[*pipe.RangeError](err); ok {
 		result.Holes = append(result.Holes, job.Hole{Disk: disk, Offset: at.Off, Length: at.Len})
 	}
-	left.doc, left.text = result, nil
+	left.doc, left.text = restoreDocument(result), nil
 	return left, err
 }
 

@@ -1,18 +1,21 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/hikae/hikae/internal/fatdisk"
 	"github.com/hikae/hikae/job"
 	"github.com/hikae/hikae/job/diskvm"
+	"github.com/hikae/hikae/job/report"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/diskfile"
 	"github.com/hikae/hikae/repo"
@@ -230,6 +233,21 @@ func (s *story) mustEqual(ctx context.Context, a, b string) error {
 
 func (s *story) report(context.Context) error {
 	s.chapter("The report of the second backup")
+	records, err := s.sessions.List(0, nil)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(records, func(r job.Record) bool { return r.Session() == s.backups[1].Session })
+	if i < 0 {
+		return fmt.Errorf("session %s left no record", s.backups[1].Session)
+	}
+	var text bytes.Buffer
+	if err := report.New(records[i], records).Text(&text); err != nil {
+		return err
+	}
+	for line := range strings.Lines(text.String()) {
+		fmt.Fprintf(s.out, "   %s", line)
+	}
 	return nil
 }
 

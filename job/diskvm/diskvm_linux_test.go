@@ -369,6 +369,21 @@ func TestRestorePlaces(t *testing.T) {
 	requireFile(t, dev, want)
 }
 
+func TestRestoreFormat(t *testing.T) {
+	for to, want := range map[string]string{"x.img": "raw", "x": "raw", "x.QCOW2": "qcow2", "x.raw": "raw", "x.qcow2/": "raw"} {
+		r, err := NewRestorer(to, nil)
+		require.NoError(t, err)
+		require.Equal(t, want, r.format.Name(), to)
+	}
+	var usage *UsageError
+	for to, format := range map[string]string{"x.vhdx": "", "x.vmdk": "", "x.img": "zip", "": ""} {
+		_, err := NewRestorer(to, &RestorerOptions{Format: format})
+		require.ErrorAs(t, err, &usage, to)
+	}
+	_, err := NewRestorer("x.vmdk", &RestorerOptions{Format: "raw"})
+	require.NoError(t, err)
+}
+
 func a2(t *testing.T, dir string) string {
 	path := filepath.Join(dir, "second.img")
 	rawDisk(t, path, 9, mib)

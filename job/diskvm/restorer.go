@@ -55,6 +55,9 @@ func NewRestorer(path string, opts *RestorerOptions) (*Restorer, error) {
 	return r, err
 }
 
+// otherFormats are endings that promise what raw bytes are not.
+var otherFormats = []string{"qcow", "qcow2", "qed", "vdi", "vhd", "vhdx", "vmdk"}
+
 func (r *Restorer) chooseFormat() (diskfile.Format, error) {
 	if r.opts.Format != "" {
 		f, err := r.opts.Formats.ByName(r.opts.Format)
@@ -66,6 +69,9 @@ func (r *Restorer) chooseFormat() (diskfile.Format, error) {
 	ending := strings.ToLower(strings.TrimPrefix(filepath.Ext(r.path), "."))
 	if f, err := r.opts.Formats.ByName(ending); err == nil && !r.folder {
 		return f, nil
+	}
+	if !r.folder && slices.Contains(otherFormats, ending) {
+		return nil, usage("restore", "files that end in .%s are of a format that cannot be written here: name the format", ending)
 	}
 	f, err := r.opts.Formats.ByName("raw")
 	if err != nil {

@@ -11,7 +11,8 @@
 // # A file appears whole or not at all
 //
 // What [Create] and [Begin] write has a temporary name beside its place. Commit syncs the file, gives it its name
-// without replacing anything (unless told to), and syncs the folder. Close alone removes it.
+// without replacing anything (unless told to), and syncs the folder. Close alone removes it. What a killed process left
+// goes when somebody begins the same file again.
 //
 // # What is in the file
 //

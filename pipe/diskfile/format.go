@@ -55,9 +55,9 @@ func ReadProbe(ctx context.Context, img pipe.Image) (Probe, error) {
 type Formats []Format
 
 // ByName finds a format by its name.
-func (fs Formats) ByName(name string) (Format, error) {
+func (table Formats) ByName(name string) (Format, error) {
 	var names []string
-	for _, f := range fs {
+	for _, f := range table {
 		if f.Name() == name {
 			return f, nil
 		}
@@ -68,7 +68,7 @@ func (fs Formats) ByName(name string) (Format, error) {
 
 // Detect finds out which format the file at path is of. A format that is recognised and not in the table is a
 // *FormatError.
-func (fs Formats) Detect(ctx context.Context, path string) (Format, error) {
+func (table Formats) Detect(ctx context.Context, path string) (Format, error) {
 	img, err := Open(path, &OpenOptions{Live: true})
 	if err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func (fs Formats) Detect(ctx context.Context, path string) (Format, error) {
 	if err := errors.Join(err, img.Close()); err != nil {
 		return nil, err
 	}
-	for _, f := range fs {
+	for _, f := range table {
 		if f.Detect(p) {
 			return f, nil
 		}
@@ -90,19 +90,19 @@ func (fs Formats) Detect(ctx context.Context, path string) (Format, error) {
 }
 
 // Open opens the disk file at path. Where format is empty, the file's content decides.
-func (fs Formats) Open(ctx context.Context, path, format string, opts *OpenOptions) (pipe.Image, error) {
-	f, err := fs.find(ctx, path, format)
+func (table Formats) Open(ctx context.Context, path, format string, opts *OpenOptions) (pipe.Image, error) {
+	f, err := table.find(ctx, path, format)
 	if err != nil {
 		return nil, err
 	}
 	return f.Open(ctx, path, opts)
 }
 
-func (fs Formats) find(ctx context.Context, path, format string) (Format, error) {
+func (table Formats) find(ctx context.Context, path, format string) (Format, error) {
 	if format != "" {
-		return fs.ByName(format)
+		return table.ByName(format)
 	}
-	return fs.Detect(ctx, path)
+	return table.Detect(ctx, path)
 }
 
 // magic is a sign by which a format is known.

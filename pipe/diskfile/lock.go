@@ -18,3 +18,12 @@ const (
 // words and as far as it can be known. Nothing is locked by asking. It is false, never an error, on systems without
 // such locks and for programs that take none.
 func Locked(path string) (owner string, locked bool, err error) { return lockedByWriter(path) }
+
+// lockState is what came of trying to lock a file.
+type lockState int
+
+const (
+	lockUnknown lockState = iota // there are no such locks
+	lockHeld                     // by us
+	lockTaken                    // by somebody else
+)

@@ -1,6 +1,7 @@
 package diskfile
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -48,12 +49,18 @@ func ofd(f *os.File, cmd int, lk *unix.Flock_t) (err error) {
 	return err
 }
 
-// tryLock takes an exclusive lock on the open file and reports whether it has it.
-func tryLock(f *os.File) bool {
+// tryLock tries to lock the open file against everybody else who does so.
+func tryLock(f *os.File) lockState {
 	lk := unix.Flock_t{Type: unix.F_WRLCK}
 	var err error
 	ctlErr := control(f, func(fd int) { err = unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &lk) })
-	return ctlErr == nil && err == nil
+	switch {
+	case ctlErr == nil && err == nil:
+		return lockHeld
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EACCES):
+		return lockTaken
+	}
+	return lockUnknown
 }
 
 // lockOut takes the locks of a writer that shares with nobody, as QEMU would, for as long as f is open.

@@ -14,4 +14,4 @@ func lockedByWriter(path string) (string, bool, error) {
 func lockOut(*os.File, string) error { return nil }
 
 // tryLock has no lock here that would end with the process and with it alone: nothing is swept.
-func tryLock(*os.File) bool { return false }
+func tryLock(*os.File) lockState { return lockUnknown }

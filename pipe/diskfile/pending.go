@@ -72,18 +72,24 @@ func (p *Pending) begin() (err error) {
 	return err
 }
 
-// createTemp makes the temporary file and locks it for as long as it is open, which tells sweep that it is in use.
-func (p *Pending) createTemp() (err error) {
-	p.temp = tempPrefix(p.name) + rand.Text()[:10] + tempSuffix
-	p.f, err = p.root.OpenFile(p.temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, p.opts.Mode)
-	if err != nil {
-		return err
+// createTemp makes the temporary file and locks it for as long as it is open, which tells sweep that it is in use. A
+// sweep by somebody else may come between the two: then the file is gone, or is about to go, and another is made.
+func (p *Pending) createTemp() error {
+	for range 10 {
+		p.temp = tempPrefix(p.name) + rand.Text()[:10] + tempSuffix
+		f, err := p.root.OpenFile(p.temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, p.opts.Mode)
+		if err != nil {
+			return err
+		}
+		if tryLock(f) != lockTaken {
+			if _, err := p.root.Lstat(p.temp); err == nil {
+				p.f = f
+				return nil
+			}
+		}
+		f.Close()
 	}
-	tryLock(p.f)
-	if _, err = p.root.Lstat(p.temp); err != nil { // swept away before it was locked
-		p.f.Close()
-	}
-	return err
+	return errors.New("its temporary file is swept away again and again")
 }
 
 const tempSuffix = ".tmp"
@@ -117,7 +123,7 @@ func (p *Pending) sweepOne(name string) {
 		return
 	}
 	defer f.Close()
-	if tryLock(f) {
+	if tryLock(f) == lockHeld {
 		p.root.Remove(name)
 	}
 }

@@ -5,8 +5,9 @@ import (
 	"os"
 )
 
-// page is the unit in which zeros are looked for. It is the page of every file system that matters: a smaller hole
-// cannot exist, and a larger unit leaves zeros on disk that would cost nothing to leave out.
+// page is the unit in which zeros are looked for: that of nearly every file system, so that a smaller hole cannot exist.
+// A larger one gains nothing: 637 MiB of files in a fresh ext4 disk of 1.5 GiB make 10 runs of data with 4 KiB and 8 with
+// 64 KiB, and writing them takes the same time.
 const page = 4 << 10
 
 var zeroPage [page]byte

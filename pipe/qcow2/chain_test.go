@@ -83,6 +83,8 @@ func TestBackingPolicy(t *testing.T) {
 		_, err = startOf(t, top, &qcow2.Options{Allow: []string{dir}})
 		require.NoError(t, err)
 	}
+	overlay(t, top, "sub", "qcow2")
+	refused(t, top, nil, "it is a folder")
 	overlay(t, top, "gone", "qcow2")
 	refused(t, top, nil, "cannot be found")
 	_, err = startOf(t, top, nil)

@@ -21,7 +21,7 @@ func TestLikeQEMU(t *testing.T) {
 	needs(t, "qemu-img", "qemu-io")
 	first, count := uint64(1), 60
 	if longTier() {
-		first, count = rand.Uint64N(1<<40), 3000
+		first, count = rand.Uint64N(1<<40), 2000 // wants -timeout 30m
 	}
 	for i := range count {
 		seed := first + uint64(i)

@@ -63,6 +63,7 @@ type Error struct {
 	Kind   Kind
 	Text   string // in front of Err, where both are there
 	Object string
+	Place  string // the object where nothing that is wrapped names one
 	Hint   string // what to do next
 	Err    error
 }
@@ -175,10 +176,14 @@ func Of(err error) Problem {
 			break
 		}
 	}
-	if own, ok := errors.AsType[*Error](err); ok {
+	own, ok := errors.AsType[*Error](err)
+	if ok {
 		p.own(own)
 	}
 	p.locate(err)
+	if p.Object == "" && ok {
+		p.Object = own.Place
+	}
 	return p
 }
 
