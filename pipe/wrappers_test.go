@@ -300,7 +300,7 @@ func TestChangedVoidsABrokenList(t *testing.T) {
 
 // A list of more ranges than are kept becomes coarser: more is called changed, never less.
 func TestChangedBoundsItsList(t *testing.T) {
-	const size, step = 8 << 30, 16 << 10
+	const size, step = 8 << 30, 8 << 10
 	list := func(context.Context) seq {
 		return func(yield func(pipe.Extent, error) bool) {
 			for off := int64(0); off < size; off += step {
@@ -314,7 +314,7 @@ func TestChangedBoundsItsList(t *testing.T) {
 			}
 		}
 	}
-	// 524,288 steps, every second of them changed, is just under the bound; once more as many is over it.
+	// More than 2^20 steps, and nearly every second of them changed: over the bound of 2^18.
 	c := pipe.Changed(pipetest.NewPattern(1, size), list)
 	var unchanged int64
 	count := 0

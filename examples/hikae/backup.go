@@ -102,6 +102,12 @@ func (t *tool) backup(ctx context.Context, f *backupFlags, sources, notes []stri
 	if opts.Sessions, err = t.sessions(); err != nil {
 		return nil, err
 	}
+	journal, err := t.journal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer journal.Close()
+	opts.Journal = journal
 	r, err := t.open(ctx, f.access, false)
 	if err != nil {
 		return nil, err
@@ -275,6 +281,26 @@ func (t *tool) sessions() (*job.Sessions, error) {
 		return nil, err
 	}
 	return job.OpenSessions(filepath.Join(state, "sessions"))
+}
+
+// journal is where effects are written down before they happen. What a killed command left is taken back first.
+func (t *tool) journal(ctx context.Context) (*hikae.FileJournal, error) {
+	state, err := t.stateDir()
+	if err != nil {
+		return nil, err
+	}
+	j, err := hikae.OpenFileJournal(filepath.Join(state, "journal"))
+	if err != nil {
+		return nil, err
+	}
+	undone, err := j.Sweep(ctx, map[string]hikae.Sweeper{"diskvm.": diskvm.Sweeper{}}, nil)
+	if undone > 0 {
+		t.tell("note: %d things that an earlier, killed command left were removed", undone)
+	}
+	if err != nil { // it is tried again next time
+		t.tell("note: what an earlier, killed command left could not be removed: %v", err)
+	}
+	return j, nil
 }
 
 // bars shows progress on a terminal, and nowhere else.

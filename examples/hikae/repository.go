@@ -35,7 +35,7 @@ type access struct {
 // repoFlags adds --repo and the secret flags to a command.
 func repoFlags(cmd *cobra.Command) *access {
 	a := &access{variable: "HIKAE_PASSWORD"}
-	cmd.Flags().StringVar(&a.repo, "repo", "", "the repository: a folder (required)")
+	cmd.Flags().StringVar(&a.repo, "repo", "", "`REPO`: the folder of the repository (required)")
 	a.secretFlags(cmd)
 	if err := cmd.MarkFlagRequired("repo"); err != nil {
 		panic(err) // the flag is defined just above
@@ -48,7 +48,7 @@ func (a *access) secretFlags(cmd *cobra.Command) {
 	if a.prefix != "" {
 		of = " of the other repository"
 	}
-	cmd.Flags().StringVar(&a.passwordFile, a.prefix+"password-file", "", "`FILE` whose first line is the passphrase"+of)
+	cmd.Flags().StringVar(&a.passwordFile, a.prefix+"password-file", "", "`FILE` whose first line is the passphrase"+of+"; see: hikae help secrets")
 	cmd.Flags().StringVar(&a.keyFile, a.prefix+"key-file", "", "`FILE` with a key of 32 bytes"+of)
 	cmd.Flags().StringVar(&a.identity, a.prefix+"identity", "", "`FILE` with age identities"+of)
 	cmd.MarkFlagsMutuallyExclusive(a.prefix+"password-file", a.prefix+"key-file", a.prefix+"identity")

@@ -80,7 +80,12 @@ func (t *tool) restore(ctx context.Context, f *restoreFlags, spec string) (*repl
 	if err != nil {
 		return nil, err
 	}
-	r, err := t.open(ctx, f.access, true)
+	journal, err := t.journal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer journal.Close()
+	r, err := t.open(ctx, f.access, false) // a lease keeps the point from being pruned away meanwhile
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +99,8 @@ func (t *tool) restore(ctx context.Context, f *restoreFlags, spec string) (*repl
 	}
 	progress := t.bars()
 	current := &currentDisk{next: progress}
-	opts := &job.RestoreOptions{Disks: f.disks, Overwrite: f.force, Salvage: f.salvage, Sessions: sessions, Events: current.event}
+	opts := &job.RestoreOptions{Disks: f.disks, Overwrite: f.force, Salvage: f.salvage, Sessions: sessions,
+		Journal: journal, Events: current.event}
 	if f.inPlace {
 		opts.InPlace = f.to
 	}

@@ -64,7 +64,8 @@ func (t *tool) run(ctx context.Context, args []string) outcome.Status {
 		err = asUsage(root, args, err)
 	}
 	if err != nil && context.Cause(ctx) == errInterrupted {
-		err = &outcome.Error{Kind: outcome.KindInterrupted, Text: "interrupted", Err: err}
+		err = &outcome.Error{Kind: outcome.KindInterrupted, Text: "interrupted", Err: err,
+			Hint: "What was not finished was taken back. Run the command again; blocks that are stored are not stored twice."}
 	}
 	return t.finish(err)
 }

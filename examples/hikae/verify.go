@@ -31,7 +31,7 @@ Check that a repository is whole.
 
 Without flags the structure is checked: every object, table and reference. --data also decrypts and decodes blocks and
 compares each with its identity: all of them, or a random share, which finds spread damage early at a fraction of the
-cost. --repair mends what parity and second copies can mend.
+cost. --repair puts back what has another copy. Damage that says "nothing is lost" is read through as it is.
 
 Exit status: 0 all is well; 3 damage was found and all of it is repaired; 4 damage is left. What only an interrupted run
 left behind is not damage: it is counted as reclaimable.`),
@@ -155,8 +155,7 @@ func (d verifyDoc) printDamage(w *show.Printer, f *verifyFlags) error {
 	}
 	next := "Run it again with --repair to mend what can be mended."
 	if f.repair {
-		next = "What is left cannot be mended here. Back the VM up again: blocks that it still has are stored anew.\n" +
-			"The rest of a damaged point comes back with `hikae restore --salvage`."
+		next = "What is left cannot be mended here. The rest of a damaged point comes back with `hikae restore --salvage`."
 	}
 	return w.Printf("\n%s\n", next)
 }

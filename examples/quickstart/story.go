@@ -252,23 +252,26 @@ func (s *story) report(context.Context) error {
 }
 
 func (s *story) ending(keep bool) {
-	if !keep {
-		fmt.Fprintf(s.out, "\nThe folder is removed now. With -keep it stays, to try the command on it:\n\n")
-	} else {
+	name, repository, disk := "web1", "/backup/hikae", "/vm/web1.qcow2"
+	if keep {
 		fmt.Fprintf(s.out, "\nEverything is in %s. Try the command on it:\n\n", s.dir)
+		name, repository, disk = vmName, s.path("repository"), s.disk()
+		s.command("go install ./examples/hikae")
+		s.command("export HIKAE_PASSWORD=%s HIKAE_STATE_DIR=%s", s.passphrase, s.path("state"))
+	} else {
+		fmt.Fprintf(s.out, "\nThe folder is removed now; with -keep it stays, to be looked at. On disks of your own:\n\n")
+		s.command("go install ./examples/hikae")
+		s.command("export HIKAE_PASSWORD='a good passphrase'")
+		s.command("hikae init    %s", repository)
 	}
-	for _, line := range []string{
-		"go install ./examples/hikae",
-		"export HIKAE_PASSWORD=" + s.passphrase + " HIKAE_STATE_DIR=" + s.path("state"),
-		"hikae points  --repo " + s.path("repository"),
-		"hikae restore --repo " + s.path("repository") + " " + vmName + "@latest~1 --to " + s.path("yesterday.qcow2"),
-		"hikae verify  --repo " + s.path("repository") + " --data all",
-		"hikae report  latest --html " + s.path("report.html"),
-	} {
-		fmt.Fprintf(s.out, "  %s\n", line)
-	}
-	fmt.Fprintf(s.out, "\nOr back up a disk of your own: hikae backup --repo REPO --name VM DISK.qcow2\n")
+	s.command("hikae backup  --repo %s --name %s %s", repository, name, disk)
+	s.command("hikae points  --repo %s", repository)
+	s.command("hikae restore --repo %s %s@latest --to restored.qcow2", repository, name)
+	s.command("hikae verify  --repo %s --data all", repository)
+	s.command("hikae report  latest --html report.html")
 }
+
+func (s *story) command(format string, args ...any) { fmt.Fprintf(s.out, "  "+format+"\n", args...) }
 
 // close releases the repository, whatever became of the run.
 func (s *story) close() error {

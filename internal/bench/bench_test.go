@@ -100,6 +100,18 @@ func TestMeasureStops(t *testing.T) {
 	require.Less(t, time.Since(start), 20*time.Second)
 }
 
+func TestLock(t *testing.T) {
+	dir := t.TempDir()
+	unlock, err := lock(dir)
+	require.NoError(t, err)
+	_, err = lock(dir)
+	require.ErrorContains(t, err, "another run")
+	unlock()
+	unlock, err = lock(dir)
+	require.NoError(t, err)
+	unlock()
+}
+
 func TestMedian(t *testing.T) {
 	require.Zero(t, median[float64](nil))
 	require.EqualValues(t, 3, median([]int64{9, 3, 1}))

@@ -73,6 +73,11 @@ func run(ctx context.Context, opts options) error {
 	if err := preflight(opts); err != nil {
 		return err
 	}
+	unlock, err := lock(opts.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	fx, err := openFixture(ctx, filepath.Join(opts.dir, "fixture"))
 	if err != nil {
 		return fmt.Errorf("make the input: %w", err)
@@ -89,6 +94,19 @@ func run(ctx context.Context, opts options) error {
 		return nil
 	}
 	return os.WriteFile(opts.out, []byte(page(res)), 0o644)
+}
+
+// lock keeps two runs out of one folder: they would remove each other's files.
+func lock(dir string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s: another run is at work there: %w", dir, err)
+	}
+	return func() { f.Close() }, nil
 }
 
 // rewrite makes the page from results that were kept.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -196,6 +197,34 @@ func TestOpenTargetLocksOut(t *testing.T) {
 	require.NoError(t, target.Close())
 	out, err := exec.Command("qemu-io", "-f", "raw", "-c", "write 0 512", path).CombinedOutput()
 	require.NoError(t, err, "%s", out)
+}
+
+// TestUnlocksAtOnce: QEMU can open a disk as soon as we have committed it, also while we start other processes, which
+// have our open files for a moment.
+func TestUnlocksAtOnce(t *testing.T) {
+	path := sparse(t)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(stop)
+	for range 2 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = exec.Command("/bin/true").Run()
+				}
+			}
+		})
+	}
+	for range 300 {
+		target, err := diskfile.OpenTarget(path, nil)
+		require.NoError(t, err)
+		require.NoError(t, target.Commit(t.Context()))
+		requireUnlocked(t, path)
+	}
 }
 
 // TestPublishOrder traces the system calls of a writer: the file is synced before it gets its name, by a call that

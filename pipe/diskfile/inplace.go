@@ -114,5 +114,6 @@ func (t *InPlace) Close() error {
 		return nil
 	}
 	t.closed = true
+	unlock(t.f)
 	return ioError("close", t.path, -1, t.f.Close())
 }

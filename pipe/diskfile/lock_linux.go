@@ -49,9 +49,10 @@ func ofd(f *os.File, cmd int, lk *unix.Flock_t) (err error) {
 	return err
 }
 
-// tryLock tries to lock the open file against everybody else who does so.
+// tryLock tries to lock the open file against everybody else who does so. The byte is none of those that QEMU uses, so
+// that a file which has just got its name can be opened by QEMU at once.
 func tryLock(f *os.File) lockState {
-	lk := unix.Flock_t{Type: unix.F_WRLCK}
+	lk := unix.Flock_t{Type: unix.F_WRLCK, Start: 0, Len: 1}
 	var err error
 	ctlErr := control(f, func(fd int) { err = unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &lk) })
 	switch {
@@ -84,6 +85,13 @@ func lockOut(f *os.File, path string) error {
 		return &LockedError{Path: path, Owner: owner}
 	}
 	return err
+}
+
+// unlock gives all locks back. Closing alone would not do it at once: a process that we are starting has the open file
+// too, from its fork to its exec.
+func unlock(f *os.File) {
+	lk := unix.Flock_t{Type: unix.F_UNLCK}
+	_ = ofd(f, unix.F_OFD_SETLK, &lk) // closing gives back what is left
 }
 
 // ownerOf finds who has the file open for writing. Locks of open files name no process, so the processes that may be

@@ -125,6 +125,7 @@ func (p *Pending) sweepOne(name string) {
 	defer f.Close()
 	if tryLock(f) == lockHeld {
 		p.root.Remove(name)
+		unlock(f)
 	}
 }
 
@@ -227,6 +228,7 @@ func (p *Pending) Commit(ctx context.Context) error {
 // publish closes the file first: network file systems report their last write errors there, and some systems cannot
 // rename what is open.
 func (p *Pending) publish() error {
+	unlock(p.f)
 	if err := p.f.Close(); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package pipetest
 
 import (
+	"os"
 	"testing"
 
 	"github.com/hikae/hikae/pipe"
@@ -11,7 +12,11 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestOwnBackend(t *testing.T) {
-	for _, bs := range []int{4 << 10, 256 << 10} {
+	sizes := []int{64 << 10}
+	if tier := os.Getenv("HIKAE_TEST_TIER"); tier == "long" || tier == "release" {
+		sizes = []int{4 << 10, 64 << 10, 256 << 10, 4 << 20}
+	}
+	for _, bs := range sizes {
 		TestBackend(t, func(testing.TB) pipe.Backend { return NewBackend(bs) })
 	}
 }

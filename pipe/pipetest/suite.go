@@ -300,29 +300,34 @@ func changed(old pipe.Image, later pipe.Image, ranges ...pipe.Extent) pipe.Image
 	return &told{Image: m, layout: layout}
 }
 
+// sizeFor is a size of several blocks and a part of one, whatever the block size.
+func sizeFor(t testing.TB, b pipe.Backend) int64 { return max(diskSize, 6*blockSizeOf(t, b)+5*512+1) }
+
 func (s suite) increment(t *testing.T) {
 	b := s.open(t)
-	first := NewPattern(1, diskSize)
+	size := sizeFor(t, b)
+	first := NewPattern(1, size)
 	base, full := write(t, b, "vm", nil, map[string]pipe.Image{"disk0": first})
-	second := changed(first, NewPattern(5, diskSize), pipe.Extent{Off: 300_000, Len: 1000}, pipe.Extent{Off: diskSize - 10, Len: 10})
+	second := changed(first, NewPattern(5, size), pipe.Extent{Off: 300_000, Len: 1000}, pipe.Extent{Off: size - 10, Len: 10})
 	next, stats := write(t, b, "vm", &pipe.PointOptions{Base: base}, map[string]pipe.Image{"disk0": second})
 	requireDisk(t, b, base, "disk0", first)
 	requireDisk(t, b, next, "disk0", second.(*told).Image)
 	require.Less(t, stats.Read, full.Read/2, "only what changed is read")
 	require.Positive(t, stats.Skipped[pipe.Unchanged])
 	again, _ := write(t, b, "vm", &pipe.PointOptions{Base: next}, map[string]pipe.Image{
-		"disk0": &told{Image: second.(*told).Image, layout: cover{{Len: diskSize, Kind: pipe.Unchanged}}},
+		"disk0": &told{Image: second.(*told).Image, layout: cover{{Len: size, Kind: pipe.Unchanged}}},
 	})
 	requireDisk(t, b, again, "disk0", second.(*told).Image)
 }
 
 func (s suite) becameZero(t *testing.T) {
 	b := s.open(t)
-	first := NewPattern(3, diskSize)
+	size := sizeFor(t, b)
+	first := NewPattern(3, size)
 	base, _ := write(t, b, "vm", nil, map[string]pipe.Image{"disk0": first})
 	bs := max(blockSizeOf(t, b), 4096)
 	gone := pipe.Extent{Off: bs, Len: 2*bs + 100}
-	later := changed(first, Bytes(make([]byte, diskSize)), gone).(*told)
+	later := changed(first, Bytes(make([]byte, size)), gone).(*told)
 	// Found by reading: the list says changed, the image does not know that it is zero.
 	next, _ := write(t, b, "vm", &pipe.PointOptions{Base: base}, map[string]pipe.Image{"disk0": later})
 	requireDisk(t, b, next, "disk0", later.Image)
@@ -438,7 +443,8 @@ func (s suite) uncovered(t *testing.T) {
 	w, err := b.Begin(t.Context(), "vm", nil)
 	require.NoError(t, err)
 	defer w.Close()
-	target, err := w.Disk(t.Context(), "disk0", diskSize)
+	size := sizeFor(t, b)
+	target, err := w.Disk(t.Context(), "disk0", size)
 	require.NoError(t, err)
 	defer target.Close()
 	blocks, ok := target.(pipe.BlockTarget)
@@ -446,7 +452,7 @@ func (s suite) uncovered(t *testing.T) {
 		t.Skip("the target takes no blocks; what is not written is zero")
 	}
 	bs := int64(blocks.BlockSize())
-	require.NoError(t, blocks.Mark(t.Context(), pipe.Extent{Off: bs, Len: diskSize - bs, Kind: pipe.Zero}))
+	require.NoError(t, blocks.Mark(t.Context(), pipe.Extent{Off: bs, Len: size - bs, Kind: pipe.Zero}))
 	require.Error(t, target.Commit(t.Context()), "the first block is neither put nor marked")
 	_, err = w.Commit(t.Context(), nil)
 	require.Error(t, err)

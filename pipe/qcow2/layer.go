@@ -145,4 +145,3 @@ func (l *layer) decode(ctx context.Context, plain []byte, r run) error {
 
 // Close does nothing: the files belong to the Image.
 func (l *layer) Close() error { return nil }
-

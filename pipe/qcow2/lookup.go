@@ -97,4 +97,3 @@ func (l *layer) l2(ctx context.Context, i int) ([]byte, error) {
 	l.cache.put(key, t)
 	return t, nil
 }
-

@@ -152,4 +152,3 @@ func (l *layer) badEntry(off int64, reason string) error {
 	table := l.l1At(int(off >> (h.clusterBits + h.l2Bits())))
 	return l.corrupt(int64(table)+i<<h.entryBits(), "the L2 entry for disk offset %d has %s", off, reason)
 }
-

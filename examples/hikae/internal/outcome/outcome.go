@@ -121,7 +121,6 @@ func as[T error](err error) bool {
 // rules are tried from the top: what says more comes first. They are a function for want of constant slices.
 func rules() []rule {
 	return []rule{
-		{is(context.Canceled), KindInterrupted, Interrupted, "Nothing was committed. Run the command again to start over; blocks that are stored already are not sent twice."},
 		{as[*repo.ErrCorrupt], KindCorrupt, Damaged, "Run `hikae verify --repo REPO --repair` to mend what can be mended, or `hikae restore --salvage` to get the rest."},
 		{as[*repo.ErrUnsupported], KindUnsupported, Failed, "Use a newer version of Hikae for this repository."},
 		{as[*repo.ErrRollback], KindRollback, Failed, "Reading still works. Find out who put an old copy there before anything is written to it."},
@@ -188,7 +187,7 @@ func Of(err error) Problem {
 }
 
 func (p *Problem) own(e *Error) {
-	if e.Kind != "" && p.Kind != KindInterrupted {
+	if e.Kind != "" {
 		p.Kind, p.status = e.Kind, byKind(e.Kind)
 	}
 	if e.Hint != "" {

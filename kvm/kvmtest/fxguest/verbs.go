@@ -1,0 +1,179 @@
+//go:build linux
+
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"syscall"
+	"unsafe"
+)
+
+const (
+	blkZeroOut = 0x127f
+	blkDiscard = 0x1277
+	fiTrim     = 0xc0185879
+)
+
+// verb does one thing for a test. Offsets and lengths are bytes.
+func verb(name string, args []string) error {
+	want := map[string]int{"state": 0, "reset": 0, "sync": 0, "trim": 1, "sha": 1, "check": 1, "rm": 1,
+		"fill": 4, "zero": 3, "discard": 3, "print": 1}
+	n, known := want[name]
+	if !known || n != len(args) {
+		return fmt.Errorf("%s with %d arguments", name, len(args))
+	}
+	switch name {
+	case "state":
+		return printFile(statePath)
+	case "reset":
+		return os.WriteFile(statePath+".reset", nil, 0o644)
+	case "sync":
+		syscall.Sync()
+		return nil
+	case "trim":
+		return trim(args[0])
+	case "sha":
+		return sha(args[0])
+	case "check":
+		n, err := countRecords(args[0])
+		fmt.Println(n)
+		return err
+	case "rm":
+		return os.Remove(args[0])
+	case "print":
+		return spout(args[0])
+	}
+	numbers, err := parse(args[1:])
+	if err != nil {
+		return err
+	}
+	switch name {
+	case "fill":
+		return fill(args[0], numbers[0], numbers[1], numbers[2])
+	case "zero":
+		return rangeIoctl(args[0], blkZeroOut, numbers[0], numbers[1])
+	default:
+		return rangeIoctl(args[0], blkDiscard, numbers[0], numbers[1])
+	}
+}
+
+func parse(args []string) (out []int64, err error) {
+	for _, a := range args {
+		n, err := strconv.ParseInt(a, 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+func printFile(path string) error {
+	text, err := os.ReadFile(path)
+	fmt.Print(string(text))
+	return err
+}
+
+// spout prints so many bytes.
+func spout(count string) error {
+	n, err := strconv.ParseInt(count, 10, 64)
+	if err != nil {
+		return err
+	}
+	_, err = io.CopyN(os.Stdout, letters{}, n)
+	return err
+}
+
+type letters struct{}
+
+func (letters) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = 'a'
+	}
+	return len(p), nil
+}
+
+// fill writes bytes that follow from the seed and their place, and syncs.
+func fill(path string, off, n, seed int64) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	p := make([]byte, 64<<10)
+	x := uint64(seed)*0x9e3779b97f4a7c15 + uint64(off)
+	for done := int64(0); done < n; done += int64(len(p)) {
+		p = p[:min(int64(len(p)), n-done)]
+		for i := 0; i+8 <= len(p); i += 8 {
+			x ^= x << 13
+			x ^= x >> 7
+			x ^= x << 17
+			binary.LittleEndian.PutUint64(p[i:], x|1)
+		}
+		if _, err := f.WriteAt(p, off+done); err != nil {
+			return err
+		}
+	}
+	return f.Sync()
+}
+
+func rangeIoctl(path string, request uintptr, off, n int64) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r := [2]uint64{uint64(off), uint64(n)}
+	if err := ioctl(f.Fd(), request, unsafe.Pointer(&r)); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// trim tells the disk what a file system does not use.
+func trim(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r := [3]uint64{0, 1 << 62, 0}
+	return ioctl(f.Fd(), fiTrim, unsafe.Pointer(&r))
+}
+
+func ioctl(fd, request uintptr, arg unsafe.Pointer) error {
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, fd, request, uintptr(arg)); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// finitModule loads a kernel module from an open file.
+func finitModule(fd uintptr) error {
+	const sysFinitModule = 313 // amd64
+	none := []byte{0}
+	_, _, errno := syscall.Syscall(sysFinitModule, fd, uintptr(unsafe.Pointer(&none[0])), 0)
+	if errno != 0 && errno != syscall.EEXIST {
+		return errno
+	}
+	return nil
+}
+
+func sha(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return err
+	}
+	fmt.Printf("%x\n", h.Sum(nil))
+	return nil
+}

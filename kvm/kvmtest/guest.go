@@ -1,0 +1,129 @@
+//go:build linux
+
+package kvmtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// GuestDisk is one disk of a guest. The first must hold an ext4 file system: the guest mounts it on /data and keeps its
+// journal there.
+type GuestDisk struct {
+	Path   string
+	Format string // raw or qcow2
+	ID     string // of the device
+	Serial string // empty: none
+}
+
+// Guest is a running virtual machine.
+type Guest struct {
+	Dir   string // where its sockets are
+	cmd   *exec.Cmd
+	ended chan struct{}
+	log   string
+}
+
+// QMP is the path of the monitor's socket.
+func (g *Guest) QMP() string { return filepath.Join(g.Dir, "qmp.sock") }
+
+// Agent is the path of the guest agent's socket.
+func (g *Guest) Agent() string { return filepath.Join(g.Dir, "qga.sock") }
+
+// Start boots a guest and waits until its agent is running, at most 2 minutes. The path of dir must be short, for it
+// holds sockets. The caller kills the guest.
+func (f *Fixture) Start(ctx context.Context, dir string, disks []GuestDisk) (*Guest, error) {
+	g := &Guest{Dir: dir, log: filepath.Join(dir, "serial.log"), ended: make(chan struct{})}
+	if err := os.WriteFile(g.log, nil, 0o600); err != nil {
+		return nil, err
+	}
+	var stderr bytes.Buffer
+	g.cmd = exec.Command("qemu-system-x86_64", f.arguments(g, disks)...)
+	g.cmd.Stderr = &stderr
+	if err := g.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		g.cmd.Wait() // how it ended is of no interest: some tests kill it
+		close(g.ended)
+	}()
+	if err := g.ready(ctx); err != nil {
+		g.Kill()
+		return nil, fmt.Errorf("start the guest: %w: %s", err, stderr.String())
+	}
+	return g, nil
+}
+
+func (f *Fixture) arguments(g *Guest, disks []GuestDisk) []string {
+	args := []string{
+		"-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", "256", "-name", "fx",
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-kernel", f.kernel, "-initrd", f.initramfs, "-append", "console=ttyS0 quiet panic=-1 mitigations=off",
+		"-serial", "file:" + g.log, "-qmp", "unix:" + g.QMP() + ",server=on,wait=off",
+		"-device", "virtio-serial-pci", "-chardev", "socket,id=qga0,path=" + g.Agent() + ",server=on,wait=off",
+		"-device", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0",
+	}
+	for i, d := range disks {
+		n := strconv.Itoa(i)
+		device := "virtio-blk-pci,drive=disk" + n + ",id=" + d.ID
+		if d.Serial != "" {
+			device += ",serial=" + d.Serial
+		}
+		args = append(args,
+			"-blockdev", "driver=file,node-name=file"+n+",filename="+d.Path+",discard=unmap",
+			"-blockdev", "driver="+d.Format+",node-name=disk"+n+",file=file"+n+",discard=unmap",
+			"-device", device)
+	}
+	return args
+}
+
+// ready waits for the word that the guest's init says last.
+func (g *Guest) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	for {
+		text, err := os.ReadFile(g.log)
+		if err != nil {
+			return err
+		}
+		if bytes.Contains(text, []byte("FX-READY")) {
+			return nil
+		}
+		select {
+		case <-g.ended:
+			return errors.New("qemu ended")
+		case <-ctx.Done():
+			return fmt.Errorf("%w: its console: %s", ctx.Err(), text)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Kill ends the guest as a power cut does. Killing one that has ended is right too.
+func (g *Guest) Kill() {
+	g.cmd.Process.Kill()
+	<-g.ended
+}
+
+// Wait waits until the guest has ended by itself.
+func (g *Guest) Wait(ctx context.Context) error {
+	select {
+	case <-g.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Console is what the guest's kernel and init have printed.
+func (g *Guest) Console() string {
+	text, _ := os.ReadFile(g.log)
+	return string(text)
+}
