@@ -178,8 +178,21 @@ func (c *copier) dispatch(b *batch, missing []bool) []bool {
 // blocksIn is how many blocks a range of whole blocks has; the last may be short.
 func (c *copier) blocksIn(e Extent) int { return int((e.Len + c.grain - 1) / c.grain) }
 
-// compress is the compress stage for one block.
+// compress is the compress stage for one block. A near target may take the block as it is.
 func (c *copier) compress(ctx context.Context, b *block) error {
+	if c.assembler != nil {
+		since := time.Now()
+		res, ok, err := c.assembler.Assemble(ctx, b.off, b.id, b.plain)
+		c.meters.clock(stageCompress, since)
+		if err != nil {
+			return &RangeError{Op: "put", Off: b.off, Len: int64(len(b.plain)), Err: err}
+		}
+		if ok {
+			b.placed = &res
+			c.ready <- item{block: b}
+			return nil
+		}
+	}
 	var out []byte
 	if c.opts.Compression != None {
 		var err error
@@ -227,6 +240,13 @@ func (c *copier) putBlock(ctx context.Context, b *block) error {
 }
 
 func (c *copier) putOne(ctx context.Context, b *block) error {
+	if b.placed != nil {
+		c.meters.moved.Add(int64(len(b.plain)) - b.placed.Deduplicated)
+		c.meters.dedup.Add(b.placed.Deduplicated)
+		c.meters.stored.Add(b.placed.Stored)
+		c.meters.settle(int64(len(b.plain)))
+		return nil
+	}
 	res, err := c.put(ctx, b)
 	if errors.Is(err, ErrNeedBlock) && b.data == nil { // rare: what was promised is gone
 		c.encode(b, nil)

@@ -34,10 +34,11 @@ type block struct {
 	kind  Kind // Data, or what to mark it as
 
 	codec   Codec
-	data    []byte // what to put; nil where the target has the block
-	out     []byte // the buffer behind data, to be given back; nil where data is plain itself
-	pending bool   // others wait for this block to be put
-	next    *block // waits for the same content
+	data    []byte     // what to put; nil where the target has the block
+	out     []byte     // the buffer behind data, to be given back; nil where data is plain itself
+	placed  *PutResult // an Assembler has stored it
+	pending bool       // others wait for this block to be put
+	next    *block     // waits for the same content
 }
 
 // layout is how BufferBytes are divided.

@@ -23,16 +23,17 @@ const (
 // out, so a stage never waits for the next one while it holds something that the next one needs: the flow cannot lock
 // up. Only filled is short: a source that is faster than the workers need not run ahead of the processor's caches.
 type copier struct {
-	opts   CopyOptions
-	reader reader
-	size   int64
-	target Target
-	marker ExtentTarget // nil where the target takes no marks
-	blocks BlockTarget  // nil where it takes no blocks
-	grain  int64        // block size, or 0
-	enc    *Encoder
-	layout layout
-	meters *meters
+	opts      CopyOptions
+	reader    reader
+	size      int64
+	target    Target
+	marker    ExtentTarget // nil where the target takes no marks
+	blocks    BlockTarget  // nil where it takes no blocks
+	assembler Assembler    // nil where it does not assemble
+	grain     int64        // block size, or 0
+	enc       *Encoder
+	layout    layout
+	meters    *meters
 
 	batches *pool[*batch]
 	outs    *pool[[]byte]
@@ -57,6 +58,7 @@ func newCopier(target Target, img Image, o CopyOptions) (*copier, error) {
 	c := &copier{opts: o, size: img.Size(), target: target, reader: reader{img: img, policy: o.OnReadError}}
 	c.marker, _ = target.(ExtentTarget)
 	c.blocks, _ = target.(BlockTarget)
+	c.assembler, _ = target.(Assembler)
 	if c.blocks != nil {
 		bs := c.blocks.BlockSize()
 		if bs <= 0 || bs > maxBlockSize || bs&(bs-1) != 0 {

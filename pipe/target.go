@@ -62,9 +62,17 @@ type BlockTarget interface {
 	PutBlock(ctx context.Context, off int64, id ID, plain int, codec Codec, data []byte) (PutResult, error)
 }
 
+// Assembler is an optional ability of a BlockTarget that is near: it is offered a missing block before anybody encodes
+// it, because it may hold large parts of the block elsewhere, at other offsets, and store it by naming them.
+type Assembler interface {
+	// Assemble places the block at byte off, or answers false, and then the block is encoded and put as usual. The
+	// target does not trust id. It keeps no reference to block.
+	Assemble(ctx context.Context, off int64, id ID, block []byte) (PutResult, bool, error)
+}
+
 // PutResult says what one PutBlock did, in bytes.
 type PutResult struct {
-	Deduplicated int64 // plain bytes that were already there
+	Deduplicated int64 // plain bytes that were already there, in this block or as parts of others
 	Stored       int64 // bytes added to packs, without parity
 }
 

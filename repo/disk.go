@@ -28,7 +28,11 @@ type diskTarget struct {
 	encoder *pipe.Encoder
 }
 
-var _ pipe.BlockTarget = (*diskTarget)(nil)
+var _ interface {
+	pipe.BlockTarget
+	pipe.Assembler
+	pipe.Accountant
+} = (*diskTarget)(nil)
 
 // partialBlock is a block of which not everything has come yet.
 type partialBlock struct {
@@ -64,6 +68,9 @@ func (d *diskTarget) PutBlock(ctx context.Context, off int64, id pipe.ID, plain 
 	if err := d.open(); err != nil {
 		return pipe.PutResult{}, err
 	}
+	if codec > pipe.Zstd {
+		return pipe.PutResult{}, fmt.Errorf("disk %q: block at %d: %w: %v", d.key, off, pipe.ErrBlockMismatch, codec)
+	}
 	res, err := d.w.s.put(ctx, object.TypeBlock, id, plain, codec, data)
 	if err != nil {
 		return res, err
@@ -72,6 +79,25 @@ func (d *diskTarget) PutBlock(ctx context.Context, off int64, id pipe.ID, plain 
 	defer d.mu.Unlock()
 	delete(d.partial, block)
 	return res, d.tree.setBlock(ctx, block, entry{kind: pipe.Data, id: id})
+}
+
+// Assemble stores a block by naming the parts of it that other blocks have: see pipe.Assembler.
+func (d *diskTarget) Assemble(ctx context.Context, off int64, id pipe.ID, block []byte) (pipe.PutResult, bool, error) {
+	n := off / d.shape.blockSize
+	if off < 0 || off%d.shape.blockSize != 0 || n >= d.shape.blocks || int64(len(block)) != d.blockLen(n) {
+		return pipe.PutResult{}, false, fmt.Errorf("disk %q: no block of %d bytes at %d: %w", d.key, len(block), off, fs.ErrInvalid)
+	}
+	if err := d.open(); err != nil {
+		return pipe.PutResult{}, false, err
+	}
+	res, ok, err := d.w.s.assemble(ctx, id, block)
+	if err != nil || !ok {
+		return res, false, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.partial, n)
+	return res, true, d.tree.setBlock(ctx, n, entry{kind: pipe.Data, id: id})
 }
 
 func (d *diskTarget) blockLen(block int64) int64 {
@@ -125,6 +151,9 @@ func (d *diskTarget) store(ctx context.Context, block int64, p []byte) error {
 	id := d.Fingerprint(p)
 	_, err := d.PutBlock(ctx, block*d.shape.blockSize, id, len(p), pipe.Plain, nil)
 	if err == nil || err != pipe.ErrNeedBlock {
+		return err
+	}
+	if _, ok, err := d.Assemble(ctx, block*d.shape.blockSize, id, p); err != nil || ok {
 		return err
 	}
 	enc, err := d.encoderOnce()

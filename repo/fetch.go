@@ -21,6 +21,7 @@ import (
 // buffers are one goroutine's scratch memory for one piece of content.
 type buffers struct {
 	cells, frame, plain []byte
+	hashes              []uint64
 }
 
 func (r *Repository) buffer() *buffers {
@@ -100,11 +101,11 @@ func (r *Repository) content(ctx context.Context, idx *index, typ uint8, id pipe
 // is mended from its pack's parity on the way; what cannot be mended is *ErrCorrupt, and never reused by this process.
 func (r *Repository) fetch(ctx context.Context, idx *index, id pipe.ID, loc location, dst []byte) error {
 	p := idx.pack(loc.pack)
-	first := r.fetchFrame(ctx, p, id, loc, dst)
+	first := r.fetchFrame(ctx, idx, p, id, loc, dst)
 	if first == nil || ctx.Err() != nil {
 		return first
 	}
-	err := r.fetchMended(ctx, p, id, loc, dst)
+	err := r.fetchMended(ctx, idx, p, id, loc, dst)
 	if err == nil {
 		r.warn(fmt.Sprintf("%s is damaged; what was needed of it was mended from its parity: %v", p.name(), first))
 		return nil
@@ -117,23 +118,18 @@ func (r *Repository) fetch(ctx context.Context, idx *index, id pipe.ID, loc loca
 	return &ErrCorrupt{Object: p.name(), Offset: int64(off), Length: int64(n), Reason: "a frame cannot be read", Err: errors.Join(first, err)}
 }
 
-func (r *Repository) fetchFrame(ctx context.Context, p packRef, id pipe.ID, loc location, dst []byte) error {
+func (r *Repository) fetchFrame(ctx context.Context, idx *index, p packRef, id pipe.ID, loc location, dst []byte) error {
 	c, err := r.cipher(ctx, p)
 	if err != nil {
 		return err
 	}
-	off, n := cell.StreamSpan(int(loc.offset), int(loc.stored))
 	buf := r.buffer()
 	defer r.buffers.Put(buf)
-	buf.cells = grow(buf.cells, n)
-	if got, err := r.st.ReadAt(ctx, p.name(), buf.cells, int64(off)); got < n {
-		if err == nil || errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
+	sealed, err := r.readFrame(ctx, p, loc, buf)
+	if err != nil {
 		return err
 	}
-	cell.Strip(buf.cells, buf.cells, int(loc.offset), int(loc.stored))
-	return r.openInto(dst, c, buf.cells[:loc.stored], id, loc, buf)
+	return r.openInto(ctx, idx, dst, c, sealed, id, loc, buf)
 }
 
 func grow(b []byte, n int) []byte {
@@ -144,21 +140,14 @@ func grow(b []byte, n int) []byte {
 }
 
 // openInto opens, decodes and proves one frame.
-func (r *Repository) openInto(dst []byte, c *object.Cipher, sealed []byte, id pipe.ID, loc location, buf *buffers) error {
-	ref := object.FrameRef{
-		Ordinal: loc.ordinal, Offset: loc.offset, Stored: loc.stored, Plain: loc.plain, Type: loc.typ, Codec: uint8(loc.codec),
-	}
-	encoded, err := c.OpenFrame(buf.frame, sealed, ref)
+func (r *Repository) openInto(ctx context.Context, idx *index, dst []byte, c *object.Cipher, sealed []byte, id pipe.ID, loc location, buf *buffers) error {
+	encoded, err := c.OpenFrame(buf.frame, sealed, loc.ref())
 	if err != nil {
 		return err
 	}
 	buf.frame = encoded
-	content, err := pipe.Decode(dst, encoded, loc.codec, len(dst))
-	if err != nil {
+	if err := r.decode(ctx, idx, dst, encoded, loc.codec); err != nil {
 		return err
-	}
-	if len(dst) > 0 && &content[0] != &dst[0] {
-		copy(dst, content)
 	}
 	if r.keys.id(loc.typ, dst) != id {
 		return errors.New("the content does not match its id")
@@ -166,28 +155,103 @@ func (r *Repository) openInto(dst []byte, c *object.Cipher, sealed []byte, id pi
 	return nil
 }
 
-// fetchMended reads the whole pack and repairs it in memory.
-func (r *Repository) fetchMended(ctx context.Context, p packRef, id pipe.ID, loc location, dst []byte) error {
-	file, err := store.ReadAll(ctx, r.st, p.name(), maxPackFile)
+// decode fills dst with the content of an opened frame.
+func (r *Repository) decode(ctx context.Context, idx *index, dst, encoded []byte, codec pipe.Codec) error {
+	if codec == codecAssembled {
+		return r.assemble(ctx, idx, encoded, dst)
+	}
+	content, err := pipe.Decode(dst, encoded, codec, len(dst))
 	if err != nil {
 		return err
+	}
+	if len(dst) > 0 && &content[0] != &dst[0] {
+		copy(dst, content)
+	}
+	return nil
+}
+
+// fetchRecipe reads the recipe of an assembled block, mending its pack in memory where it must.
+func (r *Repository) fetchRecipe(ctx context.Context, p packRef, id pipe.ID, loc location) (*recipe, error) {
+	encoded, err := r.openFrame(ctx, p, loc)
+	if err != nil {
+		var o *object.Object
+		if o, err = r.openPack(ctx, p, id, loc); err != nil {
+			return nil, err
+		}
+		if encoded, err = o.Frame(int(loc.ordinal)); err != nil {
+			return nil, err
+		}
+	}
+	return decodeRecipe(encoded, int(loc.plain))
+}
+
+// openFrame reads and opens one frame, into new memory.
+func (r *Repository) openFrame(ctx context.Context, p packRef, loc location) ([]byte, error) {
+	c, err := r.cipher(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	buf := r.buffer()
+	defer r.buffers.Put(buf)
+	sealed, err := r.readFrame(ctx, p, loc, buf)
+	if err != nil {
+		return nil, err
+	}
+	return c.OpenFrame(nil, sealed, loc.ref())
+}
+
+// readFrame reads one sealed frame into buf.cells.
+func (r *Repository) readFrame(ctx context.Context, p packRef, loc location, buf *buffers) ([]byte, error) {
+	off, n := cell.StreamSpan(int(loc.offset), int(loc.stored))
+	buf.cells = grow(buf.cells, n)
+	if got, err := r.st.ReadAt(ctx, p.name(), buf.cells, int64(off)); got < n {
+		if err == nil || errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, err
+	}
+	cell.Strip(buf.cells, buf.cells, int(loc.offset), int(loc.stored))
+	return buf.cells[:loc.stored], nil
+}
+
+// ref is the frame's place and kind, as its object has it.
+func (l location) ref() object.FrameRef {
+	return object.FrameRef{Ordinal: l.ordinal, Offset: l.offset, Stored: l.stored, Plain: l.plain, Type: l.typ, Codec: uint8(l.codec)}
+}
+
+// fetchMended reads the whole pack and repairs it in memory.
+func (r *Repository) fetchMended(ctx context.Context, idx *index, p packRef, id pipe.ID, loc location, dst []byte) error {
+	o, err := r.openPack(ctx, p, id, loc)
+	if err != nil {
+		return err
+	}
+	encoded, err := o.Frame(int(loc.ordinal))
+	if err != nil {
+		return err
+	}
+	if err := r.decode(ctx, idx, dst, encoded, loc.codec); err != nil {
+		return err
+	}
+	if r.keys.id(loc.typ, dst) != id {
+		return errors.New("the content does not match its id")
+	}
+	return nil
+}
+
+// openPack reads and mends a whole pack that should have that content there.
+func (r *Repository) openPack(ctx context.Context, p packRef, id pipe.ID, loc location) (*object.Object, error) {
+	file, err := store.ReadAll(ctx, r.st, p.name(), maxPackFile)
+	if err != nil {
+		return nil, err
 	}
 	o, _, err := object.OpenFile(file, cell.Ident{Kind: p.Kind, Repo: r.header.ID, Object: p.ID}, r.keys.unwraps)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if int(loc.ordinal) >= len(o.Entries()) || o.Entries()[loc.ordinal].ID != id {
-		return errors.New("the pack's table does not name this content here")
+		return nil, errors.New("the pack's table does not name this content here")
 	}
-	content, err := o.Content(int(loc.ordinal))
-	if err != nil {
-		return err
-	}
-	if len(content) != len(dst) || r.keys.id(loc.typ, content) != id {
-		return errors.New("the content does not match its id")
-	}
-	copy(dst, content)
-	return nil
+	return o, nil
 }
 
 // maxPackFile bounds a pack's file: the largest stream, half of it again as parity, and trailers.

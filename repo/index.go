@@ -120,6 +120,27 @@ func (x *index) reusable(id pipe.ID) (bool, error) {
 	return found, err
 }
 
+// recordOf is the number of an id's record; it never changes while the index is open, and neither does the record.
+func (x *index) recordOf(id pipe.ID) (uint32, bool, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	slot, _, found, err := x.find(id)
+	if err != nil || !found {
+		return 0, false, err
+	}
+	return uint32(x.slots[slot]) - 1, true, nil
+}
+
+// record reads one by its number.
+func (x *index) record(n uint32) (pipe.ID, location, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if n >= x.records.n {
+		return pipe.ID{}, location{}, fmt.Errorf("the index has no record %d", n)
+	}
+	return x.records.at(n)
+}
+
 func (x *index) markBad(id pipe.ID) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -103,7 +103,11 @@ type Repository struct {
 	loaded  bool
 
 	ciphers cipherCache
-	buffers sync.Pool
+	blocks  blockCache
+
+	anchorMu sync.Mutex
+	anchors  *anchorTable // nil until somebody writes
+	buffers  sync.Pool
 
 	pinMu sync.Mutex
 	pins  map[string]*pin

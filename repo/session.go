@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"sync"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo/internal/object"
 )
@@ -19,6 +21,12 @@ type session struct {
 	r     *Repository
 	lease *lease
 	idx   *index
+
+	anchorOnce sync.Once
+	anchors    *anchorTable // nil where it could not be loaded
+	encodeOnce sync.Once
+	literals   *pipe.Encoder
+	encodeErr  error
 
 	ctx    context.Context // of the uploads: ends with the session or its first failure
 	cancel context.CancelCauseFunc
@@ -50,6 +58,8 @@ type openPack struct {
 	b   *object.Builder
 	ref packRef
 	ids []pipe.ID // in the overlay
+
+	anchors []anchor // of its blocks
 }
 
 // inPack is content in a pack that is not durable yet.
@@ -63,6 +73,7 @@ type packTable struct {
 	ref     packRef
 	stream  int
 	entries []object.Entry
+	anchors []anchor
 }
 
 const (
@@ -102,19 +113,23 @@ func (s *session) known(id pipe.ID) (bool, error) {
 }
 
 // put makes sure that the content named id is in the repository once the session is flushed. Without data it only
-// looks. of two callers with the same content one writes and the other waits for it.
+// looks. Of two callers with the same content one writes and the other waits for it.
 func (s *session) put(ctx context.Context, typ uint8, id pipe.ID, plain int, codec pipe.Codec, data []byte) (pipe.PutResult, error) {
+	return s.putFrame(ctx, &frame{typ: typ, id: id, plain: plain, codec: codec, data: data, sum: xxhash.Sum64(data)})
+}
+
+func (s *session) putFrame(ctx context.Context, f *frame) (pipe.PutResult, error) {
 	for {
 		if err := s.failed(); err != nil {
 			return pipe.PutResult{}, err
 		}
-		if ok, err := s.known(id); err != nil || ok {
-			return pipe.PutResult{Deduplicated: int64(plain)}, err
+		if ok, err := s.known(f.id); err != nil || ok {
+			return pipe.PutResult{Deduplicated: int64(f.plain)}, err
 		}
-		if data == nil {
+		if f.data == nil {
 			return pipe.PutResult{}, pipe.ErrNeedBlock
 		}
-		wait, mine := s.claim(id)
+		wait, mine := s.claim(f.id)
 		if mine {
 			break
 		}
@@ -124,12 +139,12 @@ func (s *session) put(ctx context.Context, typ uint8, id pipe.ID, plain int, cod
 			return pipe.PutResult{}, context.Cause(ctx)
 		}
 	}
-	defer s.release(id)
+	defer s.release(f.id)
 	// Between the look and the claim somebody else may have finished.
-	if ok, err := s.known(id); err != nil || ok {
-		return pipe.PutResult{Deduplicated: int64(plain)}, err
+	if ok, err := s.known(f.id); err != nil || ok {
+		return pipe.PutResult{Deduplicated: int64(f.plain)}, err
 	}
-	return s.write(ctx, typ, id, plain, codec, data)
+	return s.write(ctx, f)
 }
 
 func (s *session) claim(id pipe.ID) (wait chan struct{}, mine bool) {
@@ -149,55 +164,118 @@ func (s *session) release(id pipe.ID) {
 	delete(s.claims, id)
 }
 
-func (s *session) write(ctx context.Context, typ uint8, id pipe.ID, plain int, codec pipe.Codec, data []byte) (pipe.PutResult, error) {
-	p, err := s.take(ctx, typ)
+func (s *session) write(ctx context.Context, f *frame) (pipe.PutResult, error) {
+	buf := s.r.buffer()
+	defer s.r.buffers.Put(buf)
+	if err := s.prove(ctx, f, buf); err != nil {
+		return pipe.PutResult{}, err
+	}
+	p, err := s.take(ctx, f.typ)
 	if err != nil {
 		return pipe.PutResult{}, err
 	}
-	ref, err := s.seal(p, typ, id, plain, codec, data)
+	ref, err := f.seal(p, buf)
 	if err != nil {
-		s.giveBack(ctx, typ, p)
-		return pipe.PutResult{}, err
+		return pipe.PutResult{}, errors.Join(err, s.giveBack(ctx, f.typ, p))
 	}
 	s.mu.Lock()
-	s.overlay[id] = inPack{p, ref}
-	p.ids = append(p.ids, id)
+	s.overlay[f.id] = inPack{p, ref}
+	p.ids = append(p.ids, f.id)
+	p.anchors = append(p.anchors, f.anchors...)
 	s.usage.Stored += int64(ref.Stored)
 	s.mu.Unlock()
-	if err := s.giveBack(ctx, typ, p); err != nil {
+	if err := s.giveBack(ctx, f.typ, p); err != nil {
 		return pipe.PutResult{}, err
 	}
-	return pipe.PutResult{Stored: int64(ref.Stored)}, nil
+	return pipe.PutResult{Stored: int64(ref.Stored), Deduplicated: int64(f.copied)}, nil
 }
 
-// seal puts content into a pack and opens it again as it will be written: what was changed anywhere between the
-// fingerprint and the pack (a bad byte in memory, a codec's mistake, a liar) is found here, before anyone relies on it.
-func (s *session) seal(p *openPack, typ uint8, id pipe.ID, plain int, codec pipe.Codec, data []byte) (object.FrameRef, error) {
+// frame is one piece of content on its way into a pack.
+type frame struct {
+	typ     uint8
+	id      pipe.ID
+	plain   int
+	codec   pipe.Codec
+	data    []byte // encoded
+	sum     uint64 // of data, taken before data was proven
+	copied  int    // of a recipe: bytes that other blocks have
+	anchors []anchor
+}
+
+// prove decodes what is to be stored and holds it against the id: the caller's word is not taken for either. Together
+// with seal that finds whatever was changed between the fingerprint and the pack: a bad byte in memory, a codec's
+// mistake, a liar.
+func (s *session) prove(ctx context.Context, f *frame, buf *buffers) error {
+	buf.plain = grow(buf.plain, f.plain)
+	if err := s.r.decode(ctx, s.idx, buf.plain, f.data, f.codec); err != nil {
+		return fmt.Errorf("%w: %w", pipe.ErrBlockMismatch, err)
+	}
+	if s.r.keys.id(f.typ, buf.plain) != f.id {
+		return fmt.Errorf("%w: the fingerprint differs", pipe.ErrBlockMismatch)
+	}
+	if f.typ == object.TypeBlock && f.codec != codecAssembled && s.loadAnchors(ctx) {
+		buf.hashes = cellHashes(buf.hashes, buf.plain)
+		f.anchors = anchorsOf(nil, buf.hashes, f.id)
+	}
+	return nil
+}
+
+// assemble stores a block as a recipe, where the repository has large parts of it in other blocks.
+func (s *session) assemble(ctx context.Context, id pipe.ID, content []byte) (pipe.PutResult, bool, error) {
+	if !s.loadAnchors(ctx) {
+		return pipe.PutResult{}, false, nil
+	}
+	buf := s.r.buffer()
+	buf.hashes = cellHashes(buf.hashes, content)
+	encoded, copied, ok := s.tryRecipe(ctx, content, buf.hashes)
+	s.r.buffers.Put(buf)
+	if !ok {
+		return pipe.PutResult{}, false, ctx.Err()
+	}
+	res, err := s.putFrame(ctx, &frame{
+		typ: object.TypeBlock, id: id, plain: len(content), codec: codecAssembled, data: encoded, sum: xxhash.Sum64(encoded), copied: copied,
+	})
+	return res, err == nil, err
+}
+
+// seal puts content into a pack and opens it again as it will be written: it must still be what was proven.
+func (f *frame) seal(p *openPack, buf *buffers) (object.FrameRef, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	ref, err := p.b.Append(typ, id, uint8(codec), plain, data)
+	ref, err := p.b.Append(f.typ, f.id, uint8(f.codec), f.plain, f.data)
 	if err != nil {
 		return ref, err
 	}
-	buf := s.r.buffer()
-	defer s.r.buffers.Put(buf)
-	encoded, err := p.b.Check(ref, buf.frame)
+	opened, err := p.b.Check(ref, buf.frame)
 	if err == nil {
-		buf.frame = encoded
-		var content []byte
-		content, err = pipe.Decode(buf.plain, encoded, codec, plain)
-		if err == nil && codec != pipe.Plain {
-			buf.plain = content
+		buf.frame = opened
+		if xxhash.Sum64(opened) == f.sum {
+			return ref, nil
 		}
-		if err == nil && s.r.keys.id(typ, content) != id {
-			err = errors.New("the fingerprint differs")
+		err = errors.New("it changed on its way into the pack")
+	}
+	p.b.Void(ref)
+	return ref, fmt.Errorf("%w: %w", pipe.ErrBlockMismatch, err)
+}
+
+// loadAnchors makes the anchors ready; without them blocks are stored whole.
+func (s *session) loadAnchors(ctx context.Context) bool {
+	s.anchorOnce.Do(func() {
+		t, err := s.r.loadAnchors(ctx, s.idx)
+		if err != nil {
+			s.r.warn(fmt.Sprintf("content that the repository has at other offsets is not looked for: %v", err))
 		}
-	}
-	if err != nil {
-		p.b.Void(ref)
-		return ref, fmt.Errorf("%w: %w", pipe.ErrBlockMismatch, err)
-	}
-	return ref, nil
+		s.anchors = t
+	})
+	return s.anchors != nil
+}
+
+// encoder encodes what no other block has of an assembled one.
+func (s *session) encoder() (*pipe.Encoder, error) {
+	s.encodeOnce.Do(func() {
+		s.literals, s.encodeErr = pipe.NewEncoder(s.r.header.Compression, s.r.header.BlockSize)
+	})
+	return s.literals, s.encodeErr
 }
 
 // take gives the caller a pack of its own to write to; for pages and chunks all share one.
@@ -300,6 +378,11 @@ func (s *session) store(p *openPack) error {
 	if err := s.r.addTable(s.idx, p.ref, entries); err != nil {
 		return err
 	}
+	if s.anchors != nil {
+		if err := s.anchors.addAll(s.idx, p.anchors); err != nil {
+			return err
+		}
+	}
 	stream := p.b.Len()
 	s.mu.Lock()
 	for _, id := range p.ids {
@@ -308,7 +391,7 @@ func (s *session) store(p *openPack) error {
 		}
 	}
 	s.usage.Parity += int64(len(file) - stream)
-	s.tables = append(s.tables, packTable{p.ref, stream, entries})
+	s.tables = append(s.tables, packTable{p.ref, stream, entries, p.anchors})
 	s.tabled += len(entries)
 	s.spare = append(s.spare, p.b)
 	var tables []packTable
@@ -374,7 +457,7 @@ func (s *session) writeIndex(tables []packTable) error {
 	if err := s.r.st.Create(s.ctx, indexName(objectRef{s.lease.n, b.ID()}), file); err != nil && s.ctx.Err() == nil {
 		s.r.warn(fmt.Sprintf("index object: %v", err))
 	}
-	return nil
+	return s.writeAnchors(tables)
 }
 
 func (s *session) flushIndex() error {
@@ -408,7 +491,8 @@ func (s *session) content(ctx context.Context, typ uint8, id pipe.ID) ([]byte, e
 			if err != nil {
 				return nil, err
 			}
-			return pipe.Decode(nil, encoded, pipe.Codec(at.ref.Codec), int(at.ref.Plain))
+			content := make([]byte, at.ref.Plain)
+			return content, s.r.decode(ctx, s.idx, content, encoded, pipe.Codec(at.ref.Codec))
 		}
 	}
 	return s.r.content(ctx, s.idx, typ, id)

@@ -80,7 +80,7 @@ const maxAffected = 100_000
 
 // Verify checks the repository. The error is for what stopped the check; what it found is in the report.
 func (r *Repository) Verify(ctx context.Context, opts *VerifyOptions) (VerifyReport, error) {
-	v := &verification{r: r, bad: map[pipe.ID]bool{}, absent: map[pipe.ID]packRef{}, pages: map[pipe.ID]bool{}}
+	v := &verification{r: r, bad: map[pipe.ID]bool{}, needs: map[pipe.ID][]pipe.ID{}, absent: map[pipe.ID]packRef{}, pages: map[pipe.ID]bool{}}
 	if opts != nil {
 		v.opts = *opts
 	}
@@ -107,6 +107,8 @@ func (r *Repository) Verify(ctx context.Context, opts *VerifyOptions) (VerifyRep
 		func(ctx context.Context) error { return v.vitals(ctx, list) },
 		v.packs,
 		v.indexObjects,
+		v.anchorObjects,
+		v.assembled,
 		func(ctx context.Context) error { return v.points(ctx, list) },
 	} {
 		if err := step(ctx); err != nil {
@@ -146,13 +148,15 @@ type verification struct {
 
 	total, done atomic.Int64
 
-	mu     sync.Mutex
-	rep    VerifyReport
-	bad    map[pipe.ID]bool    // content that cannot be had
-	absent map[pipe.ID]packRef // content of packs that index objects know and that are not there
-	pages  map[pipe.ID]bool    // subtrees that were seen and are sound
-	needed []bool              // packs that hold something a point needs, by number in the index
-	sizes  map[packRef]int64
+	mu      sync.Mutex
+	rep     VerifyReport
+	bad     map[pipe.ID]bool      // content that cannot be had
+	absent  map[pipe.ID]packRef   // content of packs that index objects know and that are not there
+	pages   map[pipe.ID]bool      // subtrees that were seen and are sound
+	recipes []recipeFrame         // assembled blocks, for when every pack's table is known
+	needs   map[pipe.ID][]pipe.ID // what each of them needs
+	needed  []bool                // packs that hold something a point needs, by number in the index
+	sizes   map[packRef]int64
 }
 
 func (v *verification) damage(d Damage) {
@@ -323,13 +327,14 @@ func (v *verification) packTable(ctx context.Context, p packRef, size int64) err
 		v.damage(Damage{Object: p.name(), Reason: err.Error()})
 		return nil
 	}
+	v.later(p, t.Entries)
 	for _, e := range t.Entries {
-		if e.Type != object.TypeBlock || !v.sampled(e.ID) {
+		if e.Type != object.TypeBlock || e.Codec == object.CodecAssembled || !v.sampled(e.ID) {
 			continue
 		}
 		dst := make([]byte, e.Plain)
 		loc := location{ordinal: e.Ordinal, offset: e.Offset, stored: e.Stored, plain: e.Plain, typ: e.Type, codec: pipe.Codec(e.Codec)}
-		if err := v.r.fetchFrame(ctx, p, e.ID, loc, dst); err != nil {
+		if err := v.r.fetchFrame(ctx, v.idx, p, e.ID, loc, dst); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -411,16 +416,20 @@ func (v *verification) cells(p packRef, damaged []int, size int64, mendable bool
 func (v *verification) frames(ctx context.Context, p packRef, o *object.Object, stream []byte) error {
 	buf := v.r.buffer()
 	defer v.r.buffers.Put(buf)
+	v.later(p, o.Entries())
 	for _, e := range o.Entries() {
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if e.Codec == object.CodecAssembled {
+			continue
 		}
 		if e.Type != object.TypeBlock && e.Type != object.TypePage && e.Type != object.TypeChunk {
 			continue
 		}
 		buf.plain = grow(buf.plain, int(e.Plain))
 		loc := location{ordinal: e.Ordinal, offset: e.Offset, stored: e.Stored, plain: e.Plain, typ: e.Type, codec: pipe.Codec(e.Codec)}
-		err := v.r.openInto(buf.plain, o.Cipher(), stream[e.Offset:e.Offset+e.Stored], e.ID, loc, buf)
+		err := v.r.openInto(ctx, v.idx, buf.plain, o.Cipher(), stream[e.Offset:e.Offset+e.Stored], e.ID, loc, buf)
 		if err != nil {
 			off, n := cell.StreamSpan(int(e.Offset), int(e.Stored))
 			v.damage(Damage{Object: p.name(), Offset: int64(off), Length: int64(n), Reason: err.Error()})
@@ -451,10 +460,14 @@ func (v *verification) salvage(ctx context.Context, p packRef, entries []object.
 		v.damage(Damage{Object: p.name(), Reason: err.Error()})
 		return nil
 	}
+	v.later(p, entries)
 	for _, e := range entries {
+		if e.Codec == object.CodecAssembled {
+			continue
+		}
 		dst := make([]byte, e.Plain)
 		loc := location{ordinal: e.Ordinal, offset: e.Offset, stored: e.Stored, plain: e.Plain, typ: e.Type, codec: pipe.Codec(e.Codec)}
-		if err := v.r.fetchFrame(ctx, p, e.ID, loc, dst); err != nil {
+		if err := v.r.fetchFrame(ctx, v.idx, p, e.ID, loc, dst); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -524,6 +537,118 @@ func (v *verification) indexObject(ctx context.Context, file []byte, ref objectR
 	return nil
 }
 
+// anchorObjects checks the writers' cache of anchors.
+func (v *verification) anchorObjects(ctx context.Context) error {
+	for info, err := range v.r.st.List(ctx, "anchor/") {
+		if err != nil {
+			return err
+		}
+		ref, ok := parseRef(strings.TrimPrefix(info.Name, "anchor/"), "/")
+		if !ok {
+			continue
+		}
+		v.count(1, 0, info.Size, 0)
+		err := v.anchorObject(ctx, info.Name, ref)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil { // losing it loses nothing that is stored
+			v.damage(Damage{Object: info.Name, Reason: err.Error(), Mendable: true})
+		}
+	}
+	return nil
+}
+
+func (v *verification) anchorObject(ctx context.Context, name string, ref objectRef) error {
+	file, err := store.ReadAll(ctx, v.r.st, name, maxPackFile)
+	if err != nil {
+		return err
+	}
+	o, damaged, err := object.OpenFile(file, cell.Ident{Kind: object.KindAnchor, Repo: v.r.header.ID, Object: ref.ID}, v.r.keys.unwraps)
+	if err == nil && len(damaged) > 0 {
+		err = fmt.Errorf("%d cells are damaged", len(damaged))
+	}
+	for i := 0; err == nil && i < len(o.Entries()); i++ {
+		var doc []byte
+		if doc, err = o.Content(i); err == nil {
+			_, err = decodeAnchors(doc)
+		}
+	}
+	return err
+}
+
+// recipeFrame is an assembled block in its pack.
+type recipeFrame struct {
+	pack packRef
+	e    object.Entry
+}
+
+func (v *verification) later(p packRef, entries []object.Entry) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, e := range entries {
+		if e.Type == object.TypeBlock && e.Codec == object.CodecAssembled {
+			v.recipes = append(v.recipes, recipeFrame{p, e})
+		}
+	}
+}
+
+// assembled checks the recipes: they are read at every depth, because what they need must be there; what they give is
+// proven where the data is asked for.
+func (v *verification) assembled(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for _, f := range v.recipes {
+		g.Go(func() error {
+			err := v.recipe(ctx, f)
+			if err == nil || ctx.Err() != nil {
+				return ctx.Err()
+			}
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			v.bad[f.e.ID] = true
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+func (v *verification) recipe(ctx context.Context, f recipeFrame) error {
+	loc := location{ordinal: f.e.Ordinal, offset: f.e.Offset, stored: f.e.Stored, plain: f.e.Plain, typ: f.e.Type, codec: codecAssembled}
+	rec, err := v.r.fetchRecipe(ctx, f.pack, f.e.ID, loc)
+	if err != nil {
+		off, n := cell.StreamSpan(int(loc.offset), int(loc.stored))
+		v.damage(Damage{Object: f.pack.name(), Offset: int64(off), Length: int64(n), Reason: err.Error()})
+		return err
+	}
+	ids := rec.sources()
+	v.mu.Lock()
+	v.needs[f.e.ID] = ids
+	v.mu.Unlock()
+	for _, id := range ids {
+		loc, ok, err := v.idx.lookup(id)
+		v.mu.Lock()
+		bad := v.bad[id]
+		v.mu.Unlock()
+		if err != nil || !ok || bad || loc.codec == codecAssembled {
+			return fmt.Errorf("block %s is missing or damaged", id)
+		}
+	}
+	if v.opts.DataPercent < 100 && !v.sampled(f.e.ID) {
+		return nil
+	}
+	dst := make([]byte, f.e.Plain)
+	if err := v.r.fetchFrame(ctx, v.idx, f.pack, f.e.ID, loc, dst); err != nil {
+		if err = v.r.fetchMended(ctx, v.idx, f.pack, f.e.ID, loc, dst); err != nil {
+			off, n := cell.StreamSpan(int(loc.offset), int(loc.stored))
+			v.damage(Damage{Object: f.pack.name(), Offset: int64(off), Length: int64(n), Reason: err.Error()})
+			return err
+		}
+	}
+	v.count(0, 1, int64(f.e.Stored), int64(f.e.Plain))
+	return nil
+}
+
 // points walks every point's trees.
 func (v *verification) points(ctx context.Context, list []committed) error {
 	v.needed = make([]bool, len(v.idx.packs))
@@ -568,7 +693,13 @@ func (v *verification) have(id pipe.ID, typ uint8, missing map[packRef]bool) boo
 		return false
 	}
 	v.needed[loc.pack] = true
-	return !v.bad[id]
+	sound := !v.bad[id]
+	for _, need := range v.needs[id] {
+		if !v.have(need, object.TypeBlock, missing) {
+			sound = false
+		}
+	}
+	return sound
 }
 
 func (v *verification) affect(a Affected) {

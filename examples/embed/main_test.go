@@ -30,7 +30,7 @@ func embed(t *testing.T, args ...string) (string, error) {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(self, args...)
-	cmd.Env = append(os.Environ(), "EMBED_IS_MAIN=1", "HIKAE_PASSWORD=a passphrase")
+	cmd.Env = append(os.Environ(), "EMBED_IS_MAIN=1", "GORACE=atexit_sleep_ms=0", "HIKAE_PASSWORD=a passphrase")
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

@@ -27,7 +27,7 @@ func interrupt(ts *testscript.TestScript, neg bool, args []string) {
 	var out, errs bytes.Buffer
 	cmd := exec.Command(program, args[3:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = ts.MkAbs("."), &out, &errs
-	for _, name := range []string{"HIKAE_PASSWORD", "HIKAE_STATE_DIR", "HIKAE_CACHE_DIR", "HOME", "PATH"} {
+	for _, name := range []string{"HIKAE_PASSWORD", "HIKAE_STATE_DIR", "HIKAE_CACHE_DIR", "HOME", "PATH", "GORACE"} {
 		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
 	}
 	ts.Check(cmd.Start())

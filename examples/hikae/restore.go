@@ -159,7 +159,7 @@ func (f *restoreFlags) restored(result job.RestoreResult, disk string, err error
 		return nil, err
 	}
 	result.Disks = []job.RestoredDisk{}
-	if at, ok := errors.AsType[*pipe.RangeError](err); ok {
+	if at, ok := errors.AsType[*repo.RangeError](err); ok { // the first one; a salvage finds them all
 		result.Holes = append(result.Holes, job.Hole{Disk: disk, Offset: at.Off, Length: at.Len})
 	}
 	left.doc, left.text = restoreDocument(result), nil

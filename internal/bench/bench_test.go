@@ -196,7 +196,8 @@ func TestLimit(t *testing.T) {
 
 // score1 is a round in which every step of a contestant cost the same.
 func score1(c cost, size int64) *score {
-	s := &score{Steps: map[string]cost{}, Sizes: map[string]int64{}, Read: map[string]int64{}, Restored: 2 << 30}
+	s := &score{Steps: map[string]cost{}, Sizes: map[string]int64{}, Read: map[string]int64{}, Restored: 2 << 30,
+		Unique: 4 << 30}
 	for _, step := range steps {
 		s.Steps[step], s.Sizes[step], s.Read[step] = c, size, 100<<20
 	}
@@ -231,6 +232,16 @@ func TestBars(t *testing.T) {
 }
 
 // What failed or was not run must neither look met nor stop the page.
+func TestPageOfASmallerRun(t *testing.T) {
+	res := sample(cost{Wall: 2, CPU: 4})
+	res.Startup.Blocks = 1000
+	require.Contains(t, page(res), "(1000 blocks) | not measured |", "fewer blocks say nothing about a million")
+	for _, r := range res.Rounds {
+		r[nameBorg] = score1(cost{Wall: 5, CPU: 5}, 1<<30)
+	}
+	require.Contains(t, page(res), "that aim cannot be met with these parts")
+}
+
 func TestPageOfAFailedRun(t *testing.T) {
 	res := sample(cost{Wall: 2, CPU: 4})
 	res.Sparse, res.Startup = nil, nil

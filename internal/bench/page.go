@@ -39,6 +39,11 @@ func (r *record) barTable(b *strings.Builder) {
 		}
 	}
 	fmt.Fprintf(b, "\n%d fall short.\n", short)
+	half, sum := r.typical(nameBorg, stepFull, cpuOf)/2, r.limitSeconds()
+	if half > 0 && half < sum {
+		fmt.Fprintf(b, "\nHalf of borg's CPU time for a full backup is %.1f s, below the limit of %.1f s that the parts take alone (see below):\n"+
+			"that aim cannot be met with these parts.\n", half, sum)
+	}
 }
 
 // figures is the table of what was measured, in the programs' own units.
@@ -82,8 +87,8 @@ func (r *record) setting(b *strings.Builder) {
 		"changed in blocks of 4 KiB, which is %s in blocks of 256 KiB.\n\n",
 		r.Fixture.Packages["day1"], r.Fixture.Packages["other"], size(r.Fixture.Used["day1"]), size(r.Fixture.Used["day2"]),
 		size(r.Fixture.Used["other"]), size(r.Fixture.Changed), size(r.Fixture.Blocks))
-	fmt.Fprintf(b, "%d × %s, %s of memory, %s, %s. Other work may have run on the machine at the same time.\n\n| program | version | called with |\n|---|---|---|\n",
-		r.CPUs, r.CPU, size(r.Memory), r.Versions["kernel"], r.Versions["go"])
+	fmt.Fprintf(b, "%d × %s, %s of memory, %s, %s. Load of the machine before each\nround (1, 5, 15 minutes): %s. Above 1 or so, wall times say little, and the share of busy cores nothing.\n\n| program | version | called with |\n|---|---|---|\n",
+		r.CPUs, r.CPU, size(r.Memory), r.Versions["kernel"], r.Versions["go"], strings.Join(r.Load, "; "))
 	for _, name := range order {
 		if settings, ok := r.Settings[name]; ok {
 			version, _, _ := strings.Cut(name, " ")

@@ -28,6 +28,7 @@ type record struct {
 	Limits   [][]part          `json:"limits"` // one list a round
 	Sparse   *sparse           `json:"sparse,omitempty"`
 	Startup  *startup          `json:"startup,omitempty"`
+	Load     []string          `json:"load"` // of the machine before each round: one, five, fifteen minutes
 	Failures []string          `json:"failures"`
 }
 
@@ -40,6 +41,7 @@ type score struct {
 	Sizes    map[string]int64 `json:"sizes"`    // repository, in bytes, after each step
 	Read     map[string]int64 `json:"read"`     // bytes read from the source, as the program itself reports them
 	Restored int64            `json:"restored"` // bytes of the restored disk that are not holes
+	Unique   int64            `json:"unique"`   // plain bytes that verify had to look at, as hikae itself reports them
 }
 
 func measureAll(ctx context.Context, opts options, fx *fixture) (*record, error) {
@@ -51,6 +53,7 @@ func measureAll(ctx context.Context, opts options, fx *fixture) (*record, error)
 	}
 	for n := range opts.rounds {
 		progress("round %d of %d", n+1, opts.rounds)
+		res.Load = append(res.Load, loadAverage())
 		r, err := runRound(ctx, opts, fx, all, n, res)
 		if err != nil {
 			return nil, err
@@ -158,10 +161,26 @@ func runStep(ctx context.Context, c contestant, p place, step string, fx *fixtur
 	}
 	progress("%-16s %-15s wall %6.1f s  CPU %6.1f s  peak %s  repository %s", c.name, step, spent.Wall, spent.CPU,
 		size(spent.RSS), size(s.Sizes[step]))
-	if step == stepRestore {
+	switch {
+	case step == stepRestore:
 		return s.checkRestored(c.restored(p), fx.disk(diskOf[stepNext]))
+	case step == stepVerify && c.stats != nil:
+		return s.askUnique(ctx, c.stats(p))
 	}
 	return nil
+}
+
+func (s *score) askUnique(ctx context.Context, stats command) error {
+	_, out, err := measure(ctx, stats)
+	if err != nil {
+		return err
+	}
+	var doc struct {
+		Unique int64 `json:"unique"`
+	}
+	err = json.Unmarshal(out, &doc)
+	s.Unique = doc.Unique
+	return err
 }
 
 // giveDisk puts the disk of a step where the contestant looks for it, and into the page cache.
@@ -213,6 +232,12 @@ func cpuName() string {
 		}
 	}
 	return runtime.GOARCH
+}
+
+func loadAverage() string {
+	data, _ := os.ReadFile("/proc/loadavg")
+	fields := strings.Fields(string(data))
+	return strings.Join(fields[:min(3, len(fields))], " ")
 }
 
 func memorySize() int64 {

@@ -40,7 +40,7 @@ func check(t *testing.T, path string) {
 }
 
 func TestSampleIsAVolume(t *testing.T) {
-	for _, size := range []int64{MinSize, 32<<20 + 513, 64 << 20, 200 << 20} {
+	for _, size := range []int64{MinSize, 32<<20 + 513, 64 << 20, 132 << 20} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "disk.raw")
 			d, err := Sample(path, size, 1)

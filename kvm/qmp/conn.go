@@ -77,7 +77,7 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 func (c *Conn) greet(ctx context.Context, r *reader) ([]string, error) {
 	stop := context.AfterFunc(ctx, func() { c.net.SetReadDeadline(time.Unix(1, 0)) })
 	m, err := r.next()
-	if !stop() && err != nil {
+	if !stop() { // the read deadline has passed for good
 		return nil, fmt.Errorf("%w (%w)", ErrTaken, ctx.Err())
 	}
 	if err != nil {

@@ -9,8 +9,9 @@ import (
 
 // call is one request and its answer. See link for who may touch it when.
 type call struct {
-	req request
-	buf []byte // read: where the data goes, req.n bytes
+	req   request
+	terms *terms // of the connection that carries it
+	buf   []byte // read: where the data goes, req.n bytes
 
 	arrived   cover               // read: what has come
 	statuses  map[uint32][]Status // block status: ranges by id of the context

@@ -34,6 +34,8 @@ type haggling struct {
 	opts *Options
 	addr Address
 	form form
+
+	zeroes bool // the answer to EXPORT_NAME ends in 124 zeros
 }
 
 // connect opens a connection and shakes hands up to where options are chosen.
@@ -113,14 +115,12 @@ func (h *haggling) greet(ctx context.Context) error {
 	if err := h.write(binary.BigEndian.AppendUint32(nil, uint32(flags&(flagFixedNewstyle|flagNoZeroes)))); err != nil {
 		return err
 	}
-	return h.secure(ctx, flags)
+	h.zeroes = flags&flagNoZeroes == 0
+	return h.secure(ctx)
 }
 
 // secure starts TLS where the address or the options ask for it. There is no going on without.
-func (h *haggling) secure(ctx context.Context, flags uint16) error {
-	if flags&flagNoZeroes == 0 {
-		h.opts = h.opts.padded() // remembered for EXPORT_NAME
-	}
+func (h *haggling) secure(ctx context.Context) error {
 	if !h.addr.TLS && h.opts.TLS == nil {
 		return nil
 	}
@@ -226,7 +226,7 @@ func (h *haggling) chooseForm() error {
 		form form
 		o    option
 	}{{formExtended, optExtendedHeaders}, {formStructured, optStructuredReply}} {
-		if try.form > h.opts.most {
+		if h.opts.most != nil && try.form > *h.opts.most {
 			continue
 		}
 		err := h.ask(try.o, nil, nil)
@@ -328,7 +328,7 @@ func (h *haggling) enterByName(t *terms) error {
 		return err
 	}
 	answer := make([]byte, 10, 10+124)
-	if h.opts.zeroes {
+	if h.zeroes {
 		answer = answer[:10+124]
 	}
 	if err := h.read(answer); err != nil {

@@ -129,7 +129,7 @@ func (l *link) register(c *call) error {
 		return l.err
 	}
 	l.cookie++
-	c.req.cookie, c.done = l.cookie, make(chan struct{})
+	c.req.cookie, c.terms, c.done = l.cookie, l.terms, make(chan struct{})
 	l.calls[c.req.cookie] = c
 	c.overdue = time.AfterFunc(patience*l.timeout, func() {
 		l.fail(lost(fmt.Errorf("no answer to a %v within %v", c.req.cmd, patience*l.timeout)))
@@ -154,8 +154,16 @@ func (l *link) withdraw(c *call) {
 // send writes a request. A write that is cut short leaves the stream useless, so the connection goes with it.
 func (l *link) send(ctx context.Context, c *call, payload []byte) {
 	l.conn.SetWriteDeadline(time.Now().Add(patience * l.timeout))
-	stop := context.AfterFunc(ctx, func() { l.raw.SetWriteDeadline(time.Now().Add(grace)) })
-	defer stop()
+	shortened := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		l.raw.SetWriteDeadline(time.Now().Add(grace))
+		close(shortened)
+	})
+	defer func() {
+		if !stop() {
+			<-shortened // or it would meet the next one's write
+		}
+	}()
 	header := c.req.append(make([]byte, 0, 32), l.terms.form)
 	buffers := net.Buffers{header, payload}
 	if len(payload) == 0 {
@@ -332,7 +340,9 @@ func (l *link) close() {
 		l.conn.SetWriteDeadline(time.Now().Add(grace))
 		l.conn.Write(request{cmd: cmdDisconnect}.append(nil, l.terms.form))
 		if l.conn != l.raw {
-			l.conn.Close() // tells the peer that the end is not a cut; the deadline holds for it too
+			cut := time.AfterFunc(grace, func() { l.raw.Close() })
+			l.conn.Close() // tells the peer that the end is not a cut
+			cut.Stop()
 		}
 	default:
 	}

@@ -17,6 +17,7 @@ const (
 	KindCheckpoint uint8 = 7
 	KindIndex      uint8 = 8
 	KindBeat       uint8 = 9
+	KindAnchor     uint8 = 10
 )
 
 // Suites.
@@ -41,6 +42,9 @@ const (
 	CodecPlain = uint8(pipe.Plain)
 	CodecS2    = uint8(pipe.S2)
 	CodecZstd  = uint8(pipe.Zstd)
+
+	// CodecAssembled: the content is a recipe, which names parts of other blocks. Only blocks have it.
+	CodecAssembled uint8 = 3
 )
 
 // Types of wraps.
@@ -75,7 +79,7 @@ func knownSuite(suite uint8) error {
 }
 
 func knownKind(kind uint8) error {
-	if kind < KindHeader || kind > KindBeat {
+	if kind < KindHeader || kind > KindAnchor {
 		return fmt.Errorf("kind %d of object", kind)
 	}
 	return nil

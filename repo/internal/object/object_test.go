@@ -146,7 +146,7 @@ func TestAppendRefuses(t *testing.T) {
 		typ, codec uint8
 		plain      int
 	}{
-		"type of its own table": {0, 0, 5}, "void from the start": {6, 0, 5}, "unknown type": {7, 0, 5}, "unknown codec": {1, 3, 5},
+		"type of its own table": {0, 0, 5}, "void from the start": {6, 0, 5}, "unknown type": {8, 0, 5}, "unknown codec": {1, 4, 5}, "a page cannot be assembled": {2, 3, 5},
 		"plain of another length": {1, 0, 6}, "negative": {1, 1, -1}, "too long": {1, 1, object.MaxPlain + 1},
 	} {
 		_, err := b.Append(c.typ, [32]byte{}, c.codec, c.plain, []byte("hello"))

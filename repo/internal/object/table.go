@@ -93,9 +93,9 @@ func parseEntry(p []byte) Entry {
 // check holds an entry against the bounds; space is how many bytes of frames can still be there.
 func (e *Entry) check(space int) error {
 	switch {
-	case e.Type < TypeBlock || e.Type > TypeVoid:
+	case e.Type < TypeBlock || e.Type > TypeAnchors:
 		return &UnsupportedError{What: "frame type", Value: int(e.Type)}
-	case e.Codec > CodecZstd:
+	case e.Codec > CodecAssembled || e.Codec == CodecAssembled && e.Type != TypeBlock && e.Type != TypeVoid:
 		return &UnsupportedError{What: "codec", Value: int(e.Codec)}
 	case e.Stored < Overhead || int64(e.Stored) > int64(space):
 		return fmt.Errorf("%d bytes stored where %d are left", e.Stored, space)

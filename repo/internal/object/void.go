@@ -4,6 +4,9 @@ package object
 // never read.
 const TypeVoid uint8 = 6
 
+// TypeAnchors: the anchors of one pack's blocks, in an anchor object.
+const TypeAnchors uint8 = 7
+
 // Void makes the entry of a frame say that it holds nothing.
 func (b *Builder) Void(ref FrameRef) {
 	e := b.table[int(ref.Ordinal)*entryLen:][:entryLen]

@@ -227,7 +227,7 @@ func TestParseHeaderRefuses(t *testing.T) {
 		value       byte
 		unsupported bool
 	}{
-		"magic": {0, 'h', false}, "version": {8, 2, true}, "kind 0": {10, 0, false}, "kind 10": {10, 10, false},
+		"magic": {0, 'h', false}, "version": {8, 2, true}, "kind 0": {10, 0, false}, "kind 11": {10, 11, false},
 		"suite 2": {11, 2, true}, "suite 0 with another wrap": {11, 0, false}, "no wraps": {76, 0, false},
 		"17 wraps": {76, 17, false}, "length of a known wrap": {78, 57, false}, "long wrap": {79, 0x21, false},
 		"clear wrap": {77, 0, false},

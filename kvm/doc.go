@@ -1,0 +1,47 @@
+// Package kvm backs up the virtual machines of QEMU/KVM while they run: by QEMU's own monitor, dirty bitmaps and NBD
+// server, and by the guest agent where the guest has one. Nothing is installed in the guest or on the host.
+//
+// Reach for it where a QEMU process can be talked to: its monitor (QMP) at a unix socket, and for consistent file
+// systems the guest agent's socket. [Provider] is a [hikae.SnapshotProvider] and a [hikae.Sweeper], [Guest] a
+// [hikae.GuestChannel]. Restore makes disk files, which package job/diskvm does.
+//
+// # A snapshot
+//
+//	guest ──► device ──► filter ──────────────► disk        before: device ──► disk
+//	                       │ old data, before
+//	                       ▼ it is overwritten
+//	                     fleecing image
+//	                       ▲
+//	reader ◄── NBD ◄── access node: fleecing image where it has data, else the disk
+//
+// The moment is when the filters come between devices and disks: first a new bitmap is added to every disk, then the
+// guest agent freezes file systems, the filters are inserted, and the guest is thawed. With several disks QEMU is
+// stopped for the milliseconds of the insertion, so that it is one moment for all of them. Then the base's bitmap is
+// copied, and the copy is what says what changed.
+//
+// So the base's bitmap records without a pause until Commit removes it. Whatever happens to us or to the repository
+// before, the base is whole; the new bitmap and the copy hold a little more than they must, which is always right.
+//
+// # A full fleecing image
+//
+// It is bounded ([Options].FleeceBytes). When it is full the guest goes on and the snapshot breaks: reads fail from then
+// on, and the backup with them. That is why this is a filter with on-cbw-error=break-snapshot rather than a backup job,
+// which until QEMU 10.1 stops the guest instead. It needs QEMU 7.1.
+//
+// # What can be running beside it
+//
+//	another session on the same VM     refused: it sees our nodes, or the NBD server taken ([hikae.BusyError])
+//	another client of the monitor      waits, or makes us wait: the monitor is held for seconds at either end, not
+//	                                   while disks are read
+//	bitmaps, jobs, exports of others   untouched: ours have a prefix and the session's random name
+//
+// # Disks
+//
+// A disk's key is the serial number that its device shows to the guest, else the device's id, else the name of its
+// block node; of these the first that is set, plain and no other disk's. A serial is chosen by people and stays when a
+// disk moves to another slot or controller; a device id is chosen by people or by management; a node name often is
+// chosen by QEMU itself, and such names are not taken.
+//
+// Bitmaps of qcow2 disks survive the end of QEMU, others do not: then the next backup reads the whole disk, and the one
+// after it is incremental again.
+package kvm

@@ -1,0 +1,214 @@
+package kvm
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/kvm/qmp"
+)
+
+// inventory is a machine as its QEMU describes it.
+type inventory struct {
+	version qmp.Version
+	name    string
+	uuid    string
+	status  string // running, paused, prelaunch, shutdown …
+	disks   []disk
+	nodes   map[string]node
+	exports []export
+	left    []string // removable media and firmware, which are no disks
+}
+
+// disk is one device that the guest sees.
+type disk struct {
+	Key  string `json:"key"`
+	Node string `json:"node"` // of the block graph, just below the device
+	QDev string `json:"qdev"` // path of the device
+	Size int64  `json:"size"`
+	Base string `json:"base,omitempty"` // bitmap that the base point names; empty: none that is usable
+	skip string
+}
+
+// node is one node of the block graph.
+type node struct {
+	Name    string   `json:"node-name"`
+	Driver  string   `json:"drv"`
+	Bitmaps []bitmap `json:"dirty-bitmaps"`
+}
+
+// bitmap records which parts of a node were written to.
+type bitmap struct {
+	Name         string `json:"name"`
+	Granularity  int64  `json:"granularity"`
+	Recording    bool   `json:"recording"`
+	Busy         bool   `json:"busy"`
+	Persistent   bool   `json:"persistent"`
+	Inconsistent bool   `json:"inconsistent"`
+}
+
+func (n node) bitmap(name string) (bitmap, bool) {
+	i := slices.IndexFunc(n.Bitmaps, func(b bitmap) bool { return b.Name == name })
+	if i < 0 || name == "" {
+		return bitmap{}, false
+	}
+	return n.Bitmaps[i], true
+}
+
+type export struct {
+	ID   string `json:"id"`
+	Type string `json:"type"`
+	Node string `json:"node-name"`
+}
+
+// device is an entry of query-block.
+type device struct {
+	Device    string `json:"device"`
+	QDev      string `json:"qdev"`
+	Removable bool   `json:"removable"`
+	Inserted  *struct {
+		Node     string `json:"node-name"`
+		ReadOnly bool   `json:"ro"`
+		Image    struct {
+			Size int64 `json:"virtual-size"`
+		} `json:"image"`
+	} `json:"inserted"`
+}
+
+func takeInventory(ctx context.Context, mon *qmp.Conn) (*inventory, error) {
+	inv := &inventory{version: mon.Version(), nodes: map[string]node{}}
+	var name struct {
+		Name string `json:"name"`
+	}
+	var uuid struct {
+		UUID string `json:"UUID"`
+	}
+	var status struct {
+		Status string `json:"status"`
+	}
+	var devices []device
+	var nodes []node
+	for _, q := range []struct {
+		command   string
+		args, out any
+	}{
+		{"query-name", nil, &name}, {"query-uuid", nil, &uuid}, {"query-status", nil, &status},
+		{"query-block", nil, &devices}, {"query-named-block-nodes", map[string]any{"flat": true}, &nodes},
+		{"query-block-exports", nil, &inv.exports},
+	} {
+		if err := mon.Execute(ctx, q.command, q.args, q.out); err != nil {
+			return nil, err
+		}
+	}
+	inv.name, inv.uuid, inv.status = name.Name, uuid.UUID, status.Status
+	for _, n := range nodes {
+		inv.nodes[n.Name] = n
+	}
+	return inv, inv.takeDisks(ctx, mon, devices)
+}
+
+// takeDisks sorts disks from media and firmware, and gives them their keys.
+func (inv *inventory) takeDisks(ctx context.Context, mon *qmp.Conn, devices []device) error {
+	var names [][]string // of each disk, the best first
+	for _, d := range devices {
+		switch {
+		case d.Inserted == nil:
+			continue // an empty drive
+		case d.Removable || d.QDev == "" || strings.HasPrefix(d.QDev, "/machine/system.flash"):
+			inv.left = append(inv.left, cmpOr(d.QDev, d.Device, d.Inserted.Node))
+			continue
+		}
+		serial, err := serialOf(ctx, mon, d.QDev)
+		if err != nil {
+			return err
+		}
+		found := disk{Node: d.Inserted.Node, QDev: d.QDev, Size: d.Inserted.Image.Size}
+		switch {
+		case d.Inserted.ReadOnly:
+			found.skip = "the guest cannot write to it"
+		case found.Size <= 0:
+			found.skip = "it has no size"
+		}
+		inv.disks = append(inv.disks, found)
+		names = append(names, []string{serial, deviceID(d.QDev), d.Inserted.Node})
+	}
+	return inv.giveKeys(names)
+}
+
+func cmpOr(words ...string) string {
+	for _, w := range words {
+		if w != "" {
+			return w
+		}
+	}
+	return "?"
+}
+
+// serialOf is what the guest sees as the disk's serial number. Not every device has one.
+func serialOf(ctx context.Context, mon *qmp.Conn, qdev string) (string, error) {
+	var serial json.RawMessage
+	err := mon.Execute(ctx, "qom-get", map[string]any{"path": qdev, "property": "serial"}, &serial)
+	if err != nil && !qmp.Refused(err) {
+		return "", err
+	}
+	var text string
+	if json.Unmarshal(serial, &text) != nil {
+		return "", nil
+	}
+	return text, nil
+}
+
+var peripheral = regexp.MustCompile(`^/machine/peripheral/([^/]+)(?:/virtio-backend)?$`)
+
+// deviceID is the id that a device was given by people or management, empty where it has none.
+func deviceID(qdev string) string {
+	if m := peripheral.FindStringSubmatch(qdev); m != nil {
+		return m[1]
+	}
+	return ""
+}
+
+// plainKey: keys become names of files and exports.
+var plainKey = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// giveKeys takes for each disk the best name that is set, plain and no other disk's at that place.
+func (inv *inventory) giveKeys(names [][]string) error {
+	taken := map[string]bool{}
+	for i := range inv.disks {
+		for kind, name := range names[i] {
+			twin := slices.ContainsFunc(slices.Delete(slices.Clone(names), i, i+1), func(other []string) bool { return other[kind] == name })
+			if plainKey.MatchString(name) && !twin && !taken[name] {
+				inv.disks[i].Key = name
+				taken[name] = true
+				break
+			}
+		}
+		if inv.disks[i].Key == "" {
+			return fmt.Errorf("disk at %s: neither serial, device id nor node name identify it: start QEMU with one of them", inv.disks[i].QDev)
+		}
+	}
+	return nil
+}
+
+func (inv *inventory) vm(m Machine) hikae.VM {
+	vm := hikae.VM{ID: m.QMP, Name: m.Name, Facts: map[string]string{
+		"hypervisor": "QEMU " + inv.version.String(), "status": inv.status,
+	}}
+	if vm.Name == "" {
+		vm.Name = inv.name
+	}
+	if inv.uuid != "" && strings.Trim(inv.uuid, "0-") != "" {
+		vm.Facts["uuid"] = inv.uuid
+	}
+	for _, d := range inv.disks {
+		vm.Disks = append(vm.Disks, hikae.Disk{Key: d.Key, Size: d.Size, Skip: d.skip})
+	}
+	return vm
+}
+
+// running reports whether the guest's processors run, now or as soon as QEMU lets them.
+func (inv *inventory) running() bool { return inv.status == "running" }

@@ -1,0 +1,114 @@
+package kvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/kvm/qga"
+	"github.com/hikae/hikae/kvm/qmp"
+)
+
+// Kinds of effects, in the order in which a session writes them down. They are undone in the opposite order.
+const (
+	kindBitmap = "kvm.bitmap" // the bitmaps that begin with the snapshot
+	kindFleece = "kvm.fleece" // fleecing images, filters and the nodes above them
+	kindFreeze = "kvm.freeze" // file systems of the guest
+	kindPause  = "kvm.pause"  // the guest's processors
+	kindExport = "kvm.export" // the NBD server and its exports
+)
+
+// Undo implements [hikae.Sweeper] for all kinds that begin with "kvm.". It touches what bears the session's mark and
+// nothing else. Where QEMU has ended, only files are left to remove, and bitmaps in images that are not open: those are
+// an error, and go when the machine runs again.
+//
+// A point that was committed before the session died keeps its bitmaps, and the base that it replaced loses its own, as
+// the session's Commit would have done.
+func (p *Provider) Undo(ctx context.Context, e hikae.Effect, keep []hikae.ChangeID) error {
+	f, err := footprintOf(e)
+	if err != nil {
+		return err
+	}
+	mon, err := p.dial(ctx, f.QMP)
+	if gone(err) {
+		return f.undoWithout(e.Kind, err)
+	}
+	if err != nil {
+		return err
+	}
+	defer mon.Close()
+	switch e.Kind {
+	case kindExport:
+		return f.removeExports(ctx, mon)
+	case kindFreeze:
+		return f.undoFreeze(ctx, mon, e.Facts["agent"])
+	case kindPause:
+		return f.unpause(ctx, mon)
+	case kindFleece:
+		return errors.Join(f.removeExports(ctx, mon), f.removeNodes(ctx, mon), f.removeFiles(), f.removeBitmaps(ctx, mon, f.copies))
+	case kindBitmap:
+		return f.undoBitmaps(ctx, mon, keep)
+	}
+	return fmt.Errorf("effect %s: %w", e.Kind, errors.ErrUnsupported)
+}
+
+// undoWithout is what there is to do where no QEMU is.
+func (f *footprint) undoWithout(kind string, dial error) error {
+	switch kind {
+	case kindFleece:
+		return f.removeFiles()
+	case kindBitmap:
+		return fmt.Errorf("bitmap %s: it may be in the machine's images; it is removed when the machine runs again: %w", f.changeID(), dial)
+	}
+	return nil
+}
+
+func (f *footprint) copies(disk) []string { return []string{f.copyName()} }
+
+// undoFreeze thaws, if it is still the machine that was frozen.
+func (f *footprint) undoFreeze(ctx context.Context, mon *qmp.Conn, agent string) error {
+	nodes, err := takeNodes(ctx, mon)
+	if err != nil || !f.lives(&inventory{nodes: nodes}) {
+		return err
+	}
+	return thaw(ctx, agent)
+}
+
+// thaw thaws by the agent. A quiescer that the caller brought along cannot be reached any more.
+func thaw(ctx context.Context, agent string) error {
+	if agent == "" {
+		return nil
+	}
+	if !filepath.IsAbs(agent) {
+		return fmt.Errorf("guest agent %q: not an absolute path", agent)
+	}
+	c := qga.New(agent, nil)
+	defer c.Close()
+	return c.Thaw(ctx)
+}
+
+// unpause lets a machine go on that a session stopped and did not live to continue.
+func (f *footprint) unpause(ctx context.Context, mon *qmp.Conn) error {
+	nodes, err := takeNodes(ctx, mon)
+	if err != nil || !f.lives(&inventory{nodes: nodes}) {
+		return err
+	}
+	var status struct {
+		Status string `json:"status"`
+	}
+	if err := mon.Execute(ctx, "query-status", nil, &status); err != nil || status.Status != "paused" {
+		return err
+	}
+	return mon.Execute(ctx, "cont", nil, nil)
+}
+
+// undoBitmaps goes back to the base, or on to the point that was committed.
+func (f *footprint) undoBitmaps(ctx context.Context, mon *qmp.Conn, keep []hikae.ChangeID) error {
+	if slices.Contains(keep, hikae.ChangeID(f.changeID())) {
+		return f.removeBitmaps(ctx, mon, func(d disk) []string { return []string{d.Base} })
+	}
+	return f.removeBitmaps(ctx, mon, func(disk) []string { return []string{f.changeID(), f.copyName()} })
+}

@@ -1,0 +1,120 @@
+package kvm
+
+import (
+	"bufio"
+	"encoding/json"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// tap stands between a session and the sockets of QEMU and the guest agent. It counts the commands that pass, and at
+// one of them it strikes.
+type tap struct {
+	t *testing.T
+
+	mu     sync.Mutex
+	names  []string // commands that passed
+	at     int      // which one to strike at, from 1; zero: none
+	after  bool     // the command is passed on before
+	strike func()
+}
+
+// open puts the tap between path and the socket at upstream.
+func (p *tap) open(path, upstream string) {
+	l, err := net.Listen("unix", path)
+	require.NoError(p.t, err)
+	var group sync.WaitGroup
+	group.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			group.Go(func() { p.pass(c, upstream) })
+		}
+	})
+	p.t.Cleanup(func() {
+		l.Close()
+		group.Wait()
+	})
+}
+
+func (p *tap) pass(client net.Conn, upstream string) {
+	defer client.Close()
+	server, err := net.Dial("unix", upstream)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	stop := make(chan struct{})
+	var back sync.WaitGroup
+	back.Go(func() {
+		defer client.Close()
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := server.Read(buf)
+			if n > 0 {
+				client.Write(buf[:n])
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	defer back.Wait()
+	defer server.Close()
+	defer close(stop)
+	r := bufio.NewReaderSize(client, 1<<20)
+	for {
+		line, err := r.ReadBytes('\n')
+		if err != nil {
+			return
+		}
+		if p.deal(line, server) {
+			return
+		}
+	}
+}
+
+// deal passes a command on and strikes when its time has come. What was sent behind it is lost, as it is when QEMU
+// sees its client go.
+func (p *tap) deal(line []byte, server net.Conn) (struck bool) {
+	var cmd struct{ Execute string }
+	text := line
+	for len(text) > 0 && text[0] == 0xff {
+		text = text[1:]
+	}
+	json.Unmarshal(text, &cmd)
+	p.mu.Lock()
+	p.names = append(p.names, cmd.Execute)
+	now, after, strike := len(p.names) == p.at, p.after, p.strike
+	p.mu.Unlock()
+	if !now || after {
+		server.Write(line)
+	}
+	if !now {
+		return false
+	}
+	if after {
+		time.Sleep(150 * time.Millisecond) // QEMU does what it was told
+	}
+	strike()
+	return true
+}
+
+// arm begins to count anew.
+func (p *tap) arm(at int, after bool, strike func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.names, p.at, p.after, p.strike = nil, at, after, strike
+}
+
+func (p *tap) passed() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.names
+}
