@@ -140,6 +140,12 @@ func (f *footprint) removeNodes(ctx context.Context, mon *qmp.Conn) error {
 	return errors.Join(errs...)
 }
 
+// removeFleece takes away all that is between a device and its disk, and the copies of bitmaps that were for the reader.
+func (f *footprint) removeFleece(ctx context.Context, mon *qmp.Conn) error {
+	return errors.Join(f.removeNodes(ctx, mon), f.removeFiles(),
+		f.removeBitmaps(ctx, mon, func(disk) []string { return []string{f.copyName()} }))
+}
+
 // takeNodes asks for the nodes alone: what must be undone may be the reason why a whole inventory fails.
 func takeNodes(ctx context.Context, mon *qmp.Conn) (map[string]node, error) {
 	var list []node

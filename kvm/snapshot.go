@@ -494,11 +494,8 @@ func (s *snapshot) release(ctx context.Context) error {
 	}
 	step(kindPause, func() error { return s.unpause(ctx, s.mon) })
 	step(kindFreeze, func() error { return thaw(ctx, s.machine.Agent) })
-	ok := step(kindExport, func() error { return s.removeExports(ctx, s.mon) }) &&
-		step(kindFleece, func() error { return errors.Join(s.removeNodes(ctx, s.mon), s.removeFiles()) })
-	if ok {
+	if step(kindExport, func() error { return s.removeExports(ctx, s.mon) }) && step(kindFleece, func() error { return s.removeFleece(ctx, s.mon) }) {
 		step(kindBitmap, func() error { return s.removeBitmaps(ctx, s.mon, s.newBitmaps) })
-		errs = append(errs, s.removeBitmaps(ctx, s.mon, func(disk) []string { return []string{s.copyName()} }))
 	}
 	return errors.Join(errs...)
 }

@@ -48,7 +48,7 @@ func (p *Provider) Undo(ctx context.Context, e hikae.Effect, keep []hikae.Change
 	case kindPause:
 		return f.unpause(ctx, mon)
 	case kindFleece:
-		return errors.Join(f.removeExports(ctx, mon), f.removeNodes(ctx, mon), f.removeFiles(), f.removeBitmaps(ctx, mon, f.copies))
+		return errors.Join(f.removeExports(ctx, mon), f.removeFleece(ctx, mon))
 	case kindBitmap:
 		return f.undoBitmaps(ctx, mon, keep)
 	}
@@ -65,8 +65,6 @@ func (f *footprint) undoWithout(kind string, dial error) error {
 	}
 	return nil
 }
-
-func (f *footprint) copies(disk) []string { return []string{f.copyName()} }
 
 // undoFreeze thaws, if it is still the machine that was frozen.
 func (f *footprint) undoFreeze(ctx context.Context, mon *qmp.Conn, agent string) error {
@@ -110,5 +108,5 @@ func (f *footprint) undoBitmaps(ctx context.Context, mon *qmp.Conn, keep []hikae
 	if slices.Contains(keep, hikae.ChangeID(f.changeID())) {
 		return f.removeBitmaps(ctx, mon, func(d disk) []string { return []string{d.Base} })
 	}
-	return f.removeBitmaps(ctx, mon, func(disk) []string { return []string{f.changeID(), f.copyName()} })
+	return f.removeBitmaps(ctx, mon, func(disk) []string { return []string{f.changeID()} })
 }

@@ -59,6 +59,29 @@ func (c *cipherCache) put(p packRef, x *object.Cipher) {
 	c.m[p] = x
 }
 
+// lostPacks remembers what this process found beyond repair, and why.
+type lostPacks struct {
+	mu sync.Mutex
+	m  map[packRef]error
+}
+
+const maxLost = 1024
+
+func (l *lostPacks) get(p packRef) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.m[p]
+}
+
+func (l *lostPacks) put(p packRef, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.m == nil || len(l.m) >= maxLost {
+		l.m = map[packRef]error{}
+	}
+	l.m[p] = err
+}
+
 func (r *Repository) cipher(ctx context.Context, p packRef) (*object.Cipher, error) {
 	if c := r.ciphers.get(p); c != nil {
 		return c, nil
@@ -238,14 +261,19 @@ func (r *Repository) fetchMended(ctx context.Context, idx *index, p packRef, id 
 	return nil
 }
 
-// openPack reads and mends a whole pack that should have that content there.
+// openPack reads and mends a whole pack that should have that content there. One that has lost more than its parity
+// mends is not tried again: a salvage asks for every sector of it.
 func (r *Repository) openPack(ctx context.Context, p packRef, id pipe.ID, loc location) (*object.Object, error) {
+	if err := r.lost.get(p); err != nil {
+		return nil, err
+	}
 	file, err := store.ReadAll(ctx, r.st, p.name(), maxPackFile)
 	if err != nil {
 		return nil, err
 	}
 	o, _, err := object.OpenFile(file, cell.Ident{Kind: p.Kind, Repo: r.header.ID, Object: p.ID}, r.keys.unwraps)
 	if err != nil {
+		r.lost.put(p, err)
 		return nil, err
 	}
 	if int(loc.ordinal) >= len(o.Entries()) || o.Entries()[loc.ordinal].ID != id {

@@ -104,6 +104,7 @@ type Repository struct {
 
 	ciphers cipherCache
 	blocks  blockCache
+	lost    lostPacks
 
 	anchorMu sync.Mutex
 	anchors  *anchorTable // nil until somebody writes

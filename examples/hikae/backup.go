@@ -45,7 +45,7 @@ func (t *tool) backupCommand() *cobra.Command {
 		Long: text(`
 Make a restore point of a VM from its disk images.
 
-SOURCE is a raw or qcow2 file (with its backing files) or KEY=FILE. Several are several disks of one VM, with the keys
+SOURCE is a raw or qcow2 file (with its backing files) or KEY=FILE, or the URL of a running VM. Several are several disks of one VM, with the keys
 disk0, disk1 … by position unless they are given. The key is the disk's identity from one run to the next, whatever the
 file's format or name.
 
@@ -54,11 +54,18 @@ the second backup is small without being told what changed. --changed saves the 
 {"start": …, "length": …} in bytes, relative to --base. [] says that the disk did not change. Disks that are not named
 are read whole.
 
+A running VM of QEMU is named by the socket of its monitor, and by that of its guest agent where it has one, which
+then freezes its file systems for an instant: kvm:///run/vm/qmp.sock?agent=/run/vm/qga.sock&name=web1. Its second backup
+reads only what changed. scratch= names the folder for what the VM overwrites meanwhile (default /var/tmp).
+
 A file that QEMU has open for writing is refused, because a copy of it would be of no one moment; --force-live takes it
 all the same, and the command ends with exit status 3.`),
 		Example: example(`
 hikae backup --repo /backup/hikae --name web1 /vm/web1.qcow2
 hikae backup --repo /backup/hikae --name db1 system=/vm/db1-sda.raw data=/vm/db1-sdb.qcow2
+
+# a VM while it runs
+hikae backup --repo /backup/hikae "kvm:///run/vm/qmp.sock?agent=/run/vm/qga.sock&name=web1"
 
 # with a list of changed ranges from a hypervisor, at night, gently
 hikae backup --repo /backup/hikae --name web1 --changed disk0=changed.json --limit 100MiB/s /vm/web1.raw`),
@@ -102,17 +109,17 @@ func (t *tool) backup(ctx context.Context, f *backupFlags, sources, notes []stri
 	if opts.Sessions, err = t.sessions(); err != nil {
 		return nil, err
 	}
-	journal, err := t.journal(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer journal.Close()
-	opts.Journal = journal
 	r, err := t.open(ctx, f.access, false)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
+	journal, err := t.journal(ctx, r.Repository)
+	if err != nil {
+		return nil, err
+	}
+	defer journal.Close()
+	opts.Journal = journal
 	if opts.Compression == "" {
 		opts.Compression = r.Params().Compression
 	}
@@ -164,11 +171,14 @@ func printBackup(w *show.Printer, r job.Result) error {
 }
 
 // provider makes a VM of the sources.
-func (f *backupFlags) provider(ctx context.Context, sources []string) (*diskvm.Provider, error) {
+func (f *backupFlags) provider(ctx context.Context, sources []string) (hikae.SnapshotProvider, error) {
+	if len(sources) == 1 && strings.HasPrefix(sources[0], kvmScheme) {
+		return f.kvmProvider(ctx, sources[0])
+	}
 	for _, s := range sources {
 		if scheme, _, ok := strings.Cut(s, "://"); ok {
 			return nil, &outcome.Error{Kind: outcome.KindUsage, Object: s,
-				Text: fmt.Sprintf("sources at %s:// are not there yet", scheme), Hint: "Name disk image files."}
+				Text: fmt.Sprintf("sources at %s:// are not there yet", scheme), Hint: "Name disk image files, or one kvm:// URL."}
 		}
 	}
 	if f.name == "" {
@@ -283,8 +293,9 @@ func (t *tool) sessions() (*job.Sessions, error) {
 	return job.OpenSessions(filepath.Join(state, "sessions"))
 }
 
-// journal is where effects are written down before they happen. What a killed command left is taken back first.
-func (t *tool) journal(ctx context.Context) (*hikae.FileJournal, error) {
+// journal is where effects are written down before they happen. What a killed command left is taken back first, but for
+// what the repository's points stand on.
+func (t *tool) journal(ctx context.Context, r *repo.Repository) (*hikae.FileJournal, error) {
 	state, err := t.stateDir()
 	if err != nil {
 		return nil, err
@@ -293,7 +304,7 @@ func (t *tool) journal(ctx context.Context) (*hikae.FileJournal, error) {
 	if err != nil {
 		return nil, err
 	}
-	undone, err := j.Sweep(ctx, map[string]hikae.Sweeper{"diskvm.": diskvm.Sweeper{}}, nil)
+	undone, err := j.Sweep(ctx, map[string]hikae.Sweeper{"diskvm.": diskvm.Sweeper{}, "kvm.": kvmSweeper{r}}, nil)
 	if undone > 0 {
 		t.tell("note: %d things that an earlier, killed command left were removed", undone)
 	}

@@ -80,16 +80,16 @@ func (t *tool) restore(ctx context.Context, f *restoreFlags, spec string) (*repl
 	if err != nil {
 		return nil, err
 	}
-	journal, err := t.journal(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer journal.Close()
 	r, err := t.open(ctx, f.access, false) // a lease keeps the point from being pruned away meanwhile
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
+	journal, err := t.journal(ctx, r.Repository)
+	if err != nil {
+		return nil, err
+	}
+	defer journal.Close()
 	point, err := findPoint(ctx, r.Repository, f.repo, spec)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -217,7 +218,11 @@ func (t *tool) ready(l net.Listener, f *serveFlags, p pipe.PointInfo, exports []
 	doc := servedDoc{Listening: l.Addr().String(), Point: p.ID}
 	a := nbd.Address{Network: l.Addr().Network(), Host: l.Addr().String(), TLS: f.certs != ""}
 	if a.Network == "unix" {
-		doc.Listening = "unix:" + doc.Listening
+		path, err := filepath.Abs(a.Host) // who reads the line may be in another folder
+		if err != nil {
+			return err
+		}
+		a.Host, doc.Listening = path, "unix:"+path
 	}
 	for _, e := range exports {
 		a.Export = e.Name
