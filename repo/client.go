@@ -24,6 +24,7 @@ type client struct {
 	mu   sync.Mutex
 	key  ed25519.PrivateKey
 	mark mark
+	warn func(string)
 }
 
 // mark is a high-water mark.
@@ -32,8 +33,8 @@ type mark struct {
 	Hash hash   `json:"hash"`
 }
 
-func openClient(stateDir, repo string) (*client, error) {
-	c := new(client)
+func openClient(stateDir, repo string, warn func(string)) (*client, error) {
+	c := &client{warn: warn}
 	if stateDir == "" {
 		return c, nil
 	}
@@ -41,18 +42,31 @@ func openClient(stateDir, repo string) (*client, error) {
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return nil, err
 	}
-	b, err := os.ReadFile(filepath.Join(c.dir, "mark"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return c, nil
+	m, err := c.readMark()
+	switch {
+	case errors.Is(err, errTorn):
+		warn(fmt.Sprintf("what this machine has seen of the repository is forgotten, so an older state that was put back would not be noticed: %v", err))
+	case err == nil:
+		c.mark, c.knew = m, true
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
 	}
-	if err == nil {
-		err = json.Unmarshal(b, &c.mark)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("high-water mark of repository %s: %w", repo, err)
-	}
-	c.knew = true
 	return c, nil
+}
+
+// errTorn says that a file of the client's own holds nothing that could be used.
+var errTorn = errors.New("the file is damaged")
+
+func (c *client) readMark() (m mark, err error) {
+	path := filepath.Join(c.dir, "mark")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return m, err
+	}
+	if json.Unmarshal(b, &m) != nil || m.N == 0 {
+		return mark{}, fmt.Errorf("%s: %w", path, errTorn)
+	}
+	return m, nil
 }
 
 // proven reports whether the client has seen the repository before.
@@ -60,14 +74,16 @@ func (c *client) proven() bool { return c.knew && c.suspect == nil }
 
 // refresh reads the log for the first time and holds it against the mark.
 func (c *client) refresh(ctx context.Context, l *ledger) error {
-	l.onMark = c.mark.N
 	if err := l.refresh(ctx); err != nil {
+		return err
+	}
+	if err := l.findHole(ctx); err != nil {
 		return err
 	}
 	switch {
 	case l.n < c.mark.N:
 		c.suspect = &ErrRollback{Seen: c.mark.N, Found: l.n}
-	case c.mark.N > 0 && l.marks[c.mark.N] != c.mark.Hash:
+	case c.mark.N > 0 && l.hashes[c.mark.N-1] != c.mark.Hash:
 		c.suspect = &ErrRollback{Seen: c.mark.N, Found: l.n, Fork: true}
 	default:
 		return c.advance(l)
@@ -77,8 +93,8 @@ func (c *client) refresh(ctx context.Context, l *ledger) error {
 
 // advance remembers the log's head.
 func (c *client) advance(l *ledger) error {
-	var now mark
-	l.view(func(l *ledger) { now = mark{l.n, l.last} })
+	n, last := l.head()
+	now := mark{n, last}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if now.N <= c.mark.N || c.suspect != nil {
@@ -87,6 +103,9 @@ func (c *client) advance(l *ledger) error {
 	c.mark = now
 	if c.dir == "" {
 		return nil
+	}
+	if m, err := c.readMark(); err == nil && m.N >= now.N {
+		return nil // another process of this machine has seen more
 	}
 	b, err := json.Marshal(now)
 	if err != nil {
@@ -124,22 +143,32 @@ func (c *client) loadKey() (ed25519.PrivateKey, error) {
 		return keyFromSeed(s[:]), nil
 	}
 	path := filepath.Join(c.dir, "key")
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	seed, err := readSeed(path)
+	if errors.Is(err, errTorn) {
+		c.warn(fmt.Sprintf("this machine signs with a new key from here on: %v", err))
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errTorn) {
 		s := newSecret()
 		if err := writeFile(path, []byte(hex.EncodeToString(s[:])+"\n")); err != nil {
 			return nil, err
 		}
-		b, err = os.ReadFile(path) // of two first starts at once one wins
+		seed, err = readSeed(path) // of two first starts at once one wins
 	}
 	if err != nil {
 		return nil, err
 	}
-	var seed secret32
-	if err := decodeHex(seed[:], []byte(strings.TrimSpace(string(b)))); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
 	return keyFromSeed(seed[:]), nil
+}
+
+func readSeed(path string) (seed secret32, err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return seed, err
+	}
+	if decodeHex(seed[:], []byte(strings.TrimSpace(string(b)))) != nil {
+		return seed, fmt.Errorf("%s: %w", path, errTorn)
+	}
+	return seed, nil
 }
 
 // writeFile replaces a small file of the client's own at once and durably.

@@ -115,8 +115,8 @@ func (d *diskTarget) open() error {
 
 // WriteAt takes bytes of any alignment: whole blocks are stored at once, the pieces of others wait for the rest.
 func (d *diskTarget) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if off < 0 || off+int64(len(p)) > d.shape.size {
-		return 0, fmt.Errorf("disk %q: write of [%d, %d): %w", d.key, off, off+int64(len(p)), fs.ErrInvalid)
+	if off < 0 || int64(len(p)) > d.shape.size-off {
+		return 0, fmt.Errorf("disk %q: write of %d bytes at %d: %w", d.key, len(p), off, fs.ErrInvalid)
 	}
 	if err := d.open(); err != nil {
 		return 0, err
@@ -235,7 +235,7 @@ func (b *partialBlock) got(off, n int64) {
 
 // Mark settles a range without data. Blocks that it covers in part take zeros, or the base's bytes, for that part.
 func (d *diskTarget) Mark(ctx context.Context, e pipe.Extent) error {
-	if e.Off < 0 || e.Len < 0 || e.End() > d.shape.size || e.Kind == pipe.Data || e.Kind > pipe.Unchanged {
+	if e.Off < 0 || e.Len < 0 || e.Len > d.shape.size-e.Off || e.Kind == pipe.Data || e.Kind > pipe.Unchanged {
 		return fmt.Errorf("disk %q: mark %v: %w", d.key, e, fs.ErrInvalid)
 	}
 	if e.Kind == pipe.Unchanged && d.base == nil {
@@ -247,6 +247,18 @@ func (d *diskTarget) Mark(ctx context.Context, e pipe.Extent) error {
 	if e.Len == 0 {
 		return nil
 	}
+	if err := d.markBlocks(ctx, e); err != nil {
+		return err
+	}
+	if e.Kind == pipe.Bad {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.bad = append(d.bad, [2]int64{e.Off, e.Len})
+	}
+	return nil
+}
+
+func (d *diskTarget) markBlocks(ctx context.Context, e pipe.Extent) error {
 	bs := d.shape.blockSize
 	lo, hi := (e.Off+bs-1)/bs, e.End()/bs
 	if e.End() == d.shape.size {
@@ -255,7 +267,7 @@ func (d *diskTarget) Mark(ctx context.Context, e pipe.Extent) error {
 	if lo > hi { // inside one block
 		return d.markPiece(ctx, e)
 	}
-	if head := lo*bs - e.Off; head > 0 {
+	if head := min(lo*bs, e.End()) - e.Off; head > 0 {
 		if err := d.markPiece(ctx, pipe.Extent{Off: e.Off, Len: head, Kind: e.Kind}); err != nil {
 			return err
 		}
@@ -268,6 +280,11 @@ func (d *diskTarget) Mark(ctx context.Context, e pipe.Extent) error {
 	if lo == hi {
 		return nil
 	}
+	if e.Kind == pipe.Unchanged {
+		if err := d.checkBase(ctx, lo, hi); err != nil {
+			return err
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for block := range d.partial {
@@ -275,13 +292,32 @@ func (d *diskTarget) Mark(ctx context.Context, e pipe.Extent) error {
 			delete(d.partial, block)
 		}
 	}
-	if e.Kind == pipe.Bad {
-		d.bad = append(d.bad, [2]int64{e.Off, e.Len})
-	}
 	if e.Kind == pipe.Unchanged {
 		return d.tree.keep(ctx, lo, hi)
 	}
 	return d.tree.mark(ctx, lo, hi, e.Kind)
+}
+
+// checkBase looks whether the repository still has what the base has in blocks [lo, hi), before a new point refers to
+// it. What is unchanged is taken over without being read, so this is done only where something is known to be missing.
+func (d *diskTarget) checkBase(ctx context.Context, lo, hi int64) error {
+	if !d.w.s.idx.doubtful() {
+		return nil
+	}
+	img, err := d.baseImage(ctx)
+	if err != nil {
+		return err
+	}
+	return img.tree.walk(ctx, lo, hi, func(e entry, block, _ int64) error {
+		if e.kind != pipe.Data {
+			return nil
+		}
+		_, ok, err := img.idx.reusable(e.id)
+		if err == nil && !ok {
+			err = &ErrCorrupt{Object: "block " + e.id.String(), Reason: fmt.Sprintf("the base has it at byte %d, and no pack holds it", block*d.shape.blockSize)}
+		}
+		return err
+	})
 }
 
 func (d *diskTarget) markPiece(ctx context.Context, e pipe.Extent) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 	"sync"
 
@@ -88,7 +89,7 @@ func (r *Repository) cipher(ctx context.Context, p packRef) (*object.Cipher, err
 	}
 	head := make([]byte, cell.Size)
 	if _, err := r.st.ReadAt(ctx, p.name(), head, 0); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
+		return nil, storeError(err)
 	}
 	first := make([]byte, cell.Payload)
 	cell.Strip(first, head, 0, len(first))
@@ -121,8 +122,24 @@ func (r *Repository) content(ctx context.Context, idx *index, typ uint8, id pipe
 }
 
 // fetch reads content into dst, which is exactly as long as the content, and proves it by its id. What does not open
-// is mended from its pack's parity on the way; what cannot be mended is *ErrCorrupt, and never reused by this process.
+// is mended from its pack's parity on the way, or had from another pack; what cannot be is *ErrCorrupt, and never reused
+// by this process. A failure of the store is returned as it is: it says nothing about the content.
 func (r *Repository) fetch(ctx context.Context, idx *index, id pipe.ID, loc location, dst []byte) error {
+	for {
+		err := r.fetchFrom(ctx, idx, id, loc, dst)
+		if err == nil || ctx.Err() != nil || isFailure(err) {
+			return err
+		}
+		idx.markBad(id, loc.pack)
+		other, ok, lookupErr := idx.reusable(id)
+		if lookupErr != nil || !ok || other.pack == loc.pack || other.plain != loc.plain || other.typ != loc.typ {
+			return errors.Join(err, lookupErr)
+		}
+		loc = other
+	}
+}
+
+func (r *Repository) fetchFrom(ctx context.Context, idx *index, id pipe.ID, loc location, dst []byte) error {
 	p := idx.pack(loc.pack)
 	first := r.fetchFrame(ctx, idx, p, id, loc, dst)
 	if first == nil || ctx.Err() != nil {
@@ -133,10 +150,9 @@ func (r *Repository) fetch(ctx context.Context, idx *index, id pipe.ID, loc loca
 		r.warn(fmt.Sprintf("%s is damaged; what was needed of it was mended from its parity: %v", p.name(), first))
 		return nil
 	}
-	if ctx.Err() != nil {
-		return err
+	if ctx.Err() != nil || isFailure(err) {
+		return fmt.Errorf("%s: %w", p.name(), err)
 	}
-	idx.markBad(id)
 	off, n := cell.StreamSpan(int(loc.offset), int(loc.stored))
 	return &ErrCorrupt{Object: p.name(), Offset: int64(off), Length: int64(n), Reason: "a frame cannot be read", Err: errors.Join(first, err)}
 }
@@ -197,11 +213,11 @@ func (r *Repository) decode(ctx context.Context, idx *index, dst, encoded []byte
 func (r *Repository) fetchRecipe(ctx context.Context, p packRef, id pipe.ID, loc location) (*recipe, error) {
 	encoded, err := r.openFrame(ctx, p, loc)
 	if err != nil {
-		var o *object.Object
-		if o, err = r.openPack(ctx, p, id, loc); err != nil {
+		o, i, err := r.openPack(ctx, p, id, loc)
+		if err != nil {
 			return nil, err
 		}
-		if encoded, err = o.Frame(int(loc.ordinal)); err != nil {
+		if encoded, err = o.Frame(i); err != nil {
 			return nil, err
 		}
 	}
@@ -231,7 +247,7 @@ func (r *Repository) readFrame(ctx context.Context, p packRef, loc location, buf
 		if err == nil || errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
-		return nil, err
+		return nil, storeError(err)
 	}
 	cell.Strip(buf.cells, buf.cells, int(loc.offset), int(loc.stored))
 	return buf.cells[:loc.stored], nil
@@ -244,11 +260,11 @@ func (l location) ref() object.FrameRef {
 
 // fetchMended reads the whole pack and repairs it in memory.
 func (r *Repository) fetchMended(ctx context.Context, idx *index, p packRef, id pipe.ID, loc location, dst []byte) error {
-	o, err := r.openPack(ctx, p, id, loc)
+	o, i, err := r.openPack(ctx, p, id, loc)
 	if err != nil {
 		return err
 	}
-	encoded, err := o.Frame(int(loc.ordinal))
+	encoded, err := o.Frame(i)
 	if err != nil {
 		return err
 	}
@@ -261,25 +277,29 @@ func (r *Repository) fetchMended(ctx context.Context, idx *index, p packRef, id 
 	return nil
 }
 
-// openPack reads and mends a whole pack that should have that content there. One that has lost more than its parity
+// openPack reads and mends a whole pack that should have that content, and says which frame it is: by the pack's own
+// table, not by the index. One that has lost more than its parity
 // mends is not tried again: a salvage asks for every sector of it.
-func (r *Repository) openPack(ctx context.Context, p packRef, id pipe.ID, loc location) (*object.Object, error) {
+func (r *Repository) openPack(ctx context.Context, p packRef, id pipe.ID, loc location) (*object.Object, int, error) {
 	if err := r.lost.get(p); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	file, err := store.ReadAll(ctx, r.st, p.name(), maxPackFile)
+	file, err := readAll(ctx, r.st, p.name(), maxPackFile)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	o, _, err := object.OpenFile(file, cell.Ident{Kind: p.Kind, Repo: r.header.ID, Object: p.ID}, r.keys.unwraps)
 	if err != nil {
 		r.lost.put(p, err)
-		return nil, err
+		return nil, 0, err
 	}
-	if int(loc.ordinal) >= len(o.Entries()) || o.Entries()[loc.ordinal].ID != id {
-		return nil, errors.New("the pack's table does not name this content here")
+	i := slices.IndexFunc(o.Entries(), func(e object.Entry) bool {
+		return e.ID == id && e.Type == loc.typ && e.Plain == loc.plain && e.Codec == uint8(loc.codec)
+	})
+	if i < 0 {
+		return nil, 0, errors.New("the pack's table does not name this content")
 	}
-	return o, nil
+	return o, i, nil
 }
 
 // maxPackFile bounds a pack's file: the largest stream, half of it again as parity, and trailers.
@@ -290,6 +310,9 @@ const maxPackFile = 100 << 20
 func (r *Repository) index(ctx context.Context) (*index, error) {
 	r.indexMu.Lock()
 	defer r.indexMu.Unlock()
+	if r.loaded && r.idx == nil {
+		return nil, fmt.Errorf("repository: %w", fs.ErrClosed)
+	}
 	if r.loaded {
 		return r.idx, nil
 	}
@@ -321,7 +344,7 @@ func (r *Repository) loadIndex(ctx context.Context, x *index) error {
 	}
 	for _, name := range names {
 		if err := r.loadIndexObject(ctx, x, name, present); err != nil {
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || errors.Is(err, fs.ErrClosed) {
 				return err
 			}
 			r.warn(fmt.Sprintf("%s cannot be used, the packs' own tables are read instead: %v", name, err))
@@ -405,8 +428,9 @@ func (r *Repository) loadIndexObject(ctx context.Context, x *index, name string,
 		if err != nil {
 			return err
 		}
-		if _, ok := present[t.ref]; !ok {
-			continue // the pack has been removed
+		if present[t.ref] != packFileSize(t.stream, r.header.ParityPermille) {
+			x.doubt() // removed, or not what it was: then its own table is asked
+			continue
 		}
 		if err := r.addTable(x, t.ref, t.entries); err != nil {
 			return err
@@ -429,6 +453,7 @@ func (r *Repository) loadTables(ctx context.Context, x *index, present map[packR
 				if ctx.Err() != nil {
 					return err
 				}
+				x.doubt()
 				r.warn(fmt.Sprintf("%s cannot be used: %v", p.name(), err))
 				return nil
 			}
@@ -464,6 +489,13 @@ func (r *Repository) readTable(ctx context.Context, p packRef, size int64) ([]ob
 	}
 	r.warn(fmt.Sprintf("%s is damaged; its table was mended from its parity", p.name()))
 	return o.Entries(), nil
+}
+
+// packFileSize is how long the file of a pack with that much stream is (FORMAT.md section 2).
+func packFileSize(stream, permille int) int64 {
+	n := max(1, (stream+cell.Payload-1)/cell.Payload)
+	m := max(2, (n*permille+999)/1000)
+	return int64(n+m) * cell.Size
 }
 
 func (x *index) has(p packRef) bool {
@@ -534,7 +566,7 @@ func decodePackTable(b []byte) (packTable, error) {
 	t.stream = int(binary.LittleEndian.Uint32(b[25:]))
 	count := int(binary.LittleEndian.Uint32(b[29:]))
 	b = b[packTableHead:]
-	if t.ref.Kind != kindData && t.ref.Kind != kindMeta || count > len(b)/packTableEntry || len(b) != count*packTableEntry {
+	if t.ref.Kind != kindData && t.ref.Kind != kindMeta || t.stream > cell.MaxStream || count > len(b)/packTableEntry || len(b) != count*packTableEntry {
 		return t, fmt.Errorf("a pack's table with %d entries in %d bytes", count, len(b))
 	}
 	t.entries = make([]object.Entry, count)

@@ -63,8 +63,10 @@ var _ pipe.ExtentImage = (*diskImage)(nil)
 func (d *diskImage) Size() int64 { return d.tree.size }
 
 func (d *diskImage) Close() error {
+	d.mu.Lock()
 	unpin := d.unpin
 	d.unpin = func() error { return nil }
+	d.mu.Unlock()
 	return unpin()
 }
 
@@ -157,8 +159,8 @@ func (e *RangeError) Unwrap() error { return e.Err }
 // Extents says which parts are data, and of what is absent why.
 func (d *diskImage) Extents(ctx context.Context, off, n int64) iter.Seq2[pipe.Extent, error] {
 	return func(yield func(pipe.Extent, error) bool) {
-		if off < 0 || n < 0 || off+n > d.tree.size {
-			yield(pipe.Extent{}, fmt.Errorf("extents of [%d, %d): %w", off, off+n, fs.ErrInvalid))
+		if off < 0 || n < 0 || n > d.tree.size-off {
+			yield(pipe.Extent{}, fmt.Errorf("extents of %d bytes at %d: %w", n, off, fs.ErrInvalid))
 			return
 		}
 		bs := d.tree.blockSize
@@ -199,6 +201,9 @@ func (r *Repository) pin(ctx context.Context, point id16) func() error {
 	r.pinMu.Lock()
 	defer r.pinMu.Unlock()
 	p := r.pins[key]
+	if r.closed {
+		return func() error { return nil }
+	}
 	if p == nil {
 		l, err := r.newLease(ctx, accessRead, []id16{point})
 		if err != nil {
@@ -225,6 +230,7 @@ func (r *Repository) pin(ctx context.Context, point id16) func() error {
 func (r *Repository) unpinAll() error {
 	r.pinMu.Lock()
 	defer r.pinMu.Unlock()
+	r.closed = true
 	var err error
 	for key, p := range r.pins {
 		err = errors.Join(err, p.lease.end(context.Background()))

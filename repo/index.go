@@ -2,8 +2,8 @@ package repo
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"sync"
 
@@ -32,7 +32,14 @@ type index struct {
 	records records
 	packs   []packRef
 	packNum map[packRef]uint32
-	bad     map[pipe.ID]bool // found damaged by this process: never deduplicated against
+	bad     map[badPlace]bool // found damaged by this process: never deduplicated against
+	doubts  bool              // something that was here is damaged or gone
+}
+
+// badPlace is content that a pack should hold and does not.
+type badPlace struct {
+	id   pipe.ID
+	pack uint32
 }
 
 // maxBad bounds what is remembered of damage; beyond it a repository needs verify, not memory.
@@ -47,11 +54,16 @@ func newIndex(dir string) (*index, error) {
 		slots:   make([]uint64, 1<<10),
 		records: records{file: f},
 		packNum: map[packRef]uint32{},
-		bad:     map[pipe.ID]bool{},
+		bad:     map[badPlace]bool{},
 	}, nil
 }
 
-func (x *index) close() error { return x.records.close() }
+func (x *index) close() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.records.closed = true
+	return x.records.close()
+}
 
 func (x *index) len() int {
 	x.mu.RLock()
@@ -72,25 +84,43 @@ func (x *index) addPack(p packRef) (num uint32, known bool) {
 	return n, false
 }
 
+// number is what addPack gave a pack.
+func (x *index) number(p packRef) (num uint32, ok bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	num, ok = x.packNum[p]
+	return num, ok
+}
+
 func (x *index) pack(num uint32) packRef {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	return x.packs[num]
 }
 
-// add enters a record. An id that is there already keeps its first location, unless that one is known to be bad.
+// maxPlaces is how many good places of one content are remembered: the first is used, the others are for when it fails.
+const maxPlaces = 3
+
+// add enters a record. Content that is in several packs has several; the first that is not known to be bad counts.
 func (x *index) add(id pipe.ID, loc location) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	slot, _, found, err := x.find(id)
+	good, all, same := 0, 0, false
+	slot, err := x.places(id, func(old location) bool {
+		all++
+		if !x.bad[badPlace{id, old.pack}] {
+			good++
+			same = same || old.pack == loc.pack
+		}
+		return true
+	})
 	if err != nil {
 		return err
 	}
-	if found && !x.bad[id] {
+	if same || good >= maxPlaces {
 		return nil
 	}
-	delete(x.bad, id)
-	n, err := x.records.append(id, loc)
+	n, err := x.records.append(id, loc, all > 0)
 	if err != nil {
 		return err
 	}
@@ -101,30 +131,55 @@ func (x *index) add(id pipe.ID, loc location) error {
 	return nil
 }
 
-// lookup finds the location of an id. One that is known to be bad is still found, for salvage asks too.
+// lookup finds the location of an id. One that is known to be bad is still found where there is no other, for salvage
+// asks too.
 func (x *index) lookup(id pipe.ID) (location, bool, error) {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	_, loc, found, err := x.find(id)
+	loc, found, _, err := x.best(id)
 	return loc, found, err
 }
 
-// reusable reports whether a new point may refer to id.
-func (x *index) reusable(id pipe.ID) (bool, error) {
+// reusable finds a location of an id that a new point may refer to.
+func (x *index) reusable(id pipe.ID) (location, bool, error) {
+	loc, _, good, err := x.best(id)
+	return loc, good, err
+}
+
+func (x *index) best(id pipe.ID) (loc location, found, good bool, err error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	if x.bad[id] {
-		return false, nil
-	}
-	_, _, found, err := x.find(id)
-	return found, err
+	_, err = x.places(id, func(l location) bool {
+		good = !x.bad[badPlace{id, l.pack}]
+		if good || !found {
+			loc = l
+		}
+		found = true
+		return !good
+	})
+	return loc, found, good, err
+}
+
+// holds reports whether the index has content at exactly this place.
+func (x *index) holds(id pipe.ID, want location) (bool, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	got, others := false, 0
+	_, err := x.places(id, func(l location) bool {
+		got = got || l == want
+		others++
+		return !got
+	})
+	return got || others >= maxPlaces, err
 }
 
 // recordOf is the number of an id's record; it never changes while the index is open, and neither does the record.
 func (x *index) recordOf(id pipe.ID) (uint32, bool, error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	slot, _, found, err := x.find(id)
+	found := false
+	slot, err := x.places(id, func(location) bool {
+		found = true
+		return false
+	})
 	if err != nil || !found {
 		return 0, false, err
 	}
@@ -141,19 +196,39 @@ func (x *index) record(n uint32) (pipe.ID, location, error) {
 	return x.records.at(n)
 }
 
-func (x *index) markBad(id pipe.ID) {
+// markBad takes note that a pack does not hold content that it should.
+func (x *index) markBad(id pipe.ID, pack uint32) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.doubts = true
 	if len(x.bad) < maxBad {
-		x.bad[id] = true
+		x.bad[badPlace{id, pack}] = true
 	}
+}
+
+// doubt takes note that something is missing, without knowing what was in it.
+func (x *index) doubt() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.doubts = true
+}
+
+// doubtful reports whether anything that was here is damaged or gone.
+func (x *index) doubtful() bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.doubts
 }
 
 func tagOf(id pipe.ID) uint32  { return binary.LittleEndian.Uint32(id[8:]) }
 func hashOf(id pipe.ID) uint64 { return binary.LittleEndian.Uint64(id[:]) }
 
-// find returns the slot of id, or the empty slot where it belongs.
-func (x *index) find(id pipe.ID) (slot uint64, loc location, found bool, err error) {
+// places calls f for each location of id, in the order in which they were added, until f returns false. It returns the
+// empty slot where the next one belongs, if f never did.
+func (x *index) places(id pipe.ID, f func(location) bool) (slot uint64, err error) {
+	if x.records.closed {
+		return 0, fs.ErrClosed
+	}
 	mask := uint64(len(x.slots) - 1)
 	tag := tagOf(id)
 	for slot = hashOf(id) & mask; x.slots[slot] != 0; slot = (slot + 1) & mask {
@@ -162,38 +237,27 @@ func (x *index) find(id pipe.ID) (slot uint64, loc location, found bool, err err
 		}
 		got, loc, err := x.records.at(uint32(x.slots[slot]) - 1)
 		if err != nil {
-			return 0, location{}, false, err
+			return 0, err
 		}
-		if got == id {
-			return slot, loc, true, nil
+		if got == id && !f(loc) {
+			return slot, nil
 		}
 	}
-	return slot, location{}, false, nil
+	return slot, nil
 }
 
 // grow makes a larger table from the records, read in order.
 func (x *index) grow(slots int) error {
 	table := make([]uint64, slots)
 	mask := uint64(slots - 1)
-	var failed error
 	err := x.records.each(func(n uint32, id pipe.ID) {
 		at := hashOf(id) & mask
-		for ; table[at] != 0; at = (at + 1) & mask {
-			if uint32(table[at]>>32) != tagOf(id) {
-				continue
-			}
-			// A later record of the same id replaced this one, because this one's frame is bad.
-			old, _, err := x.records.at(uint32(table[at]) - 1)
-			if err != nil {
-				failed = err
-			}
-			if old == id {
-				break
-			}
+		for table[at] != 0 {
+			at = (at + 1) & mask
 		}
 		table[at] = uint64(tagOf(id))<<32 | uint64(n+1)
 	})
-	if err = errors.Join(err, failed); err != nil {
+	if err != nil {
 		return err
 	}
 	x.slots = table
@@ -214,11 +278,15 @@ func (x *index) reserve(n int) error {
 	return x.grow(slots)
 }
 
-// each calls f for every record in the order of entry; a replaced record comes before the one that replaced it.
+// each calls f for the first record of every id, in the order of entry.
 func (x *index) each(f func(id pipe.ID, loc location)) error {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return x.records.eachFull(f)
+	return x.records.eachFull(func(id pipe.ID, loc location, again bool) {
+		if !again {
+			f(id, loc)
+		}
+	})
 }
 
 // records is an append-only array on a scratch file. The last ones wait in memory.
@@ -226,6 +294,8 @@ type records struct {
 	file *os.File
 	n    uint32 // count
 	tail []byte // records that are not in the file yet
+
+	closed bool
 }
 
 const (
@@ -234,7 +304,11 @@ const (
 	maxRecords = 1<<32 - 2
 )
 
-func (r *records) append(id pipe.ID, loc location) (uint32, error) {
+// append adds a record; again says that its id has one already.
+func (r *records) append(id pipe.ID, loc location, again bool) (uint32, error) {
+	if r.closed {
+		return 0, fs.ErrClosed
+	}
 	if r.n == maxRecords {
 		return 0, fmt.Errorf("the index is full: %d records", r.n)
 	}
@@ -242,7 +316,7 @@ func (r *records) append(id pipe.ID, loc location) (uint32, error) {
 	for _, v := range [...]uint32{loc.pack, loc.ordinal, loc.offset, loc.stored, loc.plain} {
 		b = binary.LittleEndian.AppendUint32(b, v)
 	}
-	r.tail = append(b, loc.typ, byte(loc.codec), 0, 0)
+	r.tail = append(b, loc.typ, byte(loc.codec), flag(again), 0)
 	r.n++
 	if len(r.tail) < tailSize {
 		return r.n - 1, nil
@@ -254,6 +328,13 @@ func (r *records) append(id pipe.ID, loc location) (uint32, error) {
 	}
 	r.tail = r.tail[:0]
 	return r.n - 1, nil
+}
+
+func flag(on bool) byte {
+	if on {
+		return 1
+	}
+	return 0
 }
 
 func (r *records) at(n uint32) (pipe.ID, location, error) {
@@ -279,10 +360,13 @@ func parseRecord(b []byte) (id pipe.ID, loc location) {
 
 func (r *records) each(f func(n uint32, id pipe.ID)) error {
 	n := uint32(0)
-	return r.eachFull(func(id pipe.ID, _ location) { f(n, id); n++ })
+	return r.eachFull(func(id pipe.ID, _ location, _ bool) { f(n, id); n++ })
 }
 
-func (r *records) eachFull(f func(id pipe.ID, loc location)) error {
+func (r *records) eachFull(f func(id pipe.ID, loc location, again bool)) error {
+	if r.closed {
+		return fs.ErrClosed
+	}
 	inFile := int64(r.n)*recordSize - int64(len(r.tail))
 	buf := make([]byte, tailSize)
 	for off := int64(0); off < inFile; off += tailSize {
@@ -291,11 +375,13 @@ func (r *records) eachFull(f func(id pipe.ID, loc location)) error {
 			return fmt.Errorf("index scratch file: %w", err)
 		}
 		for ; len(b) > 0; b = b[recordSize:] {
-			f(parseRecord(b))
+			id, loc := parseRecord(b)
+			f(id, loc, b[54] != 0)
 		}
 	}
 	for b := r.tail; len(b) > 0; b = b[recordSize:] {
-		f(parseRecord(b))
+		id, loc := parseRecord(b)
+		f(id, loc, b[54] != 0)
 	}
 	return nil
 }

@@ -22,9 +22,10 @@ func TestIndexAgainstMap(t *testing.T) {
 			id[0], id[8], id[16] = rapid.Byte().Draw(t, "h"), rapid.Byte().Draw(t, "t")&3, rapid.Byte().Draw(t, "r")&7
 			switch loc := (location{plain: rapid.Uint32().Draw(t, "plain"), codec: pipe.S2}); rapid.IntRange(0, 9).Draw(t, "op") {
 			case 0:
-				if _, ok := model[id]; ok {
-					x.markBad(id)
-					ok, err := x.reusable(id)
+				if old, ok := model[id]; ok { // damaged there, stored again elsewhere
+					x.markBad(id, old.pack)
+					loc.pack = old.pack + 1
+					_, ok, err := x.reusable(id)
 					require.NoError(t, err)
 					require.False(t, ok)
 					require.NoError(t, x.add(id, loc))

@@ -17,8 +17,7 @@ import (
 // secret32 is 32 secret bytes, in JSON as hexadecimal digits. It prints as nothing, so that no log ever holds one.
 type secret32 [32]byte
 
-func (secret32) String() string                  { return "(secret)" }
-func (secret32) GoString() string                { return "(secret)" }
+func (secret32) Format(f fmt.State, _ rune)      { hidden(f) }
 func (s secret32) MarshalText() ([]byte, error)  { return []byte(hex.EncodeToString(s[:])), nil }
 func (s *secret32) UnmarshalText(b []byte) error { return decodeHex(s[:], b) }
 

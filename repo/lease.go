@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -31,7 +32,15 @@ func (r *Repository) newLease(ctx context.Context, access string, points []id16)
 	if err != nil {
 		return nil, err
 	}
+	if access == accessWrite && !r.shared {
+		if err := r.takeOver(ctx, key); err != nil {
+			return nil, err
+		}
+	}
 	rec, err := r.log.append(ctx, key, func() (*record, error) {
+		if err := r.log.have(points); err != nil {
+			return nil, err
+		}
 		if access == accessWrite && !r.shared {
 			if other := r.log.otherWriter(); other != 0 {
 				return nil, fmt.Errorf("the store cannot be shared by writers, and lease %d is open: %w", other, ErrReadOnly)
@@ -44,8 +53,80 @@ func (r *Repository) newLease(ctx context.Context, access string, points []id16)
 	}
 	beatCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	l := &lease{r: r, n: rec.N, cancel: cancel, done: make(chan struct{})}
+	r.setWriting(l.n, true)
 	go l.beat(beatCtx)
 	return l, nil
+}
+
+// takeOver ends the lease of a writer that died on a store that only one may write to: otherwise the first crash would
+// close it for ever. Dead is who creates no heartbeat for three times as long as one takes, by our own clock alone. A
+// wrong guess costs that writer its point, and nothing else: its commit comes after the record that revokes it.
+func (r *Repository) takeOver(ctx context.Context, key ed25519.PrivateKey) error {
+	if err := r.log.refresh(ctx); err != nil {
+		return err
+	}
+	var other uint64
+	r.log.view(func(l *ledger) { other = l.otherWriter() })
+	if other == 0 || r.writing(other) {
+		return nil
+	}
+	before, err := r.beats(ctx, other)
+	if err != nil {
+		return err
+	}
+	r.warn(fmt.Sprintf("the store cannot be shared by writers, and lease %d is open: waiting whether it shows a sign of life", other))
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(3 * beatEvery):
+	}
+	after, err := r.beats(ctx, other)
+	if err != nil {
+		return err
+	}
+	for name := range after {
+		if !before[name] {
+			return fmt.Errorf("the store cannot be shared by writers, and lease %d is in use: %w", other, ErrReadOnly)
+		}
+	}
+	_, err = r.log.append(ctx, key, func() (*record, error) {
+		if err := r.log.live(other); err != nil {
+			return nil, err
+		}
+		return &record{Kind: recordRevoke, Lease: other}, nil
+	})
+	if errors.Is(err, errAppendRefused) || errors.Is(err, ErrRevoked) {
+		return nil // it has ended meanwhile
+	}
+	return err
+}
+
+func (r *Repository) beats(ctx context.Context, lease uint64) (map[string]bool, error) {
+	found := map[string]bool{}
+	for info, err := range r.st.List(ctx, fmt.Sprintf("beat/%016x/", lease)) {
+		if err != nil {
+			return nil, err
+		}
+		found[info.Name] = true
+	}
+	return found, nil
+}
+
+// writing reports whether a lease is this process's own and in use.
+func (r *Repository) writing(lease uint64) bool {
+	r.ownMu.Lock()
+	defer r.ownMu.Unlock()
+	return r.own[lease]
+}
+
+func (r *Repository) setWriting(lease uint64, on bool) {
+	r.ownMu.Lock()
+	defer r.ownMu.Unlock()
+	if on {
+		r.own[lease] = true
+	} else {
+		delete(r.own, lease)
+	}
 }
 
 // otherWriter is the number of a writer's lease that is not over, or 0.
@@ -95,6 +176,7 @@ func (r *Repository) createBeat(ctx context.Context, lease, k uint64) error {
 func (l *lease) end(ctx context.Context) error {
 	l.cancel()
 	<-l.done
+	l.r.setWriting(l.n, false)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endDeadline)
 	defer cancel()
 	key, err := l.r.signingKey(ctx)
@@ -109,7 +191,8 @@ func (l *lease) end(ctx context.Context) error {
 	})
 	for k := range l.beats {
 		if err := l.r.st.Remove(ctx, beatName(l.n, k)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			l.r.warn(fmt.Sprintf("heartbeat %d of lease %d could not be removed: %v", k, l.n, err))
+			l.r.warn(fmt.Sprintf("heartbeat %d of lease %d and those after it could not be removed: %v", k, l.n, err))
+			break
 		}
 	}
 	return err

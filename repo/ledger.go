@@ -26,15 +26,23 @@ type ledger struct {
 	root  publicKey   // signs key records
 	clear objectMaker // seals records: signed, not encrypted
 
-	mu     sync.Mutex
-	n      uint64
-	last   hash // of record n; of the header's document for n = 0
-	keys   map[publicKey]enrolment
-	leases map[uint64]*leaseState
-	points []committed
-	alien  []string // records of kinds that we do not know
-	marks  map[uint64]hash
-	onMark uint64 // remember the hash of this record: the client's high-water mark
+	mu      sync.Mutex
+	n       uint64
+	last    hash // of record n; of the header's document for n = 0
+	keys    map[publicKey]enrolment
+	leases  map[uint64]*leaseState
+	points  []committed
+	alien   []string // records of kinds that we do not know
+	hashes  []hash   // of record n at n-1
+	broken  error    // *ErrCorrupt: record n+1 is lost or unreadable, and there may be more behind it
+	foreign *unsure  // record n, if somebody else created it: its copies may not be complete
+	mend    bool     // put back first places that are lost
+}
+
+// unsure is a record that its writer may have died over.
+type unsure struct {
+	name string
+	file []byte
 }
 
 // objectMaker seals one document as an object.
@@ -67,11 +75,12 @@ type committed struct {
 func newLedger(v vitals, repo [16]byte, root publicKey, header hash, clear objectMaker) *ledger {
 	return &ledger{
 		vitals: v, repo: repo, root: root, clear: clear, last: header,
-		keys: map[publicKey]enrolment{}, leases: map[uint64]*leaseState{}, marks: map[uint64]hash{},
+		keys: map[publicKey]enrolment{}, leases: map[uint64]*leaseState{}, mend: true,
 	}
 }
 
-// refresh reads every record that has come since.
+// refresh reads every record that has come since. Where one cannot be read in any of its places it stops before it, and
+// remembers that: what came before still counts, nothing can be added, and whoever lists says that it is not the whole.
 func (l *ledger) refresh(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -81,50 +90,135 @@ func (l *ledger) refresh(ctx context.Context) error {
 func (l *ledger) refreshLocked(ctx context.Context) error {
 	for {
 		found, err := l.next(ctx)
+		if corrupt, ok := errors.AsType[*ErrCorrupt](err); ok {
+			l.broken = corrupt
+			return nil
+		}
 		if err != nil || !found {
 			return err
 		}
+		l.broken = nil
 	}
+}
+
+// findHole looks whether there are records behind the last one that can be read. Without it, a record that is lost in
+// all three places would look like the log's end, and the next writer would write another history over it.
+func (l *ledger) findHole(ctx context.Context) error {
+	beyond := map[uint64]bool{}
+	before, _ := l.head()
+	for _, prefix := range copiesOf("log/") {
+		for info, err := range l.st.List(ctx, prefix) {
+			if err != nil {
+				return err
+			}
+			if n, ok := parseNumber(strings.TrimPrefix(info.Name, prefix)); ok && n > before {
+				beyond[n] = true
+			}
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.refreshLocked(ctx); err != nil || l.broken != nil {
+		return err
+	}
+	tries := 0
+	for n := range beyond {
+		if n <= l.n {
+			continue
+		}
+		if tries++; tries > maxHoleTries {
+			break
+		}
+		_, err := l.read(ctx, logName(n), kindLog, l.repo, []object.Unwrapper{object.Clear{}}, func(v *vital) error {
+			_, err := openSigned(v.content, signRecord, l.repo)
+			return err
+		})
+		if err == nil {
+			l.broken = &ErrCorrupt{Object: logName(l.n + 1), Reason: fmt.Sprintf("it is missing in all three places, and record %d is there", n)}
+			return nil
+		}
+		if isFailure(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxHoleTries bounds what is read of objects that are named like later records and may be anything.
+const maxHoleTries = 16
+
+// head is the number and hash of the last record that was read.
+func (l *ledger) head() (n uint64, last hash) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.n, l.last
+}
+
+// damage is *ErrCorrupt where the log could not be read to its end.
+func (l *ledger) damage() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.broken
 }
 
 // next reads record n+1, from any of its three places. A valid copy proves the record even where the first place has
 // lost it: then the first place is filled again, byte for byte, before anybody could create another one there.
 func (l *ledger) next(ctx context.Context) (bool, error) {
 	name := logName(l.n + 1)
-	v, err := l.read(ctx, name, kindLog, l.repo, []object.Unwrapper{object.Clear{}})
+	var s signed
+	var r *record
+	signedOnly := func(v *vital) (err error) {
+		s, r, err = l.follows(v.content)
+		return err
+	}
+	v, err := l.read(ctx, name, kindLog, l.repo, []object.Unwrapper{object.Clear{}}, signedOnly)
+	if errors.Is(err, errSignature) && !isFailure(err) { // in no place is it better
+		v, err = l.read(ctx, name, kindLog, l.repo, []object.Unwrapper{object.Clear{}}, func(v *vital) error {
+			if err := signedOnly(v); !errors.Is(err, errSignature) {
+				return err
+			}
+			return nil
+		})
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	s, err := openSigned(v.content, signRecord, l.repo)
-	if err != nil && !errors.Is(err, errSignature) {
-		return false, &ErrCorrupt{Object: name, Reason: "not a signed record", Err: err}
-	}
-	var r *record
-	if err == nil {
-		if r, err = decodeRecord(s.body); err != nil {
-			return false, &ErrCorrupt{Object: name, Reason: "not a record", Err: err}
-		}
-		if r.N != l.n+1 || r.Prev != l.last {
-			return false, &ErrCorrupt{Object: name, Reason: "it does not follow the record before it"}
-		}
-	}
-	if v.missing[0] {
+	if v.missing[0] && l.mend {
 		if err := l.createFirst(ctx, name, v.file); err != nil && !errors.Is(err, fs.ErrExist) {
 			l.warn(fmt.Sprintf("%s is missing and could not be put back: %v", name, err))
 		}
 	}
-	l.n++
-	l.last = hashBytes(v.content)
-	if l.n == l.onMark {
-		l.marks[l.n] = l.last
-	}
+	l.went(l.n+1, v.content)
+	l.foreign = &unsure{name, v.file}
 	if r != nil { // a record whose signature is wrong uses up its number and counts for nothing
 		l.apply(s.key, r)
 	}
 	return true, nil
+}
+
+// follows reads what must be the next record.
+func (l *ledger) follows(content []byte) (signed, *record, error) {
+	s, err := openSigned(content, signRecord, l.repo)
+	if err != nil {
+		return signed{}, nil, err
+	}
+	r, err := decodeRecord(s.body)
+	if err != nil {
+		return signed{}, nil, err
+	}
+	if r.N != l.n+1 || r.Prev != l.last {
+		return signed{}, nil, errors.New("it does not follow the record before it")
+	}
+	return s, r, nil
+}
+
+// went takes note that record n is the last one.
+func (l *ledger) went(n uint64, content []byte) {
+	l.n, l.last = n, hashBytes(content)
+	l.hashes = append(l.hashes, l.last)
 }
 
 // apply takes a record into the state. What its key is not allowed to say counts for nothing.
@@ -172,7 +266,7 @@ func (e enrolment) may(r *record) bool {
 	return r.Kind == recordLease || r.Kind == recordEnd
 }
 
-// errStale is what a draft returns when the state no longer allows the record.
+// errAppendRefused is what a draft returns when the state does not allow the record.
 var errAppendRefused = errors.New("the log's state does not allow this")
 
 // append creates the next record. draft is called with the state up to date, and again whenever another client was
@@ -184,12 +278,21 @@ func (l *ledger) append(ctx context.Context, key ed25519.PrivateKey, draft func(
 		if err := l.refreshLocked(ctx); err != nil {
 			return nil, err
 		}
+		if l.broken != nil {
+			return nil, l.broken
+		}
 		if len(l.alien) > 0 {
 			return nil, &ErrUnsupported{What: "log records of kind " + l.alien[0]}
 		}
 		r, err := draft()
 		if err != nil {
 			return nil, err
+		}
+		if f := l.foreign; f != nil {
+			if err := l.complete(ctx, f.name, f.file); err != nil {
+				return nil, fmt.Errorf("copies of %s: %w", f.name, err)
+			}
+			l.foreign = nil
 		}
 		file, raw, err := l.seal(key, r)
 		if err != nil {
@@ -209,7 +312,7 @@ func (l *ledger) append(ctx context.Context, key ed25519.PrivateKey, draft func(
 		if err := l.copies(ctx, name, file); err != nil {
 			return nil, fmt.Errorf("copies of log record %d: %w", r.N, err)
 		}
-		l.n, l.last = r.N, hashBytes(raw)
+		l.went(r.N, raw)
 		l.apply(publicOf(key), r)
 		return r, nil
 	}
@@ -225,6 +328,9 @@ func (l *ledger) mustAdvance(ctx context.Context) error {
 		}
 		if l.n > before {
 			return nil
+		}
+		if l.broken != nil {
+			return l.broken
 		}
 		if wait > 2*time.Second {
 			return &ErrCorrupt{Object: logName(before + 1), Reason: "the store says that it exists and that it does not"}
@@ -253,11 +359,21 @@ func (l *ledger) seal(key ed25519.PrivateKey, r *record) (file, raw []byte, err 
 	return file, raw, err
 }
 
-// state is read under the ledger's lock.
+// view reads the state under the ledger's lock.
 func (l *ledger) view(f func(l *ledger)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f(l)
+}
+
+// have reports whether all of these points are still there.
+func (l *ledger) have(points []id16) error {
+	for _, id := range points {
+		if !slices.ContainsFunc(l.points, func(c committed) bool { return c.point == id }) {
+			return fmt.Errorf("point %s: %w", id, ErrForgotten)
+		}
+	}
+	return nil
 }
 
 // live reports whether a lease may still write.

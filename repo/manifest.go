@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo/internal/object"
@@ -94,7 +95,8 @@ const (
 	maxDisks    = 1024
 	maxBlobs    = 4096
 	maxBlobSize = 256 << 20
-	maxName     = 1024 // bytes of a VM's name, a disk's key, a blob's name
+	maxName     = 1024    // bytes of a VM's name, a disk's key, a blob's name
+	maxDiskSize = 1 << 62 // bytes; sums of any two offsets of a disk stay within an int64
 )
 
 func (m *manifest) check() error {
@@ -103,7 +105,7 @@ func (m *manifest) check() error {
 	}
 	seen := map[string]bool{}
 	for _, d := range m.Disks {
-		if checkName(d.Key) != nil || d.Size < 0 || seen[d.Key] {
+		if checkName(d.Key) != nil || d.Size < 0 || d.Size > maxDiskSize || seen[d.Key] {
 			return fmt.Errorf("disk %q of %d bytes", d.Key, d.Size)
 		}
 		seen[d.Key] = true
@@ -115,11 +117,55 @@ func (m *manifest) check() error {
 		}
 		seen[b.Name] = true
 	}
+	for _, texts := range []map[string]string{m.Tracking, m.Facts, {"consistency": m.Consistency}} {
+		for k, v := range texts {
+			if !utf8.ValidString(k) || !utf8.ValidString(v) { // JSON would change it: a change id would read back as another
+				return fmt.Errorf("%q: %q is not text: %w", k, v, fs.ErrInvalid)
+			}
+		}
+	}
 	return nil
 }
 
+// checkShapes holds the claims of a manifest that was read against each other: the counts in a root against the disk's
+// size, a blob's chunks against its length.
+func (m *manifest) checkShapes(blockSize int) error {
+	for i := range m.Disks {
+		d := &m.Disks[i]
+		s := newShape(d.Size, blockSize)
+		left := uint64(s.blocks)
+		total := sumsOf(entry(d.Root), s.height+1, s.blocks)
+		for _, n := range total {
+			if n > left {
+				return fmt.Errorf("disk %q counts more blocks than it has", d.Key)
+			}
+			left -= n
+		}
+		last, known := kindNamed(d.Last)
+		if left != 0 || known != (s.blocks > 0) || known && total[last] == 0 || !known && d.Last != "" {
+			return fmt.Errorf("disk %q counts its blocks wrongly", d.Key)
+		}
+	}
+	for _, b := range m.Blobs {
+		if int64(len(b.Chunks)) != (b.Size+int64(blockSize)-1)/int64(blockSize) {
+			return fmt.Errorf("blob %q of %d bytes has %d chunks", b.Name, b.Size, len(b.Chunks))
+		}
+	}
+	return nil
+}
+
+// kindNamed finds the kind of an entry by its name.
+func kindNamed(name string) (pipe.Kind, bool) {
+	for k := range kinds {
+		if pipe.Kind(k).String() == name {
+			return pipe.Kind(k), true
+		}
+	}
+	return 0, false
+}
+
 func checkName(s string) error {
-	if s == "" || len(s) > maxName || strings.ContainsRune(s, 0) {
+	if s == "" || len(s) > maxName || strings.ContainsRune(s, 0) || !utf8.ValidString(s) {
 		return fmt.Errorf("%q cannot name a VM, disk or blob: %w", s, fs.ErrInvalid)
 	}
 	return nil
@@ -157,12 +203,7 @@ func (r *Repository) info(m *manifest) pipe.PointInfo {
 func (r *Repository) bytesOf(d *manifestDisk) [kinds]int64 {
 	s := r.shapeOf(d)
 	total := sumsOf(entry(d.Root), s.height+1, s.blocks)
-	last := pipe.Zero
-	for k := range kinds {
-		if pipe.Kind(k).String() == d.Last {
-			last = pipe.Kind(k)
-		}
-	}
+	last, _ := kindNamed(d.Last)
 	return s.bytesIn(total, last)
 }
 
@@ -170,7 +211,12 @@ func (r *Repository) bytesOf(d *manifestDisk) [kinds]int64 {
 // record holds, signed by a key that the log has enrolled, counts.
 func (r *Repository) readManifest(ctx context.Context, c committed) (*manifest, error) {
 	name := manifestName(c.lease, c.point)
-	v, err := r.vital.read(ctx, name, kindManifest, r.header.ID, r.keys.unwraps)
+	v, err := r.vital.read(ctx, name, kindManifest, r.header.ID, r.keys.unwraps, func(v *vital) error {
+		if v.digest != c.manifest {
+			return errors.New("it is not the one that was committed")
+		}
+		return nil
+	})
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, &ErrCorrupt{Object: name, Reason: "it is missing in all three places"}
@@ -179,9 +225,6 @@ func (r *Repository) readManifest(ctx context.Context, c committed) (*manifest, 
 	}
 	fail := func(reason string, err error) (*manifest, error) {
 		return nil, &ErrCorrupt{Object: name, Reason: reason, Err: err}
-	}
-	if v.digest != c.manifest {
-		return fail("it is not the one that was committed", nil)
 	}
 	s, err := openSigned(v.content, signManifest, r.header.ID)
 	if err != nil {
@@ -199,7 +242,7 @@ func (r *Repository) readManifest(ctx context.Context, c committed) (*manifest, 
 	if m.Point != c.point || m.Lease != c.lease || r.keys.tag(m.VM) != c.vm {
 		return fail("it says another point than its commit", nil)
 	}
-	if err := m.check(); err != nil {
+	if err := errors.Join(m.check(), m.checkShapes(r.header.BlockSize)); err != nil {
 		return fail("out of bounds", err)
 	}
 	return m, nil
@@ -241,6 +284,9 @@ func (r *Repository) Points(ctx context.Context, vm string) iter.Seq2[pipe.Point
 				return
 			}
 		}
+		if err := r.log.damage(); err != nil {
+			yield(pipe.PointInfo{}, err) // there may be more
+		}
 	}
 }
 
@@ -259,6 +305,9 @@ func (r *Repository) find(ctx context.Context, point string) (*manifest, error) 
 			return r.readManifest(ctx, c)
 		}
 	}
+	if err := r.log.damage(); err != nil {
+		return nil, err // it may be among what cannot be seen
+	}
 	return nil, fmt.Errorf("point %s: %w", point, fs.ErrNotExist)
 }
 
@@ -270,7 +319,11 @@ func (r *Repository) Resolve(ctx context.Context, spec string) (pipe.PointInfo, 
 		return pipe.PointInfo{}, err
 	}
 	var match []committed
+	damage := r.log.damage()
 	if vm, back, ok := parseLatest(spec); ok {
+		if damage != nil {
+			return pipe.PointInfo{}, damage // there may be a later one
+		}
 		tag := r.keys.tag(vm)
 		for _, c := range slices.Backward(list) {
 			if c.vm == tag {
@@ -290,6 +343,9 @@ func (r *Repository) Resolve(ctx context.Context, spec string) (pipe.PointInfo, 
 	}
 	switch len(match) {
 	case 0:
+		if damage != nil {
+			return pipe.PointInfo{}, damage
+		}
 		return pipe.PointInfo{}, fmt.Errorf("point %q: %w", spec, fs.ErrNotExist)
 	case 1:
 		m, err := r.readManifest(ctx, match[0])
@@ -356,6 +412,9 @@ func (b *blobReader) Read(p []byte) (int, error) {
 		c, err := b.r.content(b.ctx, b.idx, object.TypeChunk, pipe.ID(b.chunks[0]))
 		if err != nil {
 			return 0, err
+		}
+		if want := min(b.left, int64(b.r.header.BlockSize)); int64(len(c)) != want {
+			return 0, &ErrCorrupt{Object: "chunk " + pipe.ID(b.chunks[0]).String(), Reason: fmt.Sprintf("%d bytes where %d belong", len(c), want)}
 		}
 		b.chunk, b.chunks, b.left = c, b.chunks[1:], b.left-int64(len(c))
 	}

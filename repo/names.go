@@ -46,6 +46,12 @@ func (p packRef) name() string {
 	return "data/" + p.String()
 }
 
+// parseNumber reads a number as it stands in names.
+func parseNumber(s string) (uint64, bool) {
+	n, err := strconv.ParseUint(s, 16, 64)
+	return n, err == nil && len(s) == 16
+}
+
 // parseRef reads "<lease>/<id>" with the given separator.
 func parseRef(s, sep string) (objectRef, bool) {
 	lease, id, ok := strings.Cut(s, sep)

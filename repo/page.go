@@ -151,7 +151,10 @@ type shape struct {
 
 func newShape(size int64, blockSize int) shape {
 	s := shape{size: size, blockSize: int64(blockSize)}
-	s.blocks = (size + s.blockSize - 1) / s.blockSize
+	s.blocks = size / s.blockSize
+	if size%s.blockSize != 0 {
+		s.blocks++
+	}
 	for s.span(s.height+1) < s.blocks {
 		s.height++
 	}

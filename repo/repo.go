@@ -86,13 +86,14 @@ const (
 
 // Repository is an open repository. It is safe for concurrent use.
 type Repository struct {
-	st     store.Store
-	header headerDocument
-	keys   *keyring
-	vital  vitals
-	log    *ledger
-	opts   OpenOptions
-	shared bool // the store can be shared by writers
+	st         store.Store
+	header     headerDocument
+	headerHash hash
+	keys       *keyring
+	vital      vitals
+	log        *ledger
+	opts       OpenOptions
+	shared     bool // the store can be shared by writers
 
 	sealClear, sealSecret objectMaker
 
@@ -110,8 +111,11 @@ type Repository struct {
 	anchors  *anchorTable // nil until somebody writes
 	buffers  sync.Pool
 
-	pinMu sync.Mutex
-	pins  map[string]*pin
+	pinMu  sync.Mutex
+	pins   map[string]*pin
+	closed bool // no pin is taken any more
+	ownMu  sync.Mutex
+	own    map[uint64]bool // leases of this process that are not over
 }
 
 var _ pipe.Backend = (*Repository)(nil)
@@ -254,7 +258,7 @@ func mustBeEmpty(ctx context.Context, st store.Store) error {
 // *ErrUnsupported, *ErrCorrupt. A store that shows an older state than this client has seen is opened, with a
 // warning; writing to it is then refused with *ErrRollback.
 func Open(ctx context.Context, st store.Store, secret Secret, opts *OpenOptions) (*Repository, error) {
-	r := &Repository{st: st, pins: map[string]*pin{}}
+	r := &Repository{st: st, pins: map[string]*pin{}, own: map[uint64]bool{}}
 	if opts != nil {
 		r.opts = *opts
 	}
@@ -262,27 +266,31 @@ func Open(ctx context.Context, st store.Store, secret Secret, opts *OpenOptions)
 		r.opts.Warn = func(string) {}
 	}
 	r.vital = vitals{st, r.opts.Warn}
-	headerHash, err := r.readHeader(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.openSlot(ctx, secret, headerHash); err != nil {
+	if err := r.unlock(ctx, secret); err != nil {
 		return nil, err
 	}
 	r.sealClear, r.sealSecret = r.keys.clear(), r.keys.sealed()
-	r.log = newLedger(r.vital, r.header.ID, r.header.Root, headerHash, r.sealClear)
-	r.client, err = openClient(r.opts.StateDir, r.ID())
+	r.log = newLedger(r.vital, r.header.ID, r.header.Root, r.headerHash, r.sealClear)
+	r.log.mend = !r.opts.ReadOnly
+	var err error
+	r.client, err = openClient(r.opts.StateDir, r.ID(), r.opts.Warn)
 	if err != nil {
 		return nil, err
 	}
 	if err := r.client.refresh(ctx, r.log); err != nil {
 		return nil, err
 	}
+	if err := r.log.damage(); err != nil {
+		r.warn(fmt.Sprintf("what came after it cannot be seen, and nothing can be written: %v", err))
+	}
 	if r.client.suspect != nil {
 		r.warn(r.client.suspect.Error())
 	}
 	if p, ok := store.As[store.Prober](st); ok && !r.opts.ReadOnly {
 		can, err := p.Probe(ctx)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		if err != nil { // a store that can be read only
 			r.warn(fmt.Sprintf("the store cannot be written to: %v", err))
 			r.opts.ReadOnly = true
@@ -292,25 +300,57 @@ func Open(ctx context.Context, st store.Store, secret Secret, opts *OpenOptions)
 	return r, nil
 }
 
-func (r *Repository) readHeader(ctx context.Context) (hash, error) {
-	v, err := r.vital.read(ctx, headerName, kindHeader, [16]byte{}, []object.Unwrapper{object.Clear{}})
+// unlock reads the header and opens a slot with the secret. The slot says which header is the right one: where the
+// three places hold different ones, each is tried.
+func (r *Repository) unlock(ctx context.Context, secret Secret) error {
+	tried := map[hash]bool{}
+	var first error
+	for {
+		err := r.readHeader(ctx, tried)
+		if err != nil && first != nil {
+			return first
+		}
+		if err != nil {
+			return err
+		}
+		if err = r.openSlot(ctx, secret); err == nil || ctx.Err() != nil {
+			return err
+		}
+		if first == nil {
+			first = err
+		}
+		tried[r.headerHash] = true
+	}
+}
+
+// readHeader reads a header that was not tried yet.
+func (r *Repository) readHeader(ctx context.Context, tried map[hash]bool) error {
+	v, err := r.vital.read(ctx, headerName, kindHeader, [16]byte{}, []object.Unwrapper{object.Clear{}}, func(v *vital) error {
+		h := new(headerDocument)
+		if err := decodeJSON(v.content, h); err != nil {
+			return fmt.Errorf("not a header: %w", err)
+		}
+		if h.ID != id16(v.object.Header.Repo) {
+			return errors.New("it belongs to another repository")
+		}
+		if tried[hashBytes(v.content)] {
+			return errors.New("the slots are of another one")
+		}
+		r.header = *h
+		return nil
+	})
 	if errors.Is(err, fs.ErrNotExist) {
-		return hash{}, ErrNotRepository
+		return ErrNotRepository
 	}
 	if err != nil {
-		return hash{}, err
+		return err
 	}
-	if err := decodeJSON(v.content, &r.header); err != nil {
-		return hash{}, &ErrCorrupt{Object: headerName, Reason: "not a header", Err: err}
-	}
-	if r.header.ID != id16(v.object.Header.Repo) {
-		return hash{}, &ErrCorrupt{Object: headerName, Reason: "it belongs to another repository"}
-	}
-	return hashBytes(v.content), r.header.check()
+	r.headerHash = hashBytes(v.content)
+	return r.header.check()
 }
 
 // openSlot tries every slot, in all three places, until one opens.
-func (r *Repository) openSlot(ctx context.Context, secret Secret, headerHash hash) error {
+func (r *Repository) openSlot(ctx context.Context, secret Secret) error {
 	un := []object.Unwrapper{object.Clear{}}
 	if r.header.Suite != object.SuiteClear {
 		if secret == nil {
@@ -328,16 +368,19 @@ func (r *Repository) openSlot(ctx context.Context, secret Secret, headerHash has
 	}
 	damage := error(nil)
 	for _, name := range names {
-		v, err := r.vital.read(ctx, name, kindSlot, r.header.ID, un)
+		var slot slotDocument
+		_, err := r.vital.read(ctx, name, kindSlot, r.header.ID, un, func(v *vital) error {
+			slot = slotDocument{}
+			if err := decodeJSON(v.content, &slot); err != nil {
+				return err
+			}
+			if slot.Header != r.headerHash {
+				return errors.New("it was made for another header")
+			}
+			return nil
+		})
 		if errors.Is(err, object.ErrNoKey) {
 			continue
-		}
-		var slot slotDocument
-		if err == nil {
-			err = decodeJSON(v.content, &slot)
-		}
-		if err == nil && slot.Header != headerHash {
-			err = &ErrCorrupt{Object: headerName, Reason: "it is not the header that the slot was made for"}
 		}
 		if err != nil {
 			damage = errors.Join(damage, err)
@@ -382,8 +425,8 @@ func (r *Repository) Close() error {
 	defer r.indexMu.Unlock()
 	if r.idx != nil {
 		err = errors.Join(err, r.idx.close())
-		r.idx = nil
 	}
+	r.idx, r.loaded = nil, true
 	return err
 }
 
@@ -394,6 +437,8 @@ func (r *Repository) writable() error {
 	switch {
 	case r.opts.ReadOnly:
 		return ErrReadOnly
+	case r.log.damage() != nil:
+		return r.log.damage()
 	case r.client.suspect != nil:
 		return r.client.suspect
 	case len(r.header.WriteFeatures) > 0:

@@ -17,6 +17,13 @@ type Secret interface {
 	unwrapper() (object.Unwrapper, error)
 }
 
+// hidden is what every way of printing a secret gives, so that no log ever holds one.
+func hidden(f fmt.State) { _, _ = io.WriteString(f, "(secret)") }
+
+func (passphrase) Format(f fmt.State, _ rune)    { hidden(f) }
+func (keyFile) Format(f fmt.State, _ rune)       { hidden(f) }
+func (ageIdentities) Format(f fmt.State, _ rune) { hidden(f) }
+
 // Passphrase is a secret that people remember. It is stretched with argon2id (64 MiB, 3 passes, 2 lanes: about a
 // quarter of a second).
 func Passphrase(p string) Secret { return passphrase(p) }

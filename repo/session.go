@@ -38,6 +38,7 @@ type session struct {
 	overlay map[contentID]inPack
 	claims  map[contentID]chan struct{} // content that somebody is just putting into a pack
 	idle    []*openPack                 // data packs that nobody is writing to
+	full    []*openPack                 // full packs whose writer gave up while it waited to upload them
 	spare   []*object.Builder           // buffers of sealed packs
 	meta    *openPack
 	metaMu  sync.Mutex // held while the meta pack is written to
@@ -54,8 +55,8 @@ type contentID = pipe.ID
 
 // openPack is a pack that is being written.
 type openPack struct {
-	mu  sync.Mutex // the builder is one goroutine's at a time
-	b   *object.Builder
+	mu  sync.Mutex      // the builder is one goroutine's at a time
+	b   *object.Builder // nil once the pack is durable
 	ref packRef
 	ids []pipe.ID // in the overlay
 
@@ -103,13 +104,29 @@ func (r *Repository) newSession(ctx context.Context, base []id16) (*session, err
 
 // known reports whether content needs not be put: it is durable and good, or on its way into a pack of this session.
 func (s *session) known(id pipe.ID) (bool, error) {
+	_, ok, err := s.length(id)
+	return ok, err
+}
+
+// length is how long content that needs not be put is.
+func (s *session) length(id pipe.ID) (plain int, ok bool, err error) {
 	s.mu.Lock()
-	_, ok := s.overlay[id]
+	at, ok := s.overlay[id]
 	s.mu.Unlock()
 	if ok {
-		return true, nil
+		return int(at.ref.Plain), true, nil
 	}
-	return s.idx.reusable(id)
+	loc, ok, err := s.idx.reusable(id)
+	return int(loc.plain), ok, err
+}
+
+// reuse is known for a caller that says how long the content is: it has to agree, for an id says nothing of lengths.
+func (s *session) reuse(id pipe.ID, plain int) (bool, error) {
+	n, ok, err := s.length(id)
+	if ok && n != plain {
+		return false, fmt.Errorf("%w: it is of %d bytes, not %d", pipe.ErrBlockMismatch, n, plain)
+	}
+	return ok, err
 }
 
 // put makes sure that the content named id is in the repository once the session is flushed. Without data it only
@@ -123,7 +140,7 @@ func (s *session) putFrame(ctx context.Context, f *frame) (pipe.PutResult, error
 		if err := s.failed(); err != nil {
 			return pipe.PutResult{}, err
 		}
-		if ok, err := s.known(f.id); err != nil || ok {
+		if ok, err := s.reuse(f.id, f.plain); err != nil || ok {
 			return pipe.PutResult{Deduplicated: int64(f.plain)}, err
 		}
 		if f.data == nil {
@@ -141,7 +158,7 @@ func (s *session) putFrame(ctx context.Context, f *frame) (pipe.PutResult, error
 	}
 	defer s.release(f.id)
 	// Between the look and the claim somebody else may have finished.
-	if ok, err := s.known(f.id); err != nil || ok {
+	if ok, err := s.reuse(f.id, f.plain); err != nil || ok {
 		return pipe.PutResult{Deduplicated: int64(f.plain)}, err
 	}
 	return s.write(ctx, f)
@@ -280,6 +297,9 @@ func (s *session) encoder() (*pipe.Encoder, error) {
 
 // take gives the caller a pack of its own to write to; for pages and chunks all share one.
 func (s *session) take(ctx context.Context, typ uint8) (*openPack, error) {
+	if err := s.uploadFull(ctx); err != nil {
+		return nil, err
+	}
 	if typ != object.TypeBlock {
 		s.metaMu.Lock()
 		if s.meta == nil {
@@ -310,12 +330,12 @@ func (s *session) giveBack(ctx context.Context, typ uint8, p *openPack) error {
 		defer s.metaMu.Unlock()
 		if full {
 			s.meta = nil
-			return s.upload(ctx, p)
+			return s.uploadOrKeep(ctx, p)
 		}
 		return nil
 	}
 	if full {
-		return s.upload(ctx, p)
+		return s.uploadOrKeep(ctx, p)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -345,6 +365,36 @@ func (s *session) builder(kind uint8) (*object.Builder, error) {
 	return object.NewBuilder(k.repo, k.suite, kind, k.permille, s.r.header.PackSize, k.wraps)
 }
 
+// uploadOrKeep uploads a full pack. If the caller gives up, the pack waits for the next one who needs room: what is in it
+// counts as known, so it must come into the store before the session's point does.
+func (s *session) uploadOrKeep(ctx context.Context, p *openPack) error {
+	err := s.upload(ctx, p)
+	if err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.full = append(s.full, p)
+	}
+	return err
+}
+
+// uploadFull uploads what somebody gave up on.
+func (s *session) uploadFull(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		n := len(s.full)
+		if n == 0 {
+			s.mu.Unlock()
+			return nil
+		}
+		p := s.full[n-1]
+		s.full = s.full[:n-1]
+		s.mu.Unlock()
+		if err := s.uploadOrKeep(ctx, p); err != nil {
+			return err
+		}
+	}
+}
+
 // upload seals a pack and puts it into the store, beside what the caller does next. It waits while too many are under
 // way: that bounds the session's memory.
 func (s *session) upload(ctx context.Context, p *openPack) error {
@@ -354,6 +404,13 @@ func (s *session) upload(ctx context.Context, p *openPack) error {
 		return context.Cause(ctx)
 	case <-s.ctx.Done():
 		return context.Cause(s.ctx)
+	}
+	// Under the lock, so that no upload begins after close has begun to wait for them.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.failed(); err != nil {
+		<-s.slots
+		return err
 	}
 	s.uploads.Go(func() {
 		defer func() { <-s.slots }()
@@ -394,6 +451,7 @@ func (s *session) store(p *openPack) error {
 	s.tables = append(s.tables, packTable{p.ref, stream, entries, p.anchors})
 	s.tabled += len(entries)
 	s.spare = append(s.spare, p.b)
+	p.b = nil // it is another pack's from here on
 	var tables []packTable
 	if s.tabled >= indexChunk {
 		tables, s.tables, s.tabled = s.tables, nil, 0
@@ -404,9 +462,10 @@ func (s *session) store(p *openPack) error {
 
 // flush makes everything durable that was put.
 func (s *session) flush(ctx context.Context) error {
+	defer context.AfterFunc(ctx, func() { s.fail(context.Cause(ctx)) })()
 	s.mu.Lock()
-	packs := s.idle
-	s.idle = nil
+	packs := append(s.idle, s.full...)
+	s.idle, s.full = nil, nil
 	s.mu.Unlock()
 	s.metaMu.Lock()
 	if s.meta != nil {
@@ -424,6 +483,13 @@ func (s *session) flush(ctx context.Context) error {
 	}
 	s.uploads.Wait()
 	return s.failed()
+}
+
+// fail ends the session's uploads. Nothing more is stored after it.
+func (s *session) fail(cause error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cancel(cause)
 }
 
 func (s *session) failed() error {
@@ -471,7 +537,7 @@ func (s *session) flushIndex() error {
 // close ends the session: nothing is under way when it returns, and the lease is over. A second call does nothing.
 func (s *session) close(ctx context.Context) error {
 	s.closing.Do(func() {
-		s.cancel(fs.ErrClosed)
+		s.fail(fs.ErrClosed)
 		s.uploads.Wait()
 		s.closeErr = s.lease.end(ctx)
 	})
@@ -486,7 +552,7 @@ func (s *session) content(ctx context.Context, typ uint8, id pipe.ID) ([]byte, e
 	if ok {
 		at.pack.mu.Lock()
 		defer at.pack.mu.Unlock()
-		if at.pack.b.ID() == at.pack.ref.ID {
+		if at.pack.b != nil {
 			encoded, err := at.pack.b.Check(at.ref, nil)
 			if err != nil {
 				return nil, err

@@ -25,6 +25,9 @@ func (r *Repository) Stats(ctx context.Context) (Stats, error) {
 	if err != nil {
 		return s, err
 	}
+	if err := r.log.damage(); err != nil {
+		return s, err
+	}
 	s.Points = len(list)
 	for _, c := range list {
 		m, err := r.readManifest(ctx, c)

@@ -220,7 +220,10 @@ func (n *node) hole(s shape) (int64, bool) {
 		switch {
 		case n.settled[i]:
 		case n.level > 0 && n.child[i] != nil:
-			return n.child[i].hole(s)
+			if lo, ok := n.child[i].hole(s); ok {
+				return lo, true
+			}
+			fallthrough // it is filled, but it could not be stored
 		default:
 			return n.first + int64(i)*s.span(n.level), true
 		}

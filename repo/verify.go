@@ -80,7 +80,7 @@ const maxAffected = 100_000
 
 // Verify checks the repository. The error is for what stopped the check; what it found is in the report.
 func (r *Repository) Verify(ctx context.Context, opts *VerifyOptions) (VerifyReport, error) {
-	v := &verification{r: r, bad: map[pipe.ID]bool{}, needs: map[pipe.ID][]pipe.ID{}, absent: map[pipe.ID]packRef{}, pages: map[pipe.ID]bool{}}
+	v := &verification{r: r, needs: map[pipe.ID][]pipe.ID{}, absent: map[pipe.ID]packRef{}, pages: map[pipe.ID]bool{}}
 	if opts != nil {
 		v.opts = *opts
 	}
@@ -92,6 +92,9 @@ func (r *Repository) Verify(ctx context.Context, opts *VerifyOptions) (VerifyRep
 	}
 	if v.opts.DataPercent > 0 && v.opts.DataPercent < 100 {
 		v.rep.Seed = v.opts.Seed
+	}
+	if err := r.log.findHole(ctx); err != nil {
+		return v.rep, err
 	}
 	list, err := r.committed(ctx)
 	if err != nil {
@@ -110,6 +113,7 @@ func (r *Repository) Verify(ctx context.Context, opts *VerifyOptions) (VerifyRep
 		v.anchorObjects,
 		v.assembled,
 		func(ctx context.Context) error { return v.points(ctx, list) },
+		func(ctx context.Context) error { return v.foreign(ctx, list) },
 	} {
 		if err := step(ctx); err != nil {
 			return v.rep, err
@@ -129,15 +133,25 @@ func (v *verification) remember(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for id := range v.bad {
-		x.markBad(id)
+	for b := range v.idx.bad {
+		v.remembered(x, b.id, v.idx.pack(b.pack))
 	}
-	for id := range v.absent {
-		if _, ok, err := v.idx.lookup(id); err != nil || !ok {
-			x.markBad(id)
+	for id, p := range v.absent {
+		v.remembered(x, id, p)
+	}
+	for p := range v.sizes {
+		if !v.idx.has(p) {
+			x.doubt()
 		}
 	}
 	return nil
+}
+
+func (v *verification) remembered(x *index, id pipe.ID, p packRef) {
+	if num, ok := x.number(p); ok {
+		x.markBad(id, num)
+	}
+	x.doubt()
 }
 
 // verification is one run of Verify.
@@ -150,7 +164,6 @@ type verification struct {
 
 	mu      sync.Mutex
 	rep     VerifyReport
-	bad     map[pipe.ID]bool      // content that cannot be had
 	absent  map[pipe.ID]packRef   // content of packs that index objects know and that are not there
 	pages   map[pipe.ID]bool      // subtrees that were seen and are sound
 	recipes []recipeFrame         // assembled blocks, for when every pack's table is known
@@ -178,33 +191,48 @@ func (v *verification) vitals(ctx context.Context, list []committed) error {
 	if err != nil {
 		return err
 	}
-	type named struct {
-		name string
-		kind uint8
+	if damage, ok := errors.AsType[*ErrCorrupt](v.r.log.damage()); ok {
+		v.damage(Damage{Object: damage.Object, Reason: damage.Reason})
 	}
-	all := []named{{headerName, kindHeader}}
+	all := []mustBe{{headerName, kindHeader, func(o *object.Object, _ []byte) bool { return contentHash(o) == v.r.headerHash }}}
 	for _, s := range slots {
-		all = append(all, named{s, kindSlot})
+		all = append(all, mustBe{s, kindSlot, func(o *object.Object, _ []byte) bool { return o == nil || slotName(o.Header.Object) == s }})
 	}
-	var last uint64
-	v.r.log.view(func(l *ledger) { last = l.n })
-	for n := uint64(1); n <= last; n++ {
-		all = append(all, named{logName(n), kindLog})
+	var hashes []hash
+	v.r.log.view(func(l *ledger) { hashes = slices.Clone(l.hashes) })
+	for i, h := range hashes {
+		all = append(all, mustBe{logName(uint64(i) + 1), kindLog, func(o *object.Object, _ []byte) bool { return contentHash(o) == h }})
 	}
 	for _, c := range list {
-		all = append(all, named{manifestName(c.lease, c.point), kindManifest})
+		all = append(all, mustBe{manifestName(c.lease, c.point), kindManifest, func(_ *object.Object, stream []byte) bool { return hashBytes(stream) == c.manifest }})
 	}
 	for _, o := range all {
-		if err := v.vital(ctx, o.name, o.kind); err != nil {
+		if err := v.vital(ctx, o); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// vital checks the three places of one object against each other. The first that is whole is the measure: what it
-// says was checked when the repository was opened.
-func (v *verification) vital(ctx context.Context, name string, kind uint8) error {
+// mustBe is a vital object, and what tells it from another one that stands under its name.
+type mustBe struct {
+	name string
+	kind uint8
+	is   func(o *object.Object, stream []byte) bool // o is nil for another person's slot
+}
+
+func contentHash(o *object.Object) hash {
+	content, err := o.Content(0)
+	if err != nil {
+		return hash{}
+	}
+	return hashBytes(content)
+}
+
+// vital checks the three places of one object. The measure is what the log and the slots say that it must be, so that
+// nothing that was put in its place, whole as it may be, is ever written over the right ones.
+func (v *verification) vital(ctx context.Context, want mustBe) error {
+	name, kind := want.name, want.kind
 	var good []byte
 	var wrong []Damage
 	for _, place := range copiesOf(name) {
@@ -224,9 +252,13 @@ func (v *verification) vital(ctx context.Context, name string, kind uint8) error
 		}
 		fixed, damaged, err := cell.Repair(file)
 		if err == nil {
-			_, _, err = object.OpenFile(slices.Clone(fixed), cell.Ident{Kind: kind, Repo: v.r.header.ID}, v.r.keys.unwraps)
+			var o *object.Object
+			o, _, err = object.OpenFile(slices.Clone(fixed), cell.Ident{Kind: kind, Repo: v.r.header.ID}, v.r.keys.unwraps)
 			if kind == kindSlot && (errors.Is(err, object.ErrNoKey)) {
-				err = nil // another person's slot
+				o, err = nil, v.slotHeader(name, fixed) // another person's
+			}
+			if err == nil && !want.is(o, streamOf(fixed)) {
+				err = errors.New("it is another object")
 			}
 		}
 		if err == nil && good != nil && string(good) != string(fixed) {
@@ -252,6 +284,24 @@ func (v *verification) vital(ctx context.Context, name string, kind uint8) error
 		v.rep.Damaged = append(v.rep.Damaged, wrong[i])
 	}
 	return nil
+}
+
+// slotHeader checks what can be seen of a slot without opening it: that its id is the one in its name.
+func (v *verification) slotHeader(name string, file []byte) error {
+	h, err := object.ParseHeader(streamOf(file))
+	if err == nil && slotName(h.Object) != name {
+		err = errors.New("it is another slot")
+	}
+	return err
+}
+
+// streamOf is the stream of a file whose cells are whole.
+func streamOf(file []byte) []byte {
+	stream, _, _, err := cell.Decode(file)
+	if err != nil {
+		return nil
+	}
+	return stream
 }
 
 // repairPlace writes one place of a vital object again. The first place of a log record is only ever filled when it is
@@ -433,9 +483,9 @@ func (v *verification) frames(ctx context.Context, p packRef, o *object.Object, 
 		if err != nil {
 			off, n := cell.StreamSpan(int(e.Offset), int(e.Stored))
 			v.damage(Damage{Object: p.name(), Offset: int64(off), Length: int64(n), Reason: err.Error()})
-			v.mu.Lock()
-			v.bad[e.ID] = true
-			v.mu.Unlock()
+			if num, ok := v.idx.number(p); ok {
+				v.idx.markBad(e.ID, num)
+			}
 			continue
 		}
 		if e.Type == object.TypeBlock {
@@ -471,9 +521,9 @@ func (v *verification) salvage(ctx context.Context, p packRef, entries []object.
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			v.mu.Lock()
-			v.bad[e.ID] = true
-			v.mu.Unlock()
+			if num, ok := v.idx.number(p); ok {
+				v.idx.markBad(e.ID, num)
+			}
 		}
 	}
 	return nil
@@ -518,7 +568,10 @@ func (v *verification) indexObject(ctx context.Context, file []byte, ref objectR
 		if err != nil {
 			return err
 		}
-		if v.idx.has(t.ref) {
+		if num, ok := v.idx.number(t.ref); ok {
+			if err := v.agrees(t, num); err != nil {
+				return err
+			}
 			continue
 		}
 		if _, there := v.sizes[t.ref]; there { // its own table is lost
@@ -535,6 +588,83 @@ func (v *verification) indexObject(ctx context.Context, file []byte, ref objectR
 		return fmt.Errorf("%d cells are damaged", len(damaged))
 	}
 	return nil
+}
+
+// agrees holds a table in an index object against the pack's own.
+func (v *verification) agrees(t packTable, num uint32) error {
+	for _, e := range t.entries {
+		if e.Type == object.TypeVoid {
+			continue
+		}
+		ok, err := v.idx.holds(e.ID, location{num, e.Ordinal, e.Offset, e.Stored, e.Plain, e.Type, pipe.Codec(e.Codec)})
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return fmt.Errorf("it does not say what %s says", t.ref.name())
+		}
+	}
+	return nil
+}
+
+// foreign tells what belongs to nothing. It is ignored otherwise.
+func (v *verification) foreign(ctx context.Context, list []committed) error {
+	committed := map[string]bool{}
+	for _, c := range list {
+		committed[manifestName(c.lease, c.point)] = true
+	}
+	ids := map[[16]byte]packRef{}
+	for p := range v.sizes {
+		if twin, ok := ids[p.ID]; ok {
+			v.note(fmt.Sprintf("%s and %s are the same pack", min(p.name(), twin.name()), max(p.name(), twin.name())))
+		}
+		ids[p.ID] = p
+	}
+	told := 0
+	for info, err := range v.r.st.List(ctx, "") {
+		if err != nil {
+			return err
+		}
+		if ours(info.Name, committed) {
+			continue
+		}
+		if told++; told > maxForeign {
+			v.note("more objects that belong to nothing than are listed")
+			return nil
+		}
+		v.note(info.Name + " belongs to no point")
+	}
+	return nil
+}
+
+// maxForeign bounds how many foreign objects are named.
+const maxForeign = 100
+
+// ours reports whether a name is one that this format gives.
+func ours(name string, committed map[string]bool) bool {
+	name = strings.TrimPrefix(strings.TrimPrefix(name, "copy1/"), "copy2/")
+	if name == headerName || committed[name] {
+		return true
+	}
+	dir, rest, _ := strings.Cut(name, "/")
+	switch dir {
+	case "slot":
+		var id id16
+		return decodeHex(id[:], []byte(rest)) == nil
+	case "log", "checkpoint":
+		_, ok := parseNumber(rest)
+		return ok
+	case "index", "anchor":
+		_, ok := parseRef(rest, "/")
+		return ok
+	case "beat":
+		lease, k, _ := strings.Cut(rest, "/")
+		_, ok := parseNumber(lease)
+		_, also := parseNumber(k)
+		return ok && also
+	}
+	_, ok := parsePack(name)
+	return ok
 }
 
 // anchorObjects checks the writers' cache of anchors.
@@ -604,9 +734,9 @@ func (v *verification) assembled(ctx context.Context) error {
 			if err == nil || ctx.Err() != nil {
 				return ctx.Err()
 			}
-			v.mu.Lock()
-			defer v.mu.Unlock()
-			v.bad[f.e.ID] = true
+			if num, ok := v.idx.number(f.pack); ok {
+				v.idx.markBad(f.e.ID, num)
+			}
 			return nil
 		})
 	}
@@ -626,11 +756,8 @@ func (v *verification) recipe(ctx context.Context, f recipeFrame) error {
 	v.needs[f.e.ID] = ids
 	v.mu.Unlock()
 	for _, id := range ids {
-		loc, ok, err := v.idx.lookup(id)
-		v.mu.Lock()
-		bad := v.bad[id]
-		v.mu.Unlock()
-		if err != nil || !ok || bad || loc.codec == codecAssembled {
+		loc, ok, err := v.idx.reusable(id)
+		if err != nil || !ok || loc.codec == codecAssembled {
 			return fmt.Errorf("block %s is missing or damaged", id)
 		}
 	}
@@ -686,6 +813,7 @@ func (v *verification) points(ctx context.Context, list []committed) error {
 // have reports whether content is in a pack, and not known to be bad.
 func (v *verification) have(id pipe.ID, typ uint8, missing map[packRef]bool) bool {
 	loc, ok, err := v.idx.lookup(id)
+	_, good, _ := v.idx.reusable(id)
 	if err != nil || !ok || loc.typ != typ {
 		if p, ok := v.absent[id]; ok {
 			missing[p] = true
@@ -693,13 +821,14 @@ func (v *verification) have(id pipe.ID, typ uint8, missing map[packRef]bool) boo
 		return false
 	}
 	v.needed[loc.pack] = true
-	sound := !v.bad[id]
-	for _, need := range v.needs[id] {
-		if !v.have(need, object.TypeBlock, missing) {
-			sound = false
+	if loc.codec == codecAssembled {
+		for _, need := range v.needs[id] {
+			if !v.have(need, object.TypeBlock, missing) {
+				good = false
+			}
 		}
 	}
-	return sound
+	return good
 }
 
 func (v *verification) affect(a Affected) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"strings"
 
@@ -45,13 +46,14 @@ func (v vitals) create(ctx context.Context, name string, file []byte) error {
 
 func (v vitals) createFirst(ctx context.Context, name string, file []byte) error {
 	err := v.st.Create(ctx, name, file)
-	if err == nil || errors.Is(err, fs.ErrExist) {
-		return err
+	if err == nil {
+		return nil
 	}
 	return v.settle(ctx, name, file, err)
 }
 
-// settle decides after a failure that says nothing: if our bytes are there, the creation succeeded.
+// settle decides after a failure that says nothing, and after "it exists", which a store that tries again by itself
+// also answers to the one who made it exist: if our bytes are there, the creation succeeded.
 func (v vitals) settle(ctx context.Context, name string, file []byte, failure error) error {
 	got, err := store.ReadAll(ctx, v.st, name, int64(len(file)))
 	switch {
@@ -62,6 +64,8 @@ func (v vitals) settle(ctx context.Context, name string, file []byte, failure er
 		return nil
 	case err == nil:
 		return &fs.PathError{Op: "create", Path: name, Err: fs.ErrExist}
+	case errors.Is(failure, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist):
+		return err // whose it is could not be found out
 	}
 	return failure
 }
@@ -72,45 +76,100 @@ func (v vitals) copies(ctx context.Context, name string, file []byte) error {
 	places := copiesOf(name)
 	for _, place := range places[1:] {
 		g.Go(func() error {
-			if err := v.createFirst(ctx, place, file); err != nil && !errors.Is(err, fs.ErrExist) {
-				return err
+			err := v.createFirst(ctx, place, file)
+			if errors.Is(err, fs.ErrExist) {
+				v.warn(fmt.Sprintf("%s differs from %s: verify with repair puts it right", place, name))
+				return nil
 			}
-			return nil
+			return err
 		})
 	}
 	return g.Wait()
 }
 
-// read finds a vital object in the first place that has it whole, or can be mended from its own parity. The error is
-// fs.ErrNotExist only if all three places say that it is not there; *ErrCorrupt if what is there cannot be used.
-func (v vitals) read(ctx context.Context, name string, kind uint8, repo [16]byte, un []object.Unwrapper) (*vital, error) {
-	var failures []error
+// complete makes sure that the copies of what somebody else created are there.
+func (v vitals) complete(ctx context.Context, name string, file []byte) error {
+	places := copiesOf(name)
+	for _, place := range places[1:] {
+		got, err := store.ReadAll(ctx, v.st, place, maxVital)
+		if err == nil && bytes.Equal(got, file) {
+			continue
+		}
+		return v.copies(ctx, name, file)
+	}
+	return nil
+}
+
+// read finds a vital object in the first place that has it whole, or can be mended from its own parity, and where
+// right agrees that it is this object and not another one under its name. The error is fs.ErrNotExist only if all
+// three places say that it is not there; *ErrCorrupt if what is there cannot be used; anything else if the store failed.
+func (v vitals) read(ctx context.Context, name string, kind uint8, repo [16]byte, un []object.Unwrapper, right func(*vital) error) (*vital, error) {
+	var damage []error
+	failed := false
 	out := &vital{name: name}
 	for i, place := range copiesOf(name) {
 		err := out.load(ctx, v.st, place, kind, repo, un)
 		if err == nil {
-			if i > 0 && len(failures) > 0 {
-				v.warn(fmt.Sprintf("%s was read from %s: %v", name, place, errors.Join(failures...)))
+			err = right(out)
+		}
+		switch {
+		case err == nil:
+			if len(damage) > 0 {
+				v.warn(fmt.Sprintf("%s was read from %s: %v", name, place, errors.Join(damage...)))
 			}
 			return out, nil
-		}
-		if errors.Is(err, object.ErrNoKey) {
+		case errors.Is(err, object.ErrNoKey):
 			return nil, err
-		}
-		if errors.Is(err, fs.ErrNotExist) {
+		case errors.Is(err, fs.ErrNotExist):
 			out.missing[i] = true
-			continue
+		default:
+			failed = failed || isFailure(err)
+			damage = append(damage, err)
 		}
-		failures = append(failures, err)
 	}
-	if len(failures) == 0 {
+	switch {
+	case failed:
+		return nil, fmt.Errorf("%s: %w", name, errors.Join(damage...))
+	case len(damage) == 0:
 		return nil, &fs.PathError{Op: "read", Path: name, Err: fs.ErrNotExist}
 	}
-	return nil, &ErrCorrupt{Object: name, Reason: "none of its three places can be used", Err: errors.Join(failures...)}
+	return nil, &ErrCorrupt{Object: name, Reason: "none of its three places can be used", Err: errors.Join(damage...)}
+}
+
+// failure is an error of the store that says nothing about the object: another try may go well. Whatever is not one is
+// about what the store holds.
+type failure struct{ error }
+
+func (f failure) Unwrap() error { return f.error }
+
+func isFailure(err error) bool {
+	_, ok := errors.AsType[failure](err)
+	return ok
+}
+
+// storeError tells the store's failures from what it says of an object: that it is absent, short or something else.
+func storeError(err error) error {
+	for _, about := range []error{fs.ErrNotExist, io.EOF, io.ErrUnexpectedEOF, store.ErrForeign} {
+		if err == nil || errors.Is(err, about) {
+			return err
+		}
+	}
+	return failure{err}
+}
+
+// readAll is store.ReadAll with its errors told apart.
+func readAll(ctx context.Context, st store.Store, name string, limit int64) ([]byte, error) {
+	b, err := store.ReadAll(ctx, st, name, limit)
+	if err = storeError(err); isFailure(err) {
+		if info, statErr := st.Stat(ctx, name); statErr == nil && info.Size > limit {
+			return nil, fmt.Errorf("%d bytes are more than it may have", info.Size)
+		}
+	}
+	return b, err
 }
 
 func (o *vital) load(ctx context.Context, st store.Store, place string, kind uint8, repo [16]byte, un []object.Unwrapper) error {
-	file, err := store.ReadAll(ctx, st, place, maxVital)
+	file, err := readAll(ctx, st, place, maxVital)
 	if err != nil {
 		return err
 	}

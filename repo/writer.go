@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -76,7 +77,7 @@ func (w *pointWriter) Disk(ctx context.Context, key string, size int64) (pipe.Ta
 	if err := checkName(key); err != nil {
 		return nil, err
 	}
-	if size < 0 {
+	if size < 0 || size > maxDiskSize {
 		return nil, fmt.Errorf("disk %q of %d bytes: %w", key, size, fs.ErrInvalid)
 	}
 	w.mu.Lock()
@@ -185,7 +186,7 @@ func (w *pointWriter) seal(tracking map[string]string) (*manifest, error) {
 	}
 	m := &manifest{
 		Lease: w.s.lease.n, VM: w.vm, Time: w.opts.Time.UTC(), Consistency: w.opts.Consistency,
-		Disks: []manifestDisk{}, Blobs: []manifestBlob{}, Tracking: tracking, Facts: maps.Clone(w.opts.Facts),
+		Disks: []manifestDisk{}, Blobs: []manifestBlob{}, Tracking: maps.Clone(tracking), Facts: maps.Clone(w.opts.Facts),
 	}
 	if m.Consistency == "" {
 		m.Consistency = "unknown"
@@ -195,6 +196,10 @@ func (w *pointWriter) seal(tracking map[string]string) (*manifest, error) {
 	}
 	if m.Facts == nil {
 		m.Facts = map[string]string{}
+	}
+	for k, v := range m.Facts { // for people: what is no text is shown as well as can be
+		delete(m.Facts, k)
+		m.Facts[strings.ToValidUTF8(k, "\uFFFD")] = strings.ToValidUTF8(v, "\uFFFD")
 	}
 	m.Blobs = append(m.Blobs, w.blobs...)
 	for _, key := range w.order {
@@ -242,6 +247,9 @@ func (w *pointWriter) publish(ctx context.Context, m *manifest) error {
 	if err != nil {
 		return err
 	}
+	if len(file) > maxVital {
+		return fmt.Errorf("the point's description has %d bytes, and at most %d can be read back: %w", len(file), maxVital, fs.ErrInvalid)
+	}
 	if err := w.r.vital.create(ctx, manifestName(m.Lease, m.Point), file); err != nil {
 		return fmt.Errorf("manifest: %w", err)
 	}
@@ -261,6 +269,7 @@ func (w *pointWriter) publish(ctx context.Context, m *manifest) error {
 
 // Close abandons what was not committed. Packs that were stored stay until a prune finds that nobody needs them.
 func (w *pointWriter) Close() error {
+	w.s.fail(fs.ErrClosed) // first: a block that waits for room holds its disk's lock
 	w.mu.Lock()
 	w.closed = true
 	for _, d := range w.disks {

@@ -133,13 +133,15 @@ func (t *tool) backup(ctx context.Context, f *backupFlags, sources, notes []stri
 	if err != nil {
 		return nil, about(f.repo, "", err)
 	}
-	return backedUp(result), nil
+	return backedUp(result, r.said), nil
 }
 
 // backedUp is what a backup that made its point leaves. A warning is exit status 3.
-func backedUp(result job.Result) *reply {
+func backedUp(result job.Result, heard *said) *reply {
 	result.Started = result.Started.UTC()
-	left := &reply{doc: result, warnings: result.Warnings, notes: result.Notes,
+	toPrint := result.Warnings
+	result.Warnings = heard.onto(result.Warnings)
+	left := &reply{doc: result, warnings: toPrint, notes: result.Notes,
 		text: func(w *show.Printer) error { return printBackup(w, result) }}
 	if len(result.Warnings) > 0 {
 		left.status = outcome.Warned

@@ -111,7 +111,7 @@ func (t *tool) init(ctx context.Context, f *initFlags) (*reply, error) {
 }
 
 func (t *tool) create(ctx context.Context, dir string, secret repo.Secret, opts *repo.InitOptions) (*opened, error) {
-	open, err := t.openOptions(false)
+	open, err := t.openOptions(false, new(said))
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +123,7 @@ func (t *tool) create(ctx context.Context, dir string, secret repo.Secret, opts 
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
-	return &opened{r, st}, nil
+	return &opened{Repository: r, store: st, said: new(said)}, nil
 }
 
 // initDoc is what init prints for scripts.

@@ -10,7 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -71,6 +73,30 @@ func checkPlace(place string) error {
 type opened struct {
 	*repo.Repository
 	store store.Store
+	said  *said
+}
+
+// said keeps what the repository warned of while a command ran, for the command's result: it has been printed already.
+type said struct {
+	mu   sync.Mutex
+	list []string
+}
+
+const maxSaid = 1000
+
+func (s *said) add(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.list) < maxSaid && !slices.Contains(s.list, text) {
+		s.list = append(s.list, text)
+	}
+}
+
+// onto appends to a result's own warnings.
+func (s *said) onto(warnings []string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append(slices.Clip(warnings), s.list...)
 }
 
 // Close closes both.
@@ -81,7 +107,8 @@ func (t *tool) open(ctx context.Context, a *access, readOnly bool) (*opened, err
 	if err := checkPlace(a.repo); err != nil {
 		return nil, err
 	}
-	opts, err := t.openOptions(readOnly)
+	heard := new(said)
+	opts, err := t.openOptions(readOnly, heard)
 	if err != nil {
 		return nil, err
 	}
@@ -99,6 +126,7 @@ func (t *tool) open(ctx context.Context, a *access, readOnly bool) (*opened, err
 	if err != nil {
 		return nil, about(a.repo, "open repository "+a.repo, err)
 	}
+	r.said = heard
 	return r, nil
 }
 
@@ -114,7 +142,7 @@ func openWith(ctx context.Context, dir string, secret repo.Secret, opts *repo.Op
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
-	return &opened{r, st}, nil
+	return &opened{Repository: r, store: st}, nil
 }
 
 // about names the repository where an error names no object of its own.
@@ -122,7 +150,7 @@ func about(place, what string, err error) error {
 	return &outcome.Error{Text: what, Place: place, Err: err}
 }
 
-func (t *tool) openOptions(readOnly bool) (*repo.OpenOptions, error) {
+func (t *tool) openOptions(readOnly bool, heard *said) (*repo.OpenOptions, error) {
 	state, err := t.stateDir()
 	if err != nil {
 		return nil, err
@@ -133,6 +161,7 @@ func (t *tool) openOptions(readOnly bool) (*repo.OpenOptions, error) {
 	}
 	return &repo.OpenOptions{StateDir: state, CacheDir: cache, ReadOnly: readOnly,
 		Warn: func(s string) {
+			heard.add(s)
 			fmt.Fprintf(t.stderr, "%s %s\n", t.printer(t.stderr).Yellow("warning:"), outcome.Clean(s))
 		}}, nil
 }

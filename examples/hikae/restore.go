@@ -106,7 +106,7 @@ func (t *tool) restore(ctx context.Context, f *restoreFlags, spec string) (*repl
 	}
 	result, err := job.Restore(ctx, r, point, restorer, opts)
 	progress.Close()
-	return f.restored(result, current.key, err)
+	return f.restored(result, r.said, current.key, err)
 }
 
 // currentDisk remembers which disk was being written when a restore failed.
@@ -144,9 +144,11 @@ func restoreDocument(r job.RestoreResult) restoreDoc {
 }
 
 // restored is what a restore leaves. One that met damage has a document too: it says where, and that no disk is there.
-func (f *restoreFlags) restored(result job.RestoreResult, disk string, err error) (*reply, error) {
+func (f *restoreFlags) restored(result job.RestoreResult, heard *said, disk string, err error) (*reply, error) {
 	result.Started = result.Started.UTC()
-	left := &reply{doc: restoreDocument(result), warnings: result.Warnings, notes: result.Notes,
+	toPrint := result.Warnings
+	result.Warnings = heard.onto(result.Warnings)
+	left := &reply{doc: restoreDocument(result), warnings: toPrint, notes: result.Notes,
 		text: func(w *show.Printer) error { return printRestore(w, result) }}
 	if len(result.Warnings) > 0 || len(result.Holes) > 0 {
 		left.status = outcome.Warned

@@ -36,13 +36,14 @@ type Client struct {
 
 	conn   net.Conn
 	r      *bufio.Reader
+	max    int // bytes of one message
 	closed sync.Once
 	done   chan struct{}
 }
 
 // New makes a client for the agent at a unix socket. Nothing is connected yet.
 func New(path string, opts *Options) *Client {
-	c := &Client{path: path, turn: make(chan struct{}, 1), done: make(chan struct{})}
+	c := &Client{path: path, turn: make(chan struct{}, 1), done: make(chan struct{}), max: MaxMessage}
 	if opts != nil {
 		c.opts = *opts
 	}
@@ -179,7 +180,7 @@ func (c *Client) sync(ctx context.Context) error {
 	if _, err := c.conn.Write(append([]byte{0xff}, line...)); err != nil {
 		return err
 	}
-	for left := MaxMessage; left > 0; {
+	for left := c.max; left > 0; {
 		n, err := c.skip(left)
 		if err != nil {
 			return because(ctx, err)
@@ -201,13 +202,10 @@ func (c *Client) sync(ctx context.Context) error {
 // skip reads up to and with the next 0xff.
 func (c *Client) skip(max int) (n int, err error) {
 	for n < max {
-		b, err := c.r.ReadByte()
-		if err != nil {
+		part, err := c.r.ReadSlice(0xff)
+		n += len(part)
+		if !errors.Is(err, bufio.ErrBufferFull) {
 			return n, err
-		}
-		n++
-		if b == 0xff {
-			return n, nil
 		}
 	}
 	return n, ErrTooLong
@@ -218,7 +216,7 @@ func (c *Client) line() ([]byte, error) {
 	var text []byte
 	for {
 		part, err := c.r.ReadSlice('\n')
-		if len(text)+len(part) > MaxMessage {
+		if len(text)+len(part) > c.max {
 			return nil, ErrTooLong
 		}
 		text = append(text, part...)
