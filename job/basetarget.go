@@ -52,6 +52,14 @@ func (t *guardedBlocks) Mark(ctx context.Context, e pipe.Extent) error {
 	return t.guard.mark(ctx, t.BlockTarget, e)
 }
 
+// Assemble hands on where the target can: see pipe.Assembler.
+func (t *guardedBlocks) Assemble(ctx context.Context, off int64, id pipe.ID, block []byte) (pipe.PutResult, bool, error) {
+	if a, ok := t.BlockTarget.(pipe.Assembler); ok {
+		return a.Assemble(ctx, off, id, block)
+	}
+	return pipe.PutResult{}, false, nil
+}
+
 type guardedExtents struct {
 	pipe.ExtentTarget
 	guard *baseGuard

@@ -91,9 +91,9 @@ func need(t *testing.T, programs ...string) {
 
 func (l *lab) makeDisks() {
 	raw := filepath.Join(l.dir, "system.raw")
-	require.NoError(l.t, kvmtest.MakeExt4(l.t.Context(), raw, 96*mib))
+	require.NoError(l.t, kvmtest.MakeExt4(l.t.Context(), raw, 48*mib))
 	l.command("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, filepath.Join(l.dir, "system.qcow2"))
-	l.command("qemu-img", "create", "-q", "-f", "qcow2", filepath.Join(l.dir, "data.qcow2"), "32M")
+	l.command("qemu-img", "create", "-q", "-f", "qcow2", filepath.Join(l.dir, "data.qcow2"), "16M")
 	require.NoError(l.t, os.Remove(raw))
 }
 

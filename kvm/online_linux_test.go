@@ -1,7 +1,9 @@
 package kvm
 
 import (
+	"bytes"
 	"context"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -9,6 +11,8 @@ import (
 
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/job"
+	"github.com/hikae/hikae/kvm/qga"
+	"github.com/hikae/hikae/kvm/qmp"
 	"github.com/hikae/hikae/pipe"
 )
 
@@ -16,7 +20,7 @@ import (
 // while ranges are written, zeroed and discarded; every point is what the guest had at that moment.
 func TestOnline(t *testing.T) {
 	l := newLab(t)
-	l.fx("fill", "/data/a", "0", "6000000", "1")
+	l.fx("fill", "/data/a", "0", "3000000", "1")
 	l.fx("fill", "/dev/vdb", "0", "8388608", "2")
 	l.fx("reset")
 
@@ -59,7 +63,91 @@ func TestOnline(t *testing.T) {
 		require.ErrorIs(t, err, ErrBroken)
 		require.Equal(t, job.Changed, l.point(points).Disks[1].Method)
 	})
+	t.Run("the answer to a thaw is lost", func(t *testing.T) {
+		machine := l.machine
+		defer func() { l.machine = machine }()
+		p := &tap{t: t, mute: "guest-fsfreeze-thaw"}
+		l.machine.Agent = filepath.Join(l.dir, "muted")
+		p.open(l.machine.Agent, l.guest.Agent())
+		l.point(points)
+		require.Empty(t, p.mute)
+	})
+	t.Run("no agent answers", func(t *testing.T) {
+		machine := l.machine
+		defer func() { l.machine = machine }()
+		l.machine.Agent = filepath.Join(l.dir, "nobody")
+		res, err := l.backup(Options{}, job.BackupOptions{Ask: hikae.Filesystem})
+		require.NoError(t, err)
+		require.Equal(t, "crash", res.Consistency)
+		require.Len(t, res.Warnings, 2)
+		require.Contains(t, res.Warnings[1], "could not be frozen")
+	})
+	t.Run("somebody else is at work", func(t *testing.T) { l.others() })
+	t.Run("into the guest", func(t *testing.T) { l.guestChannel() })
+	t.Run("the session is killed", func(t *testing.T) { l.killed(t, points, decisive) })
+	t.Run("the hypervisor is killed", func(t *testing.T) { l.hypervisorKilled(points) })
 	l.checkPoints(points)
+}
+
+// others: what is not ours makes a session step back, and is not touched.
+func (l *lab) others() {
+	var busy *hikae.BusyError
+	snap, err := l.provider(Options{}).Snapshot(l.t.Context(), l.machine.QMP, nil)
+	require.NoError(l.t, err)
+	_, err = l.provider(Options{}).Snapshot(l.t.Context(), l.machine.QMP, nil)
+	require.ErrorAs(l.t, err, &busy)
+	require.NoError(l.t, snap.Release(l.t.Context()))
+	require.NoError(l.t, snap.Release(l.t.Context()))
+	l.clean()
+
+	mon, err := qmp.Dial(l.t.Context(), l.guest.QMP())
+	require.NoError(l.t, err)
+	_, err = l.provider(Options{DialTimeout: 200 * time.Millisecond}).Snapshot(l.t.Context(), l.machine.QMP, nil)
+	require.ErrorAs(l.t, err, &busy)
+	require.NoError(l.t, mon.Execute(l.t.Context(), "block-dirty-bitmap-add", map[string]any{"node": "disk1", "name": "theirs"}, nil))
+	require.NoError(l.t, mon.Execute(l.t.Context(), "nbd-server-start", map[string]any{
+		"addr": map[string]any{"type": "unix", "data": map[string]any{"path": filepath.Join(l.dir, "theirs")}}}, nil))
+	require.NoError(l.t, mon.Close())
+
+	_, err = l.provider(Options{}).Snapshot(l.t.Context(), l.machine.QMP, nil)
+	require.ErrorAs(l.t, err, &busy)
+	require.Contains(l.t, busy.What, "NBD server")
+
+	mon, err = qmp.Dial(l.t.Context(), l.guest.QMP())
+	require.NoError(l.t, err)
+	require.NoError(l.t, mon.Execute(l.t.Context(), "nbd-server-stop", nil, nil), "it was theirs")
+	require.NoError(l.t, mon.Execute(l.t.Context(), "block-dirty-bitmap-remove", map[string]any{"node": "disk1", "name": "theirs"}, nil))
+	require.NoError(l.t, mon.Close())
+	l.clean()
+}
+
+// guestChannel runs programs and moves files with the stock agent, within bounds.
+func (l *lab) guestChannel() {
+	g := OpenGuest(l.guest.Agent())
+	defer g.Close()
+	ctx := l.t.Context()
+	r, err := g.Run(ctx, "/bin/fx", []string{"print", "3000000"}, nil)
+	require.NoError(l.t, err)
+	require.True(l.t, r.Truncated)
+	require.Len(l.t, r.Stdout, maxStream)
+	r, err = g.Run(ctx, "/bin/fx", []string{"nonsense"}, nil)
+	require.NoError(l.t, err)
+	require.Equal(l.t, 1, r.ExitCode)
+	require.Contains(l.t, string(r.Stderr), "nonsense")
+	_, err = g.Run(ctx, "/bin/none", nil, nil)
+	require.True(l.t, qga.Refused(err), err)
+
+	want := bytes.Repeat([]byte("0123456789"), 60_000)
+	require.NoError(l.t, g.Upload(ctx, "/tmp/x", want, 0))
+	got, err := g.Download(ctx, "/tmp/x", int64(len(want)))
+	require.NoError(l.t, err)
+	require.Equal(l.t, want, got)
+	_, err = g.Download(ctx, "/tmp/x", int64(len(want))-1)
+	require.ErrorIs(l.t, err, qga.ErrTooLong)
+	_, err = g.Download(ctx, "/dev/zero", mib)
+	require.ErrorIs(l.t, err, qga.ErrTooLong)
+	_, err = g.Download(ctx, "/none", mib)
+	require.True(l.t, qga.Refused(err), err)
 }
 
 // expected is what a point must hold.

@@ -2,9 +2,11 @@ package kvm
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,6 +23,7 @@ type tap struct {
 	at     int      // which one to strike at, from 1; zero: none
 	after  bool     // the command is passed on before
 	strike func()
+	mute   string // a command whose first answer never comes; empty: none
 }
 
 // open puts the tap between path and the socket at upstream.
@@ -50,34 +53,45 @@ func (p *tap) pass(client net.Conn, upstream string) {
 		return
 	}
 	defer server.Close()
-	stop := make(chan struct{})
+	var mute atomic.Bool
 	var back sync.WaitGroup
 	back.Go(func() {
-		defer client.Close()
 		buf := make([]byte, 64<<10)
 		for {
 			n, err := server.Read(buf)
-			if n > 0 {
+			if n > 0 && !mute.Load() {
 				client.Write(buf[:n])
 			}
 			if err != nil {
+				client.Close()
 				return
 			}
 		}
 	})
 	defer back.Wait()
 	defer server.Close()
-	defer close(stop)
 	r := bufio.NewReaderSize(client, 1<<20)
 	for {
 		line, err := r.ReadBytes('\n')
 		if err != nil {
 			return
 		}
+		mute.Store(p.mutes(line))
 		if p.deal(line, server) {
 			return
 		}
 	}
+}
+
+// mutes reports whether the answer to a command is to be lost.
+func (p *tap) mutes(line []byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mute == "" || !bytes.Contains(line, []byte(p.mute)) {
+		return false
+	}
+	p.mute = ""
+	return true
 }
 
 // deal passes a command on and strikes when its time has come. What was sent behind it is lost, as it is when QEMU

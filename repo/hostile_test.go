@@ -69,9 +69,11 @@ func begin(t testing.TB, r *repo.Repository, size int64, opts *pipe.PointOptions
 
 func random(n int) []byte {
 	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(rand.Uint32())
+	var seed [32]byte
+	for i := range seed {
+		seed[i] = byte(rand.Uint32())
 	}
+	_, _ = rand.NewChaCha8(seed).Read(b)
 	return b
 }
 

@@ -38,6 +38,7 @@ func TestBackend(t *testing.T) {
 		"clear":     {BlockSize: 64 << 10, NoEncryption: true, Compression: pipe.Fast},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			pipetest.TestBackend(t, func(t testing.TB) pipe.Backend { return newRepository(t, memstore.New(nil), opts) })
 		})
 	}

@@ -31,6 +31,7 @@ type session struct {
 	ctx    context.Context // of the uploads: ends with the session or its first failure
 	cancel context.CancelCauseFunc
 
+	pens    chan struct{} // data packs that are written to: each costs its full size in memory
 	slots   chan struct{} // uploads under way
 	uploads sync.WaitGroup
 
@@ -78,6 +79,7 @@ type packTable struct {
 }
 
 const (
+	maxPens     = 2 // content was proven before: writing it into a pack takes microseconds
 	maxUploads  = 2
 	indexChunk  = 64 << 10 // entries after which an index object is written: about 3 MiB
 	minTailRoom = 64 << 10
@@ -94,6 +96,7 @@ func (r *Repository) newSession(ctx context.Context, base []id16) (*session, err
 	}
 	s := &session{
 		r: r, lease: l, idx: idx,
+		pens:    make(chan struct{}, maxPens),
 		slots:   make(chan struct{}, maxUploads),
 		overlay: map[contentID]inPack{},
 		claims:  map[contentID]chan struct{}{},
@@ -312,6 +315,11 @@ func (s *session) take(ctx context.Context, typ uint8) (*openPack, error) {
 		}
 		return s.meta, nil
 	}
+	select {
+	case s.pens <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	s.mu.Lock()
 	if n := len(s.idle); n > 0 {
 		p := s.idle[n-1]
@@ -320,7 +328,11 @@ func (s *session) take(ctx context.Context, typ uint8) (*openPack, error) {
 		return p, nil
 	}
 	s.mu.Unlock()
-	return s.newPack(kindData)
+	p, err := s.newPack(kindData)
+	if err != nil {
+		<-s.pens
+	}
+	return p, err
 }
 
 // giveBack returns a pack; a full one goes to the store.
@@ -334,6 +346,7 @@ func (s *session) giveBack(ctx context.Context, typ uint8, p *openPack) error {
 		}
 		return nil
 	}
+	defer func() { <-s.pens }()
 	if full {
 		return s.uploadOrKeep(ctx, p)
 	}
@@ -362,7 +375,11 @@ func (s *session) builder(kind uint8) (*object.Builder, error) {
 	}
 	s.mu.Unlock()
 	k := s.r.keys
-	return object.NewBuilder(k.repo, k.suite, kind, k.permille, s.r.header.PackSize, k.wraps)
+	room := s.r.header.PackSize
+	if kind == kindMeta {
+		room = 1 << 20 // most sessions fill no more; it grows where one does
+	}
+	return object.NewBuilder(k.repo, k.suite, kind, k.permille, room, k.wraps)
 }
 
 // uploadOrKeep uploads a full pack. If the caller gives up, the pack waits for the next one who needs room: what is in it

@@ -14,6 +14,9 @@ import (
 	"time"
 )
 
+// HotPorts are the buses of every guest that take one more device each while it runs.
+var HotPorts = [...]string{"hot0", "hot1"}
+
 // GuestDisk is one disk of a guest. The first must hold an ext4 file system: the guest mounts it on /data and keeps its
 // journal there.
 type GuestDisk struct {
@@ -69,6 +72,7 @@ func (f *Fixture) arguments(g *Guest, disks []GuestDisk) []string {
 		"-serial", "file:" + g.log, "-qmp", "unix:" + g.QMP() + ",server=on,wait=off",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=qga0,path=" + g.Agent() + ",server=on,wait=off",
 		"-device", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0",
+		"-device", "pcie-root-port,chassis=1,id=" + HotPorts[0], "-device", "pcie-root-port,chassis=2,id=" + HotPorts[1],
 	}
 	for i, d := range disks {
 		n := strconv.Itoa(i)

@@ -36,14 +36,15 @@ type Client struct {
 
 	conn   net.Conn
 	r      *bufio.Reader
-	max    int // bytes of one message
+	max    int           // bytes of one message
+	try    time.Duration // one attempt to thaw
 	closed sync.Once
 	done   chan struct{}
 }
 
 // New makes a client for the agent at a unix socket. Nothing is connected yet.
 func New(path string, opts *Options) *Client {
-	c := &Client{path: path, turn: make(chan struct{}, 1), done: make(chan struct{}), max: MaxMessage}
+	c := &Client{path: path, turn: make(chan struct{}, 1), done: make(chan struct{}), max: MaxMessage, try: thawTry}
 	if opts != nil {
 		c.opts = *opts
 	}

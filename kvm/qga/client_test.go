@@ -162,7 +162,9 @@ func TestThawIsRepeated(t *testing.T) {
 		}
 		return map[bool]string{true: `{"return": "frozen"}`, false: `{"return": "thawed"}`}[frozen]
 	}})
-	require.NoError(t, client(t, g).Thaw(t.Context()))
+	c := client(t, g)
+	c.try = 200 * time.Millisecond
+	require.NoError(t, c.Thaw(t.Context()))
 	calls, clients := g.seen()
 	require.Equal(t, []string{"fsfreeze-thaw", "fsfreeze-thaw", "fsfreeze-status", "fsfreeze-thaw", "fsfreeze-status"}, calls)
 	require.Equal(t, 2, clients)

@@ -77,7 +77,7 @@ func (c *Client) Thaw(ctx context.Context) error {
 }
 
 func (c *Client) tryThaw(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, thawTry)
+	ctx, cancel := context.WithTimeout(ctx, c.try)
 	defer cancel()
 	thawed := c.Do(ctx, "guest-fsfreeze-thaw", nil, nil)
 	if thawed != nil && !Refused(thawed) {

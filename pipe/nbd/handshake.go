@@ -52,20 +52,20 @@ func connect(ctx context.Context, addr Address, opts *Options) (*haggling, error
 	return h, nil
 }
 
-// within does a step with the handshake's deadline, and ends it early with the context.
+// within does a step with the handshake's deadline, and ends it early with the context. The connection's own deadline is
+// there for one whose context cannot wake it, and lies later, so that the reason is always the context's.
 func (h *haggling) within(ctx context.Context, step func(context.Context) error) error {
-	if err := h.raw.SetDeadline(time.Now().Add(h.opts.Timeout)); err != nil {
+	if err := h.raw.SetDeadline(time.Now().Add(h.opts.Timeout + time.Second)); err != nil {
 		return fmt.Errorf("NBD handshake: %w: %w", ErrLost, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, h.opts.Timeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { h.raw.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
 	err := step(ctx)
-	if err == nil || ctx.Err() == nil {
-		return err
+	if !stop() { // the deadline is set, or will be: the connection is of no use
+		return fmt.Errorf("NBD handshake: %w", ctx.Err())
 	}
-	return fmt.Errorf("NBD handshake: %w", ctx.Err())
+	return err
 }
 
 func (h *haggling) read(p []byte) error {

@@ -1,6 +1,7 @@
 package nbd_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -111,19 +112,17 @@ func TestTargetWithBase(t *testing.T) {
 // A context that ends in the middle of an answer returns at once, and the buffer is the caller's: nobody writes into it.
 func TestCancelledInTheMiddle(t *testing.T) {
 	gate := make(chan struct{})
-	first := be(structured(8<<20), be(uint32(0x668e33ef), uint16(1), uint16(1), uint64(1), uint32(1<<20+8), uint64(0), make([]byte, 300_000)))
-	var server net.Conn
-	var once sync.Once
+	half := be(be(uint32(0x668e33ef), uint16(1), uint16(1), uint64(1), uint32(1<<20+8), uint64(0), make([]byte, 300_000)))
 	opts := &nbd.Options{Connections: 1, Dial: func(context.Context, string, string) (net.Conn, error) {
-		var client net.Conn
-		client, server = net.Pipe()
-		go func() {
-			server.Write(first)
-			once.Do(func() { close(gate) })
-		}()
+		client, server := net.Pipe()
+		go server.Write(structured(8 << 20))
 		go func() {
 			b := make([]byte, 4096)
-			for err := error(nil); err == nil; _, err = server.Read(b) {
+			for n, err := 0, error(nil); err == nil; n, err = server.Read(b) {
+				if bytes.HasPrefix(b[:n], be(uint32(0x25609513), uint16(0), uint16(0))) { // the read
+					server.Write(half)
+					close(gate)
+				}
 			}
 		}()
 		return client, nil

@@ -113,25 +113,34 @@ func background(t testing.TB, name string, args ...string) (socket string) {
 		args[i] = strings.ReplaceAll(a, "SOCKET", socket)
 	}
 	cmd := exec.Command(name, args...)
-	var out strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &out
+	out, err := os.Create(filepath.Join(t.TempDir(), name+".log"))
+	require.NoError(t, err)
+	cmd.Stdout, cmd.Stderr = out, out
 	require.NoError(t, cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
 		cmd.Process.Kill()
 		<-ended
+		out.Close()
 	})
+	said := func() string {
+		b, _ := os.ReadFile(out.Name())
+		return string(b)
+	}
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if _, err := os.Stat(socket); err == nil {
+		if conn, err := net.Dial("unix", socket); err == nil { // the file alone may be there before it listens
+			conn.Close()
 			return socket
 		}
 		select {
 		case err := <-ended:
 			ended <- err
-			t.Fatalf("%s ended: %v\n%s", name, err, out.String())
+			t.Fatalf("%s ended: %v\n%s", name, err, said())
 		default:
-			require.False(t, time.Now().After(deadline), "%s does not listen\n%s", name, out.String())
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s does not listen\n%s", name, said())
 		}
 	}
 }

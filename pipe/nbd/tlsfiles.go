@@ -3,6 +3,7 @@ package nbd
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"io/fs"
@@ -16,7 +17,7 @@ const maxPEM = 1 << 20
 // ca-cert.pem, which the server's certificate must be signed by, and client-cert.pem with client-key.pem, which may be
 // absent where the server asks for none.
 func ClientTLS(dir string) (*tls.Config, error) {
-	pool, err := authority(dir)
+	pool, _, err := authority(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -34,8 +35,11 @@ func ClientTLS(dir string) (*tls.Config, error) {
 
 // ServerTLS reads the certificates of a server from a folder: ca-cert.pem, which every client's certificate must be
 // signed by, server-cert.pem and server-key.pem. Clients without a certificate are refused.
+//
+// Where the authority has an RSA key, the version is TLS 1.2 and no later: GnuTLS 3.7, which QEMU and libnbd use, shows no
+// RSA certificate to a server of TLS 1.3 that does not list PKCS #1 v1.5 among its signatures, and crypto/tls does not.
 func ServerTLS(dir string) (*tls.Config, error) {
-	pool, err := authority(dir)
+	pool, rsaKey, err := authority(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -43,23 +47,43 @@ func ServerTLS(dir string) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Config{
+	config := &tls.Config{
 		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair},
 		ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
-	}, nil
+	}
+	if rsaKey {
+		config.MaxVersion = tls.VersionTLS12
+	}
+	return config, nil
 }
 
-func authority(dir string) (*x509.CertPool, error) {
+// authority reads the certificates of ca-cert.pem, and tells whether one has an RSA key.
+func authority(dir string) (pool *x509.CertPool, rsaKey bool, err error) {
 	name := filepath.Join(dir, "ca-cert.pem")
-	data, err := readPEM(name)
+	rest, err := readPEM(name)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(data) {
-		return nil, fmt.Errorf("%s holds no certificate: %w", name, fs.ErrInvalid)
+	pool = x509.NewCertPool()
+	found := false
+	for block := (*pem.Block)(nil); ; {
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, false, fmt.Errorf("%s: %w: %w", name, fs.ErrInvalid, err)
+		}
+		pool.AddCert(cert)
+		found, rsaKey = true, rsaKey || cert.PublicKeyAlgorithm == x509.RSA
 	}
-	return pool, nil
+	if !found {
+		return nil, false, fmt.Errorf("%s holds no certificate: %w", name, fs.ErrInvalid)
+	}
+	return pool, rsaKey, nil
 }
 
 func keyPair(dir, side string) (tls.Certificate, error) {

@@ -20,7 +20,7 @@ const (
 
 // verb does one thing for a test. Offsets and lengths are bytes.
 func verb(name string, args []string) error {
-	want := map[string]int{"state": 0, "reset": 0, "sync": 0, "trim": 1, "sum": 1, "check": 1, "rm": 1,
+	want := map[string]int{"state": 0, "reset": 0, "sync": 0, "trim": 1, "sum": 1, "rm": 1,
 		"fill": 4, "zero": 3, "discard": 3, "print": 1}
 	n, known := want[name]
 	if !known || n != len(args) {
@@ -38,10 +38,6 @@ func verb(name string, args []string) error {
 		return trim(args[0])
 	case "sum":
 		return sum(args[0])
-	case "check":
-		n, err := countRecords(args[0])
-		fmt.Println(n)
-		return err
 	case "rm":
 		return os.Remove(args[0])
 	case "print":
