@@ -99,7 +99,9 @@ func TestKeys(t *testing.T) {
 	inv = &inventory{disks: make([]disk, 1)}
 	require.Error(t, inv.giveKeys([][]string{{"", "", "#block123"}}))
 	require.Equal(t, "vd0", deviceID("/machine/peripheral/vd0/virtio-backend"))
-	require.Equal(t, "sd0", deviceID("/machine/peripheral/sd0"))
+	require.Equal(t, "sd0", deviceID(fullPath("sd0")))
+	require.Equal(t, "/machine/x", fullPath("/machine/x"))
+	require.True(t, madeUp.MatchString("QM00011"))
 	require.Empty(t, deviceID("/machine/peripheral-anon/device[3]/virtio-backend"))
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -122,12 +123,19 @@ func (inv *inventory) takeDisks(ctx context.Context, mon *qmp.Conn, devices []de
 			inv.left = append(inv.left, cmpOr(d.QDev, d.Device, d.Inserted.Node))
 			continue
 		}
+		d.QDev = fullPath(d.QDev)
 		serial, err := serialOf(ctx, mon, d.QDev)
 		if err != nil {
 			return err
 		}
 		found := disk{Node: d.Inserted.Node, QDev: d.QDev, Size: d.Inserted.Image.Size}
+		threaded, err := inThread(ctx, mon, d.QDev)
+		if err != nil {
+			return err
+		}
 		switch {
+		case threaded && !inv.version.AtLeast(9, 0):
+			found.skip = "it has an iothread, and QEMU before 9.0 aborts when the reader of such a disk leaves"
 		case d.Inserted.ReadOnly:
 			found.skip = "the guest cannot write to it"
 		case found.Size <= 0:
@@ -137,6 +145,41 @@ func (inv *inventory) takeDisks(ctx context.Context, mon *qmp.Conn, devices []de
 		names = append(names, []string{serial, deviceID(d.QDev), d.Inserted.Node})
 	}
 	return inv.giveKeys(names)
+}
+
+// inThread reports whether a device does its work in a thread of its own, or of its controller, or may do so. Seen with
+// QEMU 7.2.22: an NBD client that disconnects from an export of such a disk is dropped in that thread, where an assertion
+// (nbd_blockdev_client_closed: qemu_in_main_thread) ends QEMU and the guest with it. Since 9.0 clients have a lock.
+func inThread(ctx context.Context, mon *qmp.Conn, qdev string) (bool, error) {
+	var threads []struct {
+		ID string `json:"id"`
+	}
+	if err := mon.Execute(ctx, "query-iothreads", nil, &threads); err != nil || len(threads) == 0 {
+		return false, err
+	}
+	own, err := property(ctx, mon, qdev, "iothread")
+	if err == nil || !qmp.Refused(err) {
+		return own != "", err
+	}
+	bus, err := property(ctx, mon, qdev, "parent_bus")
+	if err != nil {
+		return qmp.Refused(err), refusedIsNil(err)
+	}
+	controllers, err := property(ctx, mon, path.Dir(bus), "iothread")
+	return controllers != "", refusedIsNil(err) // IDE, AHCI, USB … have none
+}
+
+// property is a link or text of an object.
+func property(ctx context.Context, mon *qmp.Conn, object, name string) (value string, err error) {
+	err = mon.Execute(ctx, "qom-get", map[string]any{"path": object, "property": name}, &value)
+	return value, err
+}
+
+func refusedIsNil(err error) error {
+	if qmp.Refused(err) {
+		return nil
+	}
+	return err
 }
 
 func cmpOr(words ...string) string {
@@ -156,11 +199,22 @@ func serialOf(ctx context.Context, mon *qmp.Conn, qdev string) (string, error) {
 		return "", err
 	}
 	var text string
-	if json.Unmarshal(serial, &text) != nil {
+	if json.Unmarshal(serial, &text) != nil || madeUp.MatchString(text) {
 		return "", nil
 	}
 	return text, nil
 }
+
+// fullPath is a device's path: where a device has an id, some kinds are named by that alone.
+func fullPath(qdev string) string {
+	if strings.HasPrefix(qdev, "/") {
+		return qdev
+	}
+	return "/machine/peripheral/" + qdev
+}
+
+// madeUp are serial numbers that QEMU gives to IDE disks by their place.
+var madeUp = regexp.MustCompile(`^QM[0-9]{5}$`)
 
 var peripheral = regexp.MustCompile(`^/machine/peripheral/([^/]+)(?:/virtio-backend)?$`)
 

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hikae/hikae/job"
+	"github.com/hikae/hikae/kvm/qga"
 )
 
 // step is when a session is killed: at its nth command, before or after QEMU or the agent got it.
@@ -87,11 +88,36 @@ func decisive(commands []string) []step {
 	return []step{{stop + 1, true, commands[stop]}, {old + 1, false, commands[old]}}
 }
 
+// guard: a session that is killed while the guest is frozen has somebody who thaws it, before any sweep.
+func (l *lab) guard(points map[string]expected) {
+	direct := l.machine
+	defer func() { l.machine, l.guarded = direct, false }()
+	p := &tap{t: l.t}
+	l.machine.QMP, l.guarded = filepath.Join(l.dir, "g"), true
+	p.open(l.machine.QMP, direct.QMP)
+	p.arm(0, false, nil)
+	require.NoError(l.t, l.victim(nil))
+	l.clean()
+	stop := slices.Index(p.passed(), "stop")
+	l.kill(p, step{stop + 1, false, "stop"})
+	agent := qga.New(direct.Agent, nil)
+	defer agent.Close()
+	require.Eventually(l.t, func() bool {
+		frozen, err := agent.Frozen(l.t.Context())
+		return err == nil && !frozen
+	}, 15*time.Second, 100*time.Millisecond)
+	require.NoError(l.t, agent.Close())
+	l.fx("sync")
+	require.NotZero(l.t, l.sweep())
+	l.clean()
+	l.point(points)
+}
+
 // victim runs a backup in a process of its own. ready gets it once it has started.
 func (l *lab) victim(ready func(*os.Process)) error {
 	l.t.Helper()
 	plan := victimPlan{Machine: l.machine, Scratch: l.scratch, Repo: filepath.Join(l.dir, "repo"),
-		State: filepath.Join(l.dir, "state"), Journal: filepath.Join(l.dir, "journal")}
+		State: filepath.Join(l.dir, "state"), Journal: filepath.Join(l.dir, "journal"), Guard: l.guarded}
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), victimEnv+"="+mustJSON(l.t, plan))
 	var stderr bytes.Buffer

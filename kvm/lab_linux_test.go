@@ -43,6 +43,7 @@ type lab struct {
 	guest   *kvmtest.Guest
 	machine Machine
 	scratch string
+	guarded bool // victims have a guard
 	repo    *repo.Repository
 }
 

@@ -3,6 +3,7 @@ package kvm
 import (
 	"bytes"
 	"context"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/job"
+	"github.com/hikae/hikae/kvm/kvmtest"
 	"github.com/hikae/hikae/kvm/qga"
 	"github.com/hikae/hikae/kvm/qmp"
 	"github.com/hikae/hikae/pipe"
@@ -85,8 +87,31 @@ func TestOnline(t *testing.T) {
 	t.Run("somebody else is at work", func(t *testing.T) { l.others() })
 	t.Run("into the guest", func(t *testing.T) { l.guestChannel() })
 	t.Run("the session is killed", func(t *testing.T) { l.killed(t, points, decisive) })
+	t.Run("the guard of a killed session", func(t *testing.T) { l.guard(points) })
 	t.Run("the hypervisor is killed", func(t *testing.T) { l.hypervisorKilled(points) })
 	l.checkPoints(points)
+	if long() {
+		l.bootRestored(points)
+	}
+}
+
+// bootRestored starts the newest point as a machine of its own. Its writer checks the whole journal before it goes on.
+func (l *lab) bootRestored(points map[string]expected) {
+	l.guest.Kill()
+	point := l.newest().ID
+	dir := l.restore(point)
+	vm := filepath.Join(l.dir, "again")
+	require.NoError(l.t, os.Mkdir(vm, 0o700))
+	var err error
+	l.guest, err = l.fixture.Start(l.t.Context(), vm, []kvmtest.GuestDisk{
+		{Path: filepath.Join(dir, system+".raw"), Format: "raw", ID: "vd0"}, {Path: filepath.Join(dir, data+".raw"), Format: "raw", ID: "vd1"},
+	})
+	require.NoError(l.t, err)
+	l.t.Cleanup(l.guest.Kill)
+	require.Equal(l.t, points[point].sum, l.guestSum())
+	written, _, _ := l.journal()
+	require.Greater(l.t, written, points[point].synced)
+	require.NotContains(l.t, l.guest.Console(), "fx:")
 }
 
 // others: what is not ours makes a session step back, and is not touched.

@@ -29,6 +29,8 @@ type Options struct {
 	FleeceBytes int64
 	// DialTimeout bounds the wait for a monitor that serves another client. Zero: 10 s.
 	DialTimeout time.Duration
+	// Guard thaws the guest if this process dies while it is frozen. Nil: nobody does before the next sweep.
+	Guard Guard
 	// ThawTimeout is how long thawing is tried again until the guest confirms it. Zero: 60 s.
 	ThawTimeout time.Duration
 }

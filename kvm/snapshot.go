@@ -33,7 +33,6 @@ type snapshot struct {
 	consistency hikae.Consistency
 	warnings    []string
 	reasons     map[string]string // by key, why the base's bitmap cannot be used
-	frozen      time.Duration     // how long the guest was, by our clock
 
 	mon       *qmp.Conn // while the monitor is held
 	done      map[string]func(context.Context) error
@@ -123,7 +122,7 @@ func (s *snapshot) look(ctx context.Context) (*inventory, error) {
 		}
 	}
 	if len(s.Disks) == 0 {
-		return nil, fmt.Errorf("VM %s has no disk that can be backed up", s.machine.QMP)
+		return nil, noDisk(s.machine, inv)
 	}
 	scratch, err := filepath.Abs(s.provider.opts.Scratch)
 	if err != nil {
@@ -133,6 +132,14 @@ func (s *snapshot) look(ctx context.Context) (*inventory, error) {
 	s.vm = inv.vm(s.machine)
 	s.vm.Config, err = takeConfig(ctx, s.mon)
 	return inv, err
+}
+
+func noDisk(m Machine, inv *inventory) error {
+	var why []string
+	for _, d := range inv.disks {
+		why = append(why, fmt.Sprintf("; disk %s: %s", d.Key, d.skip))
+	}
+	return fmt.Errorf("VM %s has no disk that can be backed up%s", m.QMP, strings.Join(why, ""))
 }
 
 // usable is the base's bitmap on a disk, if what it holds can be relied on.
@@ -292,7 +299,26 @@ func (s *snapshot) pin(ctx context.Context, running bool) error {
 	if quiescer == nil || !running {
 		return s.insert(ctx)
 	}
+	defer s.guard(ctx)()
 	return s.quiesced(ctx, quiescer)
+}
+
+// guard arms the guard, where there is one and the guest is frozen by its agent.
+func (s *snapshot) guard(ctx context.Context) (release func()) {
+	arm := s.provider.opts.Guard
+	if arm == nil || s.opts.Quiescer != nil {
+		return func() {}
+	}
+	done, err := arm(ctx, s.machine.Agent)
+	if err != nil {
+		s.warn("nobody would thaw the guest if this process died: %v", err)
+		return func() {}
+	}
+	return func() {
+		if err := done(); err != nil {
+			s.warn("the guard of the frozen guest: %v", err)
+		}
+	}
 }
 
 // quiesced inserts the filters while the guest is frozen. It is thawed on every path; where nobody confirms that, the
@@ -307,7 +333,8 @@ func (s *snapshot) quiesced(ctx context.Context, q hikae.Quiescer) error {
 		if thawed := s.thaw(ctx, q); thawed != nil {
 			return errors.Join(err, thawed)
 		}
-		s.consistency, s.frozen = hikae.Filesystem, time.Since(begun)
+		s.consistency = hikae.Filesystem
+		s.vm.Facts["frozen"] = time.Since(begun).Round(time.Millisecond).String() // with the agent's way there and back
 		return err
 	}
 	if !untouched(froze) {

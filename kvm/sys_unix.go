@@ -5,6 +5,7 @@ package kvm
 import (
 	"io/fs"
 	"os"
+	"os/exec"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -27,3 +28,6 @@ func freeBytes(path string) (int64, error) {
 	}
 	return int64(st.Bavail) * int64(st.Bsize), nil
 }
+
+// detach keeps a guard out of reach of what is sent to our terminal or our process group.
+func detach(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} }

@@ -2,6 +2,8 @@ package kvm
 
 import (
 	"io/fs"
+	"os/exec"
+	"syscall"
 
 	"golang.org/x/sys/windows"
 )
@@ -19,4 +21,9 @@ func freeBytes(path string) (int64, error) {
 		return 0, &fs.PathError{Op: "free space", Path: path, Err: err}
 	}
 	return int64(min(free, 1<<62)), nil
+}
+
+// detach keeps a guard out of reach of what is sent to our console.
+func detach(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{CreationFlags: windows.CREATE_NEW_PROCESS_GROUP}
 }

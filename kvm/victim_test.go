@@ -22,7 +22,11 @@ type victimPlan struct {
 	Machine              Machine
 	Scratch, Repo, State string
 	Journal              string
+	Guard                bool
 }
+
+// guardArg makes of the test program a guard.
+const guardArg = "guard-of-a-frozen-guest"
 
 var errWrap = errors.New("the test wants it to fail")
 
@@ -61,6 +65,10 @@ func victimBackup() error {
 		return err
 	}
 	defer journal.Close()
-	_, err = job.Backup(ctx, New([]Machine{plan.Machine}, &Options{Scratch: plan.Scratch}), "", r, &job.BackupOptions{Journal: journal})
+	opts := &Options{Scratch: plan.Scratch}
+	if plan.Guard {
+		opts.Guard = ProcessGuard(os.Args[0], guardArg)
+	}
+	_, err = job.Backup(ctx, New([]Machine{plan.Machine}, opts), "", r, &job.BackupOptions{Journal: journal})
 	return err
 }

@@ -79,7 +79,7 @@ type packTable struct {
 }
 
 const (
-	maxPens     = 2 // content was proven before: writing it into a pack takes microseconds
+	maxPens     = 1 // content was proven before, so writing it into a pack takes microseconds; and disk order is kept
 	maxUploads  = 2
 	indexChunk  = 64 << 10 // entries after which an index object is written: about 3 MiB
 	minTailRoom = 64 << 10

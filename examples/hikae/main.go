@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
@@ -20,6 +21,7 @@ func main() { os.Exit(start()) }
 
 // start runs the command line of this process and returns its exit status.
 func start() int {
+	keepSmall()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	defer onInterrupt(cancel)()
@@ -49,4 +51,12 @@ func onInterrupt(cancel context.CancelCauseFunc) (stop func()) {
 		}
 	}()
 	return func() { signal.Stop(signals); close(done) }
+}
+
+// keepSmall lets the heap grow by less than a half before it is collected. Most of it is a few large buffers that
+// live as long as the command, and what is collected costs next to nothing.
+func keepSmall() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(40)
+	}
 }

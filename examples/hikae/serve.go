@@ -83,7 +83,7 @@ func (t *tool) serveNBD(ctx context.Context, f *serveFlags, spec string) (err er
 	if err != nil {
 		return err
 	}
-	r, err := t.open(ctx, f.access, true)
+	r, err := t.open(ctx, f.access, false) // a lease keeps the point for as long as it is served
 	if err != nil {
 		return err
 	}
@@ -175,7 +175,7 @@ func (f *serveFlags) exports(ctx context.Context, r *opened, p pipe.PointInfo, k
 		return err
 	}
 	for _, key := range keys {
-		disk, err := r.Open(ctx, p.ID, key)
+		disk, err := r.Open(context.WithoutCancel(ctx), p.ID, key) // SIGTERM ends ctx; the lease is ended after that
 		if err != nil {
 			return nil, closeAll, about(f.repo, "open disk "+key, err)
 		}

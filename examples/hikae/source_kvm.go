@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"os"
+
+	"github.com/spf13/cobra"
 
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
@@ -25,6 +28,9 @@ func (f *backupFlags) kvmProvider(ctx context.Context, source string) (hikae.Sna
 	if f.name != "" {
 		machine.Name = f.name
 	}
+	if self, err := os.Executable(); err == nil {
+		opts.Guard = kvm.ProcessGuard(self, guardName)
+	}
 	provider := kvm.New([]kvm.Machine{machine}, opts)
 	for vm, err := range provider.VMs(ctx) {
 		if err != nil {
@@ -37,6 +43,18 @@ func (f *backupFlags) kvmProvider(ctx context.Context, source string) (hikae.Sna
 		return nil, outcome.Usage("Add &name=web1 to the URL, or --name web1.", "the VM at %s has no name", machine.QMP)
 	}
 	return provider, nil
+}
+
+const guardName = "kvm-guard"
+
+// guardCommand is the process that thaws a guest if the one that froze it is killed. Nobody calls it by hand.
+func (t *tool) guardCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: guardName + " SOCKET", Short: "Thaw a guest when the process that froze it is gone", Hidden: true, Args: want("SOCKET")}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		t.acting = true
+		return kvm.RunGuard(cmd.Context(), args[0], t.stdin, t.stdout)
+	}
+	return cmd
 }
 
 // kvmSweeper takes back what a killed backup left in a QEMU. It asks for the points only when there is something.

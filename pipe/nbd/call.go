@@ -2,7 +2,6 @@ package nbd
 
 import (
 	"encoding/binary"
-	"fmt"
 	"io"
 	"time"
 )
@@ -255,5 +254,3 @@ func (l *link) receiveError(c *call, h chunk) error {
 	c.refuse(at, e)
 	return nil
 }
-
-func (c *call) String() string { return fmt.Sprintf("%v [%d, +%d)", c.req.cmd, c.req.off, c.req.n) }
