@@ -22,6 +22,9 @@
 // So the base's bitmap records without a pause until Commit removes it. Whatever happens to us or to the repository
 // before, the base is whole; the new bitmap and the copy hold a little more than they must, which is always right.
 //
+// A guest agent never thaws by itself. So thawing is repeated until the guest confirms it; and a [Guard] in a process of
+// its own does it where ours dies in between.
+//
 // # A full fleecing image
 //
 // It is bounded ([Options].FleeceBytes). When it is full the guest goes on and the snapshot breaks: reads fail from then
@@ -34,6 +37,11 @@
 //	another client of the monitor      waits, or makes us wait: the monitor is held for seconds at either end, not
 //	                                   while disks are read
 //	bitmaps, jobs, exports of others   untouched: ours have a prefix and the session's random name
+//
+// # Threads
+//
+// QEMU before 9.0 aborts, and the guest with it, when an NBD client leaves an export of a disk that has an iothread of its
+// own or of its controller (seen with 7.2.22). Such disks are skipped there, with a warning.
 //
 // # Disks
 //

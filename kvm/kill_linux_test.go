@@ -100,13 +100,12 @@ func (l *lab) guard(points map[string]expected) {
 	l.clean()
 	stop := slices.Index(p.passed(), "stop")
 	l.kill(p, step{stop + 1, false, "stop"})
-	agent := qga.New(direct.Agent, nil)
-	defer agent.Close()
 	require.Eventually(l.t, func() bool {
+		agent := qga.New(direct.Agent, nil) // each time anew: the guard needs the port too
+		defer agent.Close()
 		frozen, err := agent.Frozen(l.t.Context())
 		return err == nil && !frozen
-	}, 15*time.Second, 100*time.Millisecond)
-	require.NoError(l.t, agent.Close())
+	}, 20*time.Second, 500*time.Millisecond)
 	l.fx("sync")
 	require.NotZero(l.t, l.sweep())
 	l.clean()

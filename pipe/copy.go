@@ -17,7 +17,7 @@ type CopyOptions struct {
 	// Workers is how many blocks are worked on at once. Zero: one for each processor.
 	Workers int
 	// BufferBytes bounds what is in flight between the stages; it is never less than two blocks or 128 KiB.
-	// Zero: 32 MiB. The encoders' own tables come on top, about 1 MiB for each processor.
+	// Zero: 8 MiB for each worker, at least 16 MiB. The encoders' own tables come on top, about 1 MiB for each processor.
 	BufferBytes int64
 	// Progress, if set, is called from one goroutine, at most every 100 ms and once at the end.
 	Progress func(Progress)
@@ -30,9 +30,10 @@ type CopyOptions struct {
 
 // What [CopyOptions] leave open.
 const (
-	defaultBufferBytes = 32 << 20
-	maxWorkers         = 1024
-	maxBlockSize       = maxZstd
+	bufferBytesEach = 8 << 20 // for each worker
+	minBufferBytes  = 16 << 20
+	maxWorkers      = 1024
+	maxBlockSize    = maxZstd
 )
 
 func (o *CopyOptions) withDefaults() (CopyOptions, error) {
@@ -52,7 +53,7 @@ func (o *CopyOptions) withDefaults() (CopyOptions, error) {
 		c.Workers = runtime.GOMAXPROCS(0)
 	}
 	if c.BufferBytes == 0 {
-		c.BufferBytes = defaultBufferBytes
+		c.BufferBytes = max(minBufferBytes, int64(c.Workers)*bufferBytesEach)
 	}
 	return c, nil
 }

@@ -14,7 +14,7 @@ type blockCache struct {
 	bytes int
 }
 
-const maxCachedBytes = 16 << 20
+const maxCachedBytes = 8 << 20
 
 func (c *blockCache) get(id pipe.ID) ([]byte, bool) {
 	c.mu.Lock()

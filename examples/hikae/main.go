@@ -53,10 +53,10 @@ func onInterrupt(cancel context.CancelCauseFunc) (stop func()) {
 	return func() { signal.Stop(signals); close(done) }
 }
 
-// keepSmall lets the heap grow by less than a half before it is collected. Most of it is a few large buffers that
+// keepSmall lets the heap grow by a quarter before it is collected. Most of it is a few large buffers that
 // live as long as the command, and what is collected costs next to nothing.
 func keepSmall() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(40)
+		debug.SetGCPercent(25)
 	}
 }

@@ -7,8 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,15 +17,22 @@ import (
 	"github.com/hikae/hikae/kvm/kvmtest"
 )
 
-// command runs one command line and returns its document.
+// command runs the program and returns its document.
 func command(t *testing.T, home string, want outcome.Status, args ...string) map[string]any {
 	t.Helper()
-	var stdout, stderr bytes.Buffer
-	env := map[string]string{"HIKAE_STATE_DIR": home + "/state", "HIKAE_CACHE_DIR": home + "/cache"}
-	run := &tool{stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr, env: func(name string) string { return env[name] }}
-	require.Equal(t, want, run.run(t.Context(), append(args, "--json")), "%v: %s%s", args, stdout.String(), stderr.String())
+	cmd := exec.CommandContext(t.Context(), "hikae", append(args, "--json")...)
+	cmd.Env = append(os.Environ(), "HIKAE_STATE_DIR="+home+"/state", "HIKAE_CACHE_DIR="+home+"/cache")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.Output()
+	got := outcome.Done
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		got, err = outcome.Status(exit.ExitCode()), nil
+	}
+	require.NoError(t, err)
+	require.Equal(t, want, got, "%v: %s%s", args, stdout, stderr.String())
 	var doc map[string]any
-	require.NoError(t, json.Unmarshal(stdout.Bytes(), &doc), stdout.String())
+	require.NoError(t, json.Unmarshal(stdout, &doc), string(stdout))
 	return doc
 }
 

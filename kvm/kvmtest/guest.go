@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -50,18 +52,32 @@ func (f *Fixture) Start(ctx context.Context, dir string, disks []GuestDisk) (*Gu
 	var stderr bytes.Buffer
 	g.cmd = exec.Command("qemu-system-x86_64", f.arguments(g, disks)...)
 	g.cmd.Stderr = &stderr
-	if err := g.cmd.Start(); err != nil {
+	if err := g.run(); err != nil {
 		return nil, err
 	}
-	go func() {
-		g.cmd.Wait() // how it ended is of no interest: some tests kill it
-		close(g.ended)
-	}()
 	if err := g.ready(ctx); err != nil {
 		g.Kill()
 		return nil, fmt.Errorf("start the guest: %w: %s", err, stderr.String())
 	}
 	return g, nil
+}
+
+// run starts QEMU so that it ends with this process, also where a test is killed. That hangs on the thread that started
+// it, which therefore waits for it.
+func (g *Guest) run() error {
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := g.cmd.Start()
+		started <- err
+		if err == nil {
+			g.cmd.Wait() // how it ended is of no interest: some tests kill it
+			close(g.ended)
+		}
+	}()
+	return <-started
 }
 
 func (f *Fixture) arguments(g *Guest, disks []GuestDisk) []string {
