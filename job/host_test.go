@@ -29,7 +29,6 @@ type host struct {
 	level  hikae.Consistency
 
 	snapshots int // that exist on the host
-	quiesced  bool
 	next      int
 	hook      func(op string) error
 
