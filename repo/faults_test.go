@@ -129,6 +129,17 @@ func TestTwoWriters(t *testing.T) {
 	require.True(t, rep.OK, "%+v", rep)
 }
 
+// A repository that is open reads, and builds on, points that another client has made since.
+func TestPointsOfOthers(t *testing.T) {
+	st := memstore.New(nil)
+	r := newRepository(t, st, &repo.InitOptions{BlockSize: testBlock})
+	mustBackup(t, r, "mine", disk(1), nil)
+	other := reopen(t, st)
+	theirs := mustBackup(t, other, "theirs", disk(2), nil)
+	requireSame(t, r, theirs, disk(2))
+	requireSame(t, r, mustBackup(t, r, "theirs", disk(3), &pipe.PointOptions{Base: theirs}), disk(3))
+}
+
 // Every byte of every object flipped in turn (a seeded sample in the fast tier): verify finds it, a restore gives the
 // right bytes or a typed error and never a wrong byte (bar 9; laws b, d).
 func TestFlippedBytes(t *testing.T) {

@@ -306,14 +306,24 @@ func (r *Repository) openPack(ctx context.Context, p packRef, id pipe.ID, loc lo
 const maxPackFile = 100 << 20
 
 // index loads what the repository holds: the tables in index objects, and for packs that none of them names, the
-// packs' own. A later call finds it loaded.
+// packs' own. A later call finds it loaded, and adds what has come since.
 func (r *Repository) index(ctx context.Context) (*index, error) {
 	r.indexMu.Lock()
 	defer r.indexMu.Unlock()
 	if r.loaded && r.idx == nil {
 		return nil, fmt.Errorf("repository: %w", fs.ErrClosed)
 	}
+	var head uint64
+	r.log.view(func(l *ledger) { head = l.n })
 	if r.loaded {
+		if head == r.indexedAt {
+			return r.idx, nil
+		}
+		// The log has moved: another client's point may need packs that were not there yet.
+		if err := r.loadIndex(ctx, r.idx); err != nil {
+			return nil, err
+		}
+		r.indexedAt = head
 		return r.idx, nil
 	}
 	x, err := newIndex(r.opts.CacheDir)
@@ -323,7 +333,7 @@ func (r *Repository) index(ctx context.Context) (*index, error) {
 	if err := r.loadIndex(ctx, x); err != nil {
 		return nil, errors.Join(err, x.close())
 	}
-	r.idx, r.loaded = x, true
+	r.idx, r.loaded, r.indexedAt = x, true, head
 	return x, nil
 }
 
@@ -331,6 +341,9 @@ func (r *Repository) loadIndex(ctx context.Context, x *index) error {
 	present, err := r.packs(ctx)
 	if err != nil {
 		return err
+	}
+	if x.hasAll(present) {
+		return nil
 	}
 	if err := r.settle(ctx); err != nil {
 		return err
@@ -340,9 +353,12 @@ func (r *Repository) loadIndex(ctx context.Context, x *index) error {
 		if err != nil {
 			return err
 		}
-		names = append(names, info.Name)
+		if !r.indexRead[info.Name] {
+			names = append(names, info.Name)
+		}
 	}
 	for _, name := range names {
+		r.indexRead[name] = true
 		if err := r.loadIndexObject(ctx, x, name, present); err != nil {
 			if ctx.Err() != nil || errors.Is(err, fs.ErrClosed) {
 				return err
@@ -351,6 +367,16 @@ func (r *Repository) loadIndex(ctx context.Context, x *index) error {
 		}
 	}
 	return r.loadTables(ctx, x, present)
+}
+
+// hasAll reports whether every pack is in the index.
+func (x *index) hasAll(present map[packRef]int64) bool {
+	for p := range present {
+		if !x.has(p) {
+			return false
+		}
+	}
+	return len(present) > 0
 }
 
 // packs lists the packs that are there, with the sizes of their files.

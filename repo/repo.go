@@ -99,9 +99,11 @@ type Repository struct {
 
 	client *client
 
-	indexMu sync.Mutex
-	idx     *index // nil until it is needed
-	loaded  bool
+	indexMu   sync.Mutex
+	idx       *index // nil until it is needed
+	loaded    bool
+	indexedAt uint64          // number of the log's last record when the index was brought up to date
+	indexRead map[string]bool // index objects that were read
 
 	ciphers cipherCache
 	blocks  blockCache
@@ -258,7 +260,7 @@ func mustBeEmpty(ctx context.Context, st store.Store) error {
 // *ErrUnsupported, *ErrCorrupt. A store that shows an older state than this client has seen is opened, with a
 // warning; writing to it is then refused with *ErrRollback.
 func Open(ctx context.Context, st store.Store, secret Secret, opts *OpenOptions) (*Repository, error) {
-	r := &Repository{st: st, pins: map[string]*pin{}, own: map[uint64]bool{}}
+	r := &Repository{st: st, indexRead: map[string]bool{}, pins: map[string]*pin{}, own: map[uint64]bool{}}
 	if opts != nil {
 		r.opts = *opts
 	}
