@@ -28,9 +28,11 @@
 //	hikae            the nouns (this package)
 //	pipe             Image, Target, Copy, Compare; images around images: limit, retry, check, cache
 //	  pipe/diskfile  raw files, and the table of disk file formats; pipe/qcow2 is one of them
+//	  pipe/nbd       network block devices: a client that is an Image, a server that exports any
 //	  pipe/pipetest  suites for whoever writes an image, a target or a backend
 //	repo             the repository: points that are complete each, packs with parity, one log
 //	  repo/store     where its objects lie: a directory, memory; storetest is the suite for another
+//	kvm              running QEMU virtual machines: QMP, dirty bitmaps, the guest agent
 //	job              sessions: Backup and Restore of a whole VM, their results and records
 //	  job/diskvm     disk files as a VM, for backup and restore without a hypervisor
 //	  job/report     what a session did, as text, JSON or a page

@@ -59,8 +59,9 @@ type Snapshot interface {
 	// truncated where asked.
 	Commit(ctx context.Context) error
 
-	// Release removes what the snapshot made. Without a Commit before, it first makes the old base whole again: what
-	// was tracked since the snapshot is merged into it. It may be called again after an error.
+	// Release removes what the snapshot made. Without a Commit before, the old base is whole afterwards: it tells
+	// everything that changed since it began, also what changed since the snapshot. It may be called again after an
+	// error.
 	Release(ctx context.Context) error
 }
 
