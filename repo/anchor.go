@@ -47,7 +47,13 @@ type anchorTable struct {
 	n     int
 }
 
-const maxAnchorSlots = 8 << 20 // 64 MiB
+const (
+	maxAnchorSlots = 8 << 20 // 64 MiB
+	maxProbes      = 64      // slots that one hash is looked for in: a guest can choose cells whose hashes collide
+)
+
+// home is the slot at which the search for a hash begins. The lowest four bits of every anchor's hash are the same.
+func (a *anchorTable) home(hash uint64) uint64 { return hash >> 4 & uint64(len(a.slots)-1) }
 
 func anchorTag(hash uint64) uint64 { return hash >> 42 }
 
@@ -56,7 +62,8 @@ func (a *anchorTable) get(hash uint64) (record uint32, cell int, ok bool) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	mask := uint64(len(a.slots) - 1)
-	for at := hash & mask; a.slots[at] != 0; at = (at + 1) & mask {
+	at := a.home(hash)
+	for probes := 0; probes < maxProbes && a.slots[at] != 0; probes, at = probes+1, (at+1)&mask {
 		if s := a.slots[at]; s>>42 == anchorTag(hash) {
 			return uint32(s) - 1, int(s >> 32 & 1023), true
 		}
@@ -71,9 +78,9 @@ func (a *anchorTable) add(hash uint64, record uint32, cell uint16) {
 		return
 	}
 	mask := uint64(len(a.slots) - 1)
-	at := hash & mask
-	for ; a.slots[at] != 0; at = (at + 1) & mask {
-		if a.slots[at]>>42 == anchorTag(hash) {
+	at := a.home(hash)
+	for probes := 0; a.slots[at] != 0; probes, at = probes+1, (at+1)&mask {
+		if probes == maxProbes-1 || a.slots[at]>>42 == anchorTag(hash) {
 			return // the first one stays
 		}
 	}
@@ -120,6 +127,7 @@ type match struct {
 	lo, hi int // cells of the new block
 	from   pipe.ID
 	offset int // bytes in the other block, of cell lo
+	stored int // about what it would take as a part of a whole block: as much as in the other one
 }
 
 // tryRecipe looks for the parts of a new block in blocks that the repository has. It answers false where that does not
@@ -131,7 +139,7 @@ func (s *session) tryRecipe(ctx context.Context, content []byte, hashes []uint64
 	}
 	var r recipe
 	var literal []byte
-	at := 0
+	at, whole := 0, 0 // whole: about what the block would take otherwise
 	for _, m := range matches {
 		if lo := m.lo * anchorCell; lo > at {
 			r.pieces = append(r.pieces, piece{length: lo - at})
@@ -139,7 +147,7 @@ func (s *session) tryRecipe(ctx context.Context, content []byte, hashes []uint64
 		}
 		n := (m.hi - m.lo) * anchorCell
 		r.pieces = append(r.pieces, piece{length: n, from: m.from, offset: m.offset, copied: true})
-		at, copied = m.hi*anchorCell, copied+n
+		at, copied, whole = m.hi*anchorCell, copied+n, whole+m.stored
 	}
 	if at < len(content) {
 		r.pieces = append(r.pieces, piece{length: len(content) - at})
@@ -151,25 +159,24 @@ func (s *session) tryRecipe(ctx context.Context, content []byte, hashes []uint64
 	}
 	r.plain = len(literal)
 	r.literal, r.codec = literal, pipe.Plain
-	whole := 0 // about what the block would take as a whole: it compresses like its literal
 	if len(literal) > 0 {
 		enc, err := s.encoder()
 		if err != nil {
 			return nil, 0, false
 		}
 		r.literal, r.codec = enc.Encode(nil, literal)
-		whole = len(content) / 16 * len(r.literal) / len(literal) * 16
+		whole += len(r.literal)
 	}
 	encoded = r.encode()
-	return encoded, copied, len(literal) == 0 || len(encoded)*100 <= whole*minGainPercent
+	return encoded, copied, len(encoded)*100 <= whole*minGainPercent
 }
 
 // findMatches compares the block, around each of its anchors that is known, with the block that the anchor points to.
 // The matches are ascending and do not overlap.
 func (s *session) findMatches(ctx context.Context, content []byte, hashes []uint64) (out []match) {
-	sources := map[pipe.ID]bool{}
-	done := 0 // cells up to here are settled
-	for c := 0; c < len(hashes); c++ {
+	tried := map[pipe.ID]bool{} // whether they match or not: each costs a read
+	done := 0                   // cells up to here are settled
+	for c := 0; c < len(hashes) && ctx.Err() == nil; c++ {
 		if c < done || !sampledCell(hashes[c]) {
 			continue
 		}
@@ -177,13 +184,18 @@ func (s *session) findMatches(ctx context.Context, content []byte, hashes []uint
 		if !ok {
 			continue
 		}
-		id, loc, err := s.idx.record(rec)
-		if err != nil || loc.codec == codecAssembled || (at+1)*anchorCell > int(loc.plain) {
+		id, _, err := s.idx.record(rec)
+		if err != nil {
 			continue
 		}
-		if !sources[id] && len(sources) >= min(maxTries, maxRecipeIDs) {
+		loc, _, good, err := s.idx.whole(id)
+		if err != nil || !good || (at+1)*anchorCell > int(loc.plain) {
 			continue
 		}
+		if !tried[id] && len(tried) >= min(maxTries, maxRecipeIDs) {
+			continue
+		}
+		tried[id] = true
 		other, err := s.r.wholeBlock(ctx, s.idx, id)
 		if err != nil {
 			continue // damaged, or gone: then it is stored again
@@ -193,7 +205,7 @@ func (s *session) findMatches(ctx context.Context, content []byte, hashes []uint
 			continue
 		}
 		m.from = id
-		sources[id] = true
+		m.stored = int(int64(m.hi-m.lo) * anchorCell * int64(loc.stored) / int64(loc.plain))
 		out = append(out, m)
 		done = m.hi
 	}
@@ -332,8 +344,14 @@ func (r *Repository) loadAnchorObject(ctx context.Context, x *index, t *anchorTa
 	return nil
 }
 
-// writeAnchors keeps the anchors of durable packs.
-func (s *session) writeAnchors(tables []packTable) error {
+// writeAnchors keeps the anchors of durable packs. A failure is told and not suffered.
+func (s *session) writeAnchors(tables []packTable) {
+	if err := s.createAnchors(tables); err != nil && s.ctx.Err() == nil {
+		s.r.warn(fmt.Sprintf("anchor object: %v", err))
+	}
+}
+
+func (s *session) createAnchors(tables []packTable) error {
 	k := s.r.keys
 	b, err := object.NewBuilder(k.repo, k.suite, object.KindAnchor, k.permille, 1<<20, k.wraps)
 	if err != nil {
@@ -355,9 +373,5 @@ func (s *session) writeAnchors(tables []packTable) error {
 	if err != nil {
 		return err
 	}
-	name := "anchor/" + objectRef{s.lease.n, b.ID()}.String()
-	if err := s.r.st.Create(s.ctx, name, file); err != nil && s.ctx.Err() == nil {
-		s.r.warn(fmt.Sprintf("anchor object: %v", err))
-	}
-	return nil
+	return s.r.st.Create(s.ctx, "anchor/"+objectRef{s.lease.n, b.ID()}.String(), file)
 }

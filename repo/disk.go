@@ -48,10 +48,10 @@ func (d *diskTarget) BlockSize() int               { return int(d.shape.blockSiz
 func (d *diskTarget) Fingerprint(p []byte) pipe.ID { return d.w.r.keys.id(object.TypeBlock, p) }
 func (d *diskTarget) Usage() pipe.Usage            { return d.w.Usage() }
 
-func (d *diskTarget) Missing(_ context.Context, ids []pipe.ID) ([]bool, error) {
+func (d *diskTarget) Missing(ctx context.Context, ids []pipe.ID) ([]bool, error) {
 	out := make([]bool, len(ids))
 	for i, id := range ids {
-		ok, err := d.w.s.known(id)
+		ok, err := d.w.s.known(ctx, id)
 		if err != nil {
 			return nil, err
 		}
@@ -312,7 +312,7 @@ func (d *diskTarget) checkBase(ctx context.Context, lo, hi int64) error {
 		if e.kind != pipe.Data {
 			return nil
 		}
-		_, ok, err := img.idx.reusable(e.id)
+		_, ok, err := d.w.r.reusable(ctx, img.idx, e.id)
 		if err == nil && !ok {
 			err = &ErrCorrupt{Object: "block " + e.id.String(), Reason: fmt.Sprintf("the base has it at byte %d, and no pack holds it", block*d.shape.blockSize)}
 		}

@@ -125,13 +125,18 @@ func (r *Repository) content(ctx context.Context, idx *index, typ uint8, id pipe
 // is mended from its pack's parity on the way, or had from another pack; what cannot be is *ErrCorrupt, and never reused
 // by this process. A failure of the store is returned as it is: it says nothing about the content.
 func (r *Repository) fetch(ctx context.Context, idx *index, id pipe.ID, loc location, dst []byte) error {
+	return r.fetchAny(ctx, idx, id, loc, dst, false)
+}
+
+// fetchAny is fetch; what a recipe needs is had from whole blocks only.
+func (r *Repository) fetchAny(ctx context.Context, idx *index, id pipe.ID, loc location, dst []byte, whole bool) error {
 	for {
 		err := r.fetchFrom(ctx, idx, id, loc, dst)
 		if err == nil || ctx.Err() != nil || isFailure(err) {
 			return err
 		}
 		idx.markBad(id, loc.pack)
-		other, ok, lookupErr := idx.reusable(id)
+		other, _, ok, lookupErr := idx.best(id, whole)
 		if lookupErr != nil || !ok || other.pack == loc.pack || other.plain != loc.plain || other.typ != loc.typ {
 			return errors.Join(err, lookupErr)
 		}
@@ -142,7 +147,7 @@ func (r *Repository) fetch(ctx context.Context, idx *index, id pipe.ID, loc loca
 func (r *Repository) fetchFrom(ctx context.Context, idx *index, id pipe.ID, loc location, dst []byte) error {
 	p := idx.pack(loc.pack)
 	first := r.fetchFrame(ctx, idx, p, id, loc, dst)
-	if first == nil || ctx.Err() != nil {
+	if first == nil || ctx.Err() != nil || isSourceError(first) { // of another pack: this one is not to be mended
 		return first
 	}
 	err := r.fetchMended(ctx, idx, p, id, loc, dst)
@@ -150,7 +155,7 @@ func (r *Repository) fetchFrom(ctx context.Context, idx *index, id pipe.ID, loc 
 		r.warn(fmt.Sprintf("%s is damaged; what was needed of it was mended from its parity: %v", p.name(), first))
 		return nil
 	}
-	if ctx.Err() != nil || isFailure(err) {
+	if ctx.Err() != nil || isFailure(err) || isSourceError(err) {
 		return fmt.Errorf("%s: %w", p.name(), err)
 	}
 	off, n := cell.StreamSpan(int(loc.offset), int(loc.stored))

@@ -21,6 +21,9 @@ type location struct {
 	codec   pipe.Codec
 }
 
+// whole: not assembled from other blocks.
+func (l location) whole() bool { return l.codec != codecAssembled }
+
 // index finds a location by id. It is a cache: it is made from the tables of packs, and nothing is lost with it.
 //
 // In memory it holds 8 bytes a slot, between 1.4 and 2.9 slots a record: a 32-bit tag and a record number. The
@@ -34,6 +37,7 @@ type index struct {
 	packNum map[packRef]uint32
 	bad     map[badPlace]bool // found damaged by this process: never deduplicated against
 	doubts  bool              // something that was here is damaged or gone
+	sound   map[badPlace]bool // recipes of which everything was there, since the last damage was found
 }
 
 // badPlace is content that a pack should hold and does not.
@@ -109,8 +113,10 @@ func (x *index) add(id pipe.ID, loc location) error {
 	slot, err := x.places(id, func(old location) bool {
 		all++
 		if !x.bad[badPlace{id, old.pack}] {
-			good++
 			same = same || old.pack == loc.pack
+			if old.whole() == loc.whole() { // recipes never keep out the whole block that other recipes need
+				good++
+			}
 		}
 		return true
 	})
@@ -134,20 +140,28 @@ func (x *index) add(id pipe.ID, loc location) error {
 // lookup finds the location of an id. One that is known to be bad is still found where there is no other, for salvage
 // asks too.
 func (x *index) lookup(id pipe.ID) (location, bool, error) {
-	loc, found, _, err := x.best(id)
+	loc, found, _, err := x.best(id, false)
 	return loc, found, err
+}
+
+// whole finds the location of a block that is not assembled, and says whether it is good.
+func (x *index) whole(id pipe.ID) (loc location, found, good bool, err error) {
+	return x.best(id, true)
 }
 
 // reusable finds a location of an id that a new point may refer to.
 func (x *index) reusable(id pipe.ID) (location, bool, error) {
-	loc, _, good, err := x.best(id)
+	loc, _, good, err := x.best(id, false)
 	return loc, good, err
 }
 
-func (x *index) best(id pipe.ID) (loc location, found, good bool, err error) {
+func (x *index) best(id pipe.ID, whole bool) (loc location, found, good bool, err error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	_, err = x.places(id, func(l location) bool {
+		if whole && !l.whole() {
+			return true
+		}
 		good = !x.bad[badPlace{id, l.pack}]
 		if good || !found {
 			loc = l
@@ -204,6 +218,23 @@ func (x *index) markBad(id pipe.ID, pack uint32) {
 	if len(x.bad) < maxBad {
 		x.bad[badPlace{id, pack}] = true
 	}
+	clear(x.sound)
+}
+
+// isSound reports whether vouch was called for a recipe, and nothing was found damaged since.
+func (x *index) isSound(id pipe.ID, pack uint32) bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.sound[badPlace{id, pack}]
+}
+
+func (x *index) vouch(id pipe.ID, pack uint32) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.sound == nil || len(x.sound) >= maxBad {
+		x.sound = map[badPlace]bool{}
+	}
+	x.sound[badPlace{id, pack}] = true
 }
 
 // doubt takes note that something is missing, without knowing what was in it.

@@ -79,7 +79,7 @@ func decodeRecipe(b []byte, plain int) (*recipe, error) {
 		} else {
 			literal += p.length
 		}
-		if n := len(r.pieces); p.length == 0 || p.length > plain-total || !p.copied && n > 0 && !r.pieces[n-1].copied {
+		if n := len(r.pieces); p.length <= 0 || p.length > plain-total || !p.copied && n > 0 && !r.pieces[n-1].copied {
 			return fail("a piece has a wrong length")
 		}
 		total += p.length
@@ -124,23 +124,41 @@ func (r *Repository) assemble(ctx context.Context, idx *index, encoded, dst []by
 			return err
 		}
 	}
+	at := 0
 	for _, p := range rec.pieces {
 		if !p.copied {
-			copy(dst[:p.length], literal)
-			dst, literal = dst[p.length:], literal[p.length:]
-			continue
+			literal = literal[copy(dst[at:at+p.length], literal):]
 		}
-		source, err := r.wholeBlock(ctx, idx, p.from)
+		at += p.length
+	}
+	// By source and not by piece, so that each is read once, however they alternate.
+	for _, id := range rec.sources() {
+		source, err := r.wholeBlock(ctx, idx, id)
 		if err != nil {
-			return err
+			return &sourceError{err}
 		}
-		if p.offset > len(source) || p.length > len(source)-p.offset {
-			return errors.New("assembled block: a piece lies outside its block")
+		at := 0
+		for _, p := range rec.pieces {
+			if p.copied && p.from == id {
+				if p.offset < 0 || p.offset > len(source) || p.length > len(source)-p.offset {
+					return errors.New("assembled block: a piece lies outside its block")
+				}
+				copy(dst[at:at+p.length], source[p.offset:])
+			}
+			at += p.length
 		}
-		copy(dst[:p.length], source[p.offset:])
-		dst = dst[p.length:]
 	}
 	return nil
+}
+
+// sourceError says that a block that a recipe needs cannot be had: the recipe and its pack are not at fault.
+type sourceError struct{ error }
+
+func (e *sourceError) Unwrap() error { return e.error }
+
+func isSourceError(err error) bool {
+	_, ok := errors.AsType[*sourceError](err)
+	return ok
 }
 
 // wholeBlock fetches a block that is stored whole. The result is shared: it is not written to.
@@ -148,17 +166,55 @@ func (r *Repository) wholeBlock(ctx context.Context, idx *index, id pipe.ID) ([]
 	if b, ok := r.blocks.get(id); ok {
 		return b, nil
 	}
-	loc, ok, err := idx.lookup(id)
+	loc, ok, _, err := idx.whole(id)
 	if err != nil {
 		return nil, err
 	}
-	if !ok || loc.codec == codecAssembled {
+	if !ok {
 		return nil, &ErrCorrupt{Object: "block " + id.String(), Reason: "an assembled block needs it, and no pack holds it whole"}
 	}
 	b := make([]byte, loc.plain)
-	if err := r.fetch(ctx, idx, id, loc, b); err != nil {
+	if err := r.fetchAny(ctx, idx, id, loc, b, true); err != nil {
 		return nil, err
 	}
 	r.blocks.put(id, b)
 	return b, nil
+}
+
+// reusable finds content that a new point may refer to. An assembled block is as good as the blocks that it needs:
+// once anything is known to be missing, they are looked at, without being read (hazard H28).
+func (r *Repository) reusable(ctx context.Context, x *index, id pipe.ID) (location, bool, error) {
+	for {
+		loc, ok, err := x.reusable(id)
+		if err != nil || !ok || loc.whole() || !x.doubtful() || x.isSound(id, loc.pack) {
+			return loc, ok, err
+		}
+		err = r.checkRecipe(ctx, x, id, loc)
+		if err == nil {
+			x.vouch(id, loc.pack)
+			return loc, true, nil
+		}
+		if ctx.Err() != nil || isFailure(err) {
+			return loc, false, err
+		}
+		x.markBad(id, loc.pack)
+		if next, ok, err := x.reusable(id); err != nil || !ok || next.pack == loc.pack { // the same: too much is bad to be remembered
+			return loc, false, err
+		}
+	}
+}
+
+func (r *Repository) checkRecipe(ctx context.Context, x *index, id pipe.ID, loc location) error {
+	rec, err := r.fetchRecipe(ctx, x.pack(loc.pack), id, loc)
+	if err != nil {
+		return err
+	}
+	for _, from := range rec.sources() {
+		if _, _, good, err := x.whole(from); err != nil {
+			return failure{err}
+		} else if !good {
+			return fmt.Errorf("block %s is missing or damaged", from)
+		}
+	}
+	return nil
 }

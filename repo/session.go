@@ -106,26 +106,26 @@ func (r *Repository) newSession(ctx context.Context, base []id16) (*session, err
 }
 
 // known reports whether content needs not be put: it is durable and good, or on its way into a pack of this session.
-func (s *session) known(id pipe.ID) (bool, error) {
-	_, ok, err := s.length(id)
+func (s *session) known(ctx context.Context, id pipe.ID) (bool, error) {
+	_, ok, err := s.length(ctx, id)
 	return ok, err
 }
 
 // length is how long content that needs not be put is.
-func (s *session) length(id pipe.ID) (plain int, ok bool, err error) {
+func (s *session) length(ctx context.Context, id pipe.ID) (plain int, ok bool, err error) {
 	s.mu.Lock()
 	at, ok := s.overlay[id]
 	s.mu.Unlock()
 	if ok {
 		return int(at.ref.Plain), true, nil
 	}
-	loc, ok, err := s.idx.reusable(id)
+	loc, ok, err := s.r.reusable(ctx, s.idx, id)
 	return int(loc.plain), ok, err
 }
 
 // reuse is known for a caller that says how long the content is: it has to agree, for an id says nothing of lengths.
-func (s *session) reuse(id pipe.ID, plain int) (bool, error) {
-	n, ok, err := s.length(id)
+func (s *session) reuse(ctx context.Context, id pipe.ID, plain int) (bool, error) {
+	n, ok, err := s.length(ctx, id)
 	if ok && n != plain {
 		return false, fmt.Errorf("%w: it is of %d bytes, not %d", pipe.ErrBlockMismatch, n, plain)
 	}
@@ -143,7 +143,7 @@ func (s *session) putFrame(ctx context.Context, f *frame) (pipe.PutResult, error
 		if err := s.failed(); err != nil {
 			return pipe.PutResult{}, err
 		}
-		if ok, err := s.reuse(f.id, f.plain); err != nil || ok {
+		if ok, err := s.reuse(ctx, f.id, f.plain); err != nil || ok {
 			return pipe.PutResult{Deduplicated: int64(f.plain)}, err
 		}
 		if f.data == nil {
@@ -161,7 +161,7 @@ func (s *session) putFrame(ctx context.Context, f *frame) (pipe.PutResult, error
 	}
 	defer s.release(f.id)
 	// Between the look and the claim somebody else may have finished.
-	if ok, err := s.reuse(f.id, f.plain); err != nil || ok {
+	if ok, err := s.reuse(ctx, f.id, f.plain); err != nil || ok {
 		return pipe.PutResult{Deduplicated: int64(f.plain)}, err
 	}
 	return s.write(ctx, f)
@@ -255,6 +255,9 @@ func (s *session) assemble(ctx context.Context, id pipe.ID, content []byte) (pip
 	res, err := s.putFrame(ctx, &frame{
 		typ: object.TypeBlock, id: id, plain: len(content), codec: codecAssembled, data: encoded, sum: xxhash.Sum64(encoded), copied: copied,
 	})
+	if errors.Is(err, pipe.ErrBlockMismatch) && ctx.Err() == nil {
+		return pipe.PutResult{}, false, nil // a source failed meanwhile: the block is stored whole, and proven again then
+	}
 	return res, err == nil, err
 }
 
@@ -452,7 +455,7 @@ func (s *session) store(p *openPack) error {
 	if err := s.r.addTable(s.idx, p.ref, entries); err != nil {
 		return err
 	}
-	if s.anchors != nil {
+	if len(p.anchors) > 0 { // then they are loaded, and whoever loaded them has written to this pack
 		if err := s.anchors.addAll(s.idx, p.anchors); err != nil {
 			return err
 		}
@@ -540,7 +543,8 @@ func (s *session) writeIndex(tables []packTable) error {
 	if err := s.r.st.Create(s.ctx, indexName(objectRef{s.lease.n, b.ID()}), file); err != nil && s.ctx.Err() == nil {
 		s.r.warn(fmt.Sprintf("index object: %v", err))
 	}
-	return s.writeAnchors(tables)
+	s.writeAnchors(tables)
+	return nil
 }
 
 func (s *session) flushIndex() error {

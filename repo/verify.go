@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -79,7 +80,7 @@ const maxAffected = 100_000
 
 // Verify checks the repository. The error is for what stopped the check; what it found is in the report.
 func (r *Repository) Verify(ctx context.Context, opts *VerifyOptions) (VerifyReport, error) {
-	v := &verification{r: r, needs: map[pipe.ID][]pipe.ID{}, absent: map[pipe.ID]packRef{}, pages: map[pipe.ID]bool{}}
+	v := &verification{r: r, needs: map[badPlace][]pipe.ID{}, absent: map[pipe.ID]packRef{}, pages: map[pipe.ID]bool{}}
 	if opts != nil {
 		v.opts = *opts
 	}
@@ -163,11 +164,11 @@ type verification struct {
 
 	mu      sync.Mutex
 	rep     VerifyReport
-	absent  map[pipe.ID]packRef   // content of packs that index objects know and that are not there
-	pages   map[pipe.ID]bool      // subtrees that were seen and are sound
-	recipes []recipeFrame         // assembled blocks, for when every pack's table is known
-	needs   map[pipe.ID][]pipe.ID // what each of them needs
-	needed  []bool                // packs that hold something a point needs, by number in the index
+	absent  map[pipe.ID]packRef    // content of packs that index objects know and that are not there
+	pages   map[pipe.ID]bool       // subtrees that were seen and are sound
+	recipes []recipeFrame          // assembled blocks, for when every pack's table is known
+	needs   map[badPlace][]pipe.ID // what each of them needs
+	needed  []bool                 // packs that hold something a point needs, by number in the index
 	sizes   map[packRef]int64
 }
 
@@ -436,12 +437,13 @@ func (v *verification) recipe(ctx context.Context, f recipeFrame) error {
 		return err
 	}
 	ids := rec.sources()
-	v.mu.Lock()
-	v.needs[f.e.ID] = ids
-	v.mu.Unlock()
+	if num, ok := v.idx.number(f.pack); ok {
+		v.mu.Lock()
+		v.needs[badPlace{f.e.ID, num}] = ids
+		v.mu.Unlock()
+	}
 	for _, id := range ids {
-		loc, ok, err := v.idx.reusable(id)
-		if err != nil || !ok || loc.codec == codecAssembled {
+		if _, _, good, err := v.idx.whole(id); err != nil || !good {
 			return fmt.Errorf("block %s is missing or damaged", id)
 		}
 	}
@@ -449,12 +451,18 @@ func (v *verification) recipe(ctx context.Context, f recipeFrame) error {
 		return nil
 	}
 	dst := make([]byte, f.e.Plain)
-	if err := v.r.fetchFrame(ctx, v.idx, f.pack, f.e.ID, loc, dst); err != nil {
-		if err = v.r.fetchMended(ctx, v.idx, f.pack, f.e.ID, loc, dst); err != nil {
+	err = v.r.fetchFrame(ctx, v.idx, f.pack, f.e.ID, loc, dst)
+	if err != nil && !isSourceError(err) {
+		err = v.r.fetchMended(ctx, v.idx, f.pack, f.e.ID, loc, dst)
+	}
+	if err != nil {
+		if corrupt, ok := errors.AsType[*ErrCorrupt](err); ok && isSourceError(err) { // the sample did not hit the source itself
+			v.damage(Damage{Object: corrupt.Object, Offset: corrupt.Offset, Length: corrupt.Length, Reason: corrupt.Reason})
+		} else {
 			off, n := cell.StreamSpan(int(loc.offset), int(loc.stored))
 			v.damage(Damage{Object: f.pack.name(), Offset: int64(off), Length: int64(n), Reason: err.Error()})
-			return err
 		}
+		return err
 	}
 	v.count(0, 1, int64(f.e.Stored), int64(f.e.Plain))
 	return nil

@@ -52,13 +52,24 @@ func (v *verification) have(id pipe.ID, typ uint8, missing map[packRef]bool) boo
 		return false
 	}
 	v.needed[loc.pack] = true
-	if loc.codec == codecAssembled {
-		for _, need := range v.needs[id] {
-			if !v.have(need, object.TypeBlock, missing) {
-				good = false
-			}
+	if !loc.whole() {
+		for _, need := range v.needs[badPlace{id, loc.pack}] {
+			good = v.haveWhole(need, missing) && good
 		}
 	}
+	return good
+}
+
+// haveWhole is have for a block that a recipe needs, which another recipe cannot stand for.
+func (v *verification) haveWhole(id pipe.ID, missing map[packRef]bool) bool {
+	loc, found, good, err := v.idx.whole(id)
+	if err != nil || !found {
+		if p, ok := v.absent[id]; ok {
+			missing[p] = true
+		}
+		return false
+	}
+	v.needed[loc.pack] = true
 	return good
 }
 
