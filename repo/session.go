@@ -37,6 +37,7 @@ type session struct {
 
 	mu      sync.Mutex
 	overlay map[contentID]inPack
+	looked  map[pipe.ID][]anchor
 	claims  map[contentID]chan struct{} // content that somebody is just putting into a pack
 	idle    []*openPack                 // data packs that nobody is writing to
 	full    []*openPack                 // full packs whose writer gave up while it waited to upload them
@@ -100,6 +101,7 @@ func (r *Repository) newSession(ctx context.Context, base []id16) (*session, err
 		slots:   make(chan struct{}, maxUploads),
 		overlay: map[contentID]inPack{},
 		claims:  map[contentID]chan struct{}{},
+		looked:  map[pipe.ID][]anchor{},
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	return s, nil
@@ -233,11 +235,36 @@ func (s *session) prove(ctx context.Context, f *frame, buf *buffers) error {
 	if s.r.keys.id(f.typ, buf.plain) != f.id {
 		return fmt.Errorf("%w: the fingerprint differs", pipe.ErrBlockMismatch)
 	}
-	if f.typ == object.TypeBlock && f.codec != codecAssembled && s.loadAnchors(ctx) {
-		buf.hashes = cellHashes(buf.hashes, buf.plain)
-		f.anchors = anchorsOf(nil, buf.hashes, f.id)
+	if f.typ != object.TypeBlock || f.codec == codecAssembled || !s.loadAnchors(ctx) {
+		return nil
 	}
+	if looked, ok := s.lookedAt(f.id); ok {
+		f.anchors = looked
+		return nil
+	}
+	buf.hashes = cellHashes(buf.hashes, buf.plain)
+	f.anchors = anchorsOf(nil, buf.hashes, f.id)
 	return nil
+}
+
+// lookedAt are the anchors of a block that was looked at in vain and is now stored whole.
+func (s *session) lookedAt(id pipe.ID) ([]anchor, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list, ok := s.looked[id]
+	delete(s.looked, id)
+	return list, ok
+}
+
+// maxLooked bounds what is remembered of blocks between the look and the pack.
+const maxLooked = 4096
+
+func (s *session) look(id pipe.ID, anchors []anchor) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.looked) < maxLooked {
+		s.looked[id] = anchors
+	}
 }
 
 // assemble stores a block as a recipe, where the repository has large parts of it in other blocks.
@@ -248,6 +275,9 @@ func (s *session) assemble(ctx context.Context, id pipe.ID, content []byte) (pip
 	buf := s.r.buffer()
 	buf.hashes = cellHashes(buf.hashes, content)
 	encoded, copied, ok := s.tryRecipe(ctx, content, buf.hashes)
+	if !ok {
+		s.look(id, anchorsOf(nil, buf.hashes, id))
+	}
 	s.r.buffers.Put(buf)
 	if !ok {
 		return pipe.PutResult{}, false, ctx.Err()
