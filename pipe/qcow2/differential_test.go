@@ -2,10 +2,13 @@ package qcow2_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -34,6 +37,10 @@ func TestLikeQEMU(t *testing.T) {
 
 func compareLayout(t *testing.T, l *layout) {
 	img, err := qcow2.Open(t.Context(), l.path, nil)
+	if errors.Is(err, qcow2.ErrCorrupt) && brokenByQEMU(t, l.path) {
+		t.Log("QEMU broke this image of its own, and marked it: it is refused, as it should be")
+		return
+	}
 	require.NoError(t, err, "%s", l.story)
 	defer func() { require.NoError(t, img.Close()) }()
 
@@ -53,6 +60,14 @@ func compareLayout(t *testing.T, l *layout) {
 		n := l.rng.Int64N(img.Size() - off + 1)
 		require.Equal(t, clip(all, off, n), extents(t, img, off, n), "%d bytes at %d\n%s", n, off, l.story)
 	}
+}
+
+// brokenByQEMU: QEMU 7.2 now and then loses count of the clusters of an image with small clusters, zstd and lazy
+// refcounts, finds out at the next write, and marks the image as corrupt (seed 393254340847 is one).
+func brokenByQEMU(t *testing.T, path string) bool {
+	out, err := exec.Command("qemu-img", "info", "--output=json", path).Output()
+	require.NoError(t, err)
+	return regexp.MustCompile(`"corrupt":\s*true`).Match(out)
 }
 
 // agree holds our extents against QEMU's and the content: what QEMU calls zero we call zero, and what we call zero is.
