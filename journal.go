@@ -10,6 +10,10 @@ type Effect struct {
 	Kind    string            `json:"kind"`    // the provider's word for it, such as "kvm.bitmap"
 	VM      string            `json:"vm"`      // the provider's id of the VM
 	Facts   map[string]string `json:"facts"`   // what undoing it needs
+
+	// Repository is set where undoing depends on which points were committed, and to where: only a sweep that knows
+	// that repository's points undoes it. Empty: undoing it is the same whatever was committed.
+	Repository string `json:"repository,omitempty"`
 }
 
 // Journal keeps every effect durably before it happens, so that a later start can undo what a dead session left, and
@@ -23,6 +27,6 @@ type Journal interface {
 // Sweeper undoes what a dead session left. Every provider is one.
 type Sweeper interface {
 	// Undo makes e undone; undoing what never happened, or was undone already, is no error. keep are change ids that
-	// committed points name: bases that are never dropped.
+	// committed points of e.Repository name: bases that are never dropped.
 	Undo(ctx context.Context, e Effect, keep []ChangeID) error
 }

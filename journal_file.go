@@ -323,12 +323,27 @@ func readEffect(path string) (e Effect, err error) {
 	return decodeEffect(data)
 }
 
-// Sweep undoes what dead sessions left. Each effect goes to the sweeper whose key is the longest prefix of its kind;
-// keep are the change ids that committed points name. It returns how many effects were undone, and everything that
-// could not be, joined; what fails stays for the next time.
+// Sweep undoes what dead sessions left, as [FileJournal.SweepFor] does for a caller who knows all repositories that were
+// ever used with this journal: keep are the change ids that points of any of them name.
 func (j *FileJournal) Sweep(ctx context.Context, sweepers map[string]Sweeper, keep []ChangeID) (undone int, err error) {
+	return j.sweepAll(ctx, func(Effect) bool { return true }, sweepers, keep)
+}
+
+// SweepFor undoes what dead sessions left, but for effects that only the points of another repository can judge: those
+// stay until a sweep for theirs. Each effect goes to the sweeper whose key is the longest prefix of its kind; keep are the
+// change ids that committed points of this repository name. It returns how many effects were undone, and everything that
+// could not be, joined; what fails stays for the next time.
+func (j *FileJournal) SweepFor(ctx context.Context, repository string, sweepers map[string]Sweeper, keep []ChangeID) (undone int, err error) {
+	mine := func(e Effect) bool { return e.Repository == "" || e.Repository == repository }
+	return j.sweepAll(ctx, mine, sweepers, keep)
+}
+
+func (j *FileJournal) sweepAll(ctx context.Context, mine func(Effect) bool, sweepers map[string]Sweeper, keep []ChangeID) (undone int, err error) {
 	var errs []error
 	for e, err := range j.Pending(ctx) {
+		if err == nil && !mine(e) {
+			continue
+		}
 		if err == nil {
 			err = j.sweep(ctx, sweepers, e, keep)
 		}

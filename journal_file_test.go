@@ -139,6 +139,36 @@ func TestJournalSweep(t *testing.T) {
 	require.Empty(t, entries, "a swept session leaves nothing")
 }
 
+// What only the points of one repository can judge waits for a sweep that knows them; all else goes with any.
+func TestJournalSweepForRepository(t *testing.T) {
+	dir := t.TempDir()
+	dead := openJournal(t, dir)
+	for kind, repository := range map[string]string{"a": "one", "b": "two", "c": ""} {
+		e := effect(kind)
+		e.Repository = repository
+		_, err := dead.Intend(t.Context(), e)
+		require.NoError(t, err)
+	}
+	require.NoError(t, dead.Close())
+	var seen []string
+	sweepers := map[string]Sweeper{"": sweeperFunc(func(e Effect, keep []ChangeID) error {
+		seen = append(seen, e.Kind+" of "+e.Repository)
+		return nil
+	})}
+	j := openJournal(t, dir)
+	for _, repository := range []string{"three", "two"} {
+		n, err := j.SweepFor(t.Context(), repository, sweepers, nil)
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+	}
+	require.ElementsMatch(t, []string{"c of ", "b of two"}, seen)
+	n, err := j.SweepFor(t.Context(), "one", sweepers, nil)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.Equal(t, "a of one", seen[2])
+	require.Empty(t, pendingKinds(t, dir))
+}
+
 func TestJournalTwoSweepsDoNotShareAnEffect(t *testing.T) {
 	dir := t.TempDir()
 	for range 5 {

@@ -65,4 +65,7 @@ type SnapshotOptions struct {
 	FreezeDeadline time.Duration
 	// Since are the change ids, by disk key, that the caller will ask Changed for, so that a provider can keep them.
 	Since map[string]ChangeID
+	// Repository is the id of the repository that the point goes to. A provider names it in effects that only the
+	// repository's points can judge. Empty: there is only one.
+	Repository string
 }

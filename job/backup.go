@@ -30,10 +30,13 @@ type BackupOptions struct {
 	// OnReadError decides about a range of a disk that cannot be read; nil: the backup fails. See pipe.CopyOptions.
 	OnReadError func(disk string, e pipe.Extent, err error) error
 
-	// Wrap puts images around a disk's image: a limit, a meter, exclusions. Nil: none. The image that it returns
+	// Wrap puts images around a disk's image: a limit, a meter. Nil: none. The image that it returns
 	// owns the one that it was given.
-	Wrap  func(ctx context.Context, disk hikae.Disk, img pipe.Image) (pipe.Image, error)
-	Notes []string // the caller's own notes, put before those of the session
+	Wrap func(ctx context.Context, disk hikae.Disk, img pipe.Image) (pipe.Image, error)
+	// Exclude finds what need not be stored: swap, excluded files, free space. Nil: everything is stored. See package
+	// pipe/exclude.
+	Exclude Excluder
+	Notes   []string // the caller's own notes, put before those of the session
 
 	Journal        hikae.Journal  // handed to the provider
 	Quiescer       hikae.Quiescer // handed to the provider
@@ -97,8 +100,9 @@ type backup struct {
 	clock    *clock
 	totals   totals
 
-	plan *Plan
-	snap hikae.Snapshot
+	plan      *Plan
+	snap      hikae.Snapshot
+	exclusion Exclusion
 }
 
 func (s *backup) run(ctx context.Context, vmID string) (err error) {
@@ -115,7 +119,7 @@ func (s *backup) run(ctx context.Context, vmID string) (err error) {
 	s.phase(PhaseSnapshot)
 	s.snap, err = s.provider.Snapshot(ctx, s.plan.VM.ID, &hikae.SnapshotOptions{
 		Journal: s.opts.Journal, Quiescer: s.opts.Quiescer,
-		FreezeDeadline: s.opts.FreezeDeadline, Since: s.plan.since(),
+		FreezeDeadline: s.opts.FreezeDeadline, Since: s.plan.since(), Repository: repositoryID(s.backend),
 	})
 	if err != nil {
 		return fmt.Errorf("snapshot of %s: %w", s.plan.Name, err)
@@ -125,6 +129,9 @@ func (s *backup) run(ctx context.Context, vmID string) (err error) {
 		s.opts.Time = time.Now()
 	}
 	s.noteConsistency()
+	if err := s.exclude(ctx); err != nil {
+		return err
+	}
 
 	s.phase(PhaseCopy)
 	writer, err := s.copyPoint(ctx)
@@ -133,6 +140,14 @@ func (s *backup) run(ctx context.Context, vmID string) (err error) {
 	}
 	defer writer.Close()
 	return s.commit(ctx, writer)
+}
+
+// repositoryID is who a backend says that it is, where it does.
+func repositoryID(backend pipe.Backend) string {
+	if named, ok := backend.(interface{ ID() string }); ok {
+		return named.ID()
+	}
+	return ""
 }
 
 func (s *backup) noteConsistency() {
@@ -284,10 +299,11 @@ func (s *backup) copyDisk(ctx context.Context, writer pipe.PointWriter, d hikae.
 	}
 	defer target.Close()
 
-	method, inc, err := s.ladder(ctx, d, img, target)
+	method, inc, done, err := s.ladder(ctx, d, img, target)
 	if err != nil {
 		return res, err
 	}
+	defer done()
 	before := parityOf(target)
 	guarded, baseErr := guardBase(target)
 	stats, err := pipe.Copy(ctx, guarded, inc, &pipe.CopyOptions{
@@ -296,7 +312,11 @@ func (s *backup) copyDisk(ctx context.Context, writer pipe.PointWriter, d hikae.
 		OnReadError: s.onReadError(d.Key),
 	})
 	if err != nil {
-		if base := baseErr(); base != nil && method == Changed {
+		base := baseErr()
+		if told := (*baseExtentsError)(nil); base == nil && errors.As(err, &told) {
+			base = told
+		}
+		if base != nil && method == Changed {
 			return res, &baseError{disks: []string{d.Key}, err: base}
 		}
 		return res, err

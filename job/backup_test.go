@@ -355,6 +355,33 @@ func TestListOfChangesIsChecked(t *testing.T) {
 	}
 }
 
+// A provider is told which repository a point goes to, so that its notes can say whose points judge them.
+func TestRepositoryIsNamed(t *testing.T) {
+	for want, b := range map[string]pipe.Backend{"": pipetest.NewBackend(block), "r1": named{pipetest.NewBackend(block), "r1"}} {
+		a := &asked{host: filled(1, block)}
+		_, err := Backup(t.Context(), a, "", b, nil)
+		require.NoError(t, err)
+		require.Equal(t, want, a.opts.Repository)
+	}
+}
+
+type named struct {
+	pipe.Backend
+	id string
+}
+
+func (n named) ID() string { return n.id }
+
+type asked struct {
+	*host
+	opts *hikae.SnapshotOptions
+}
+
+func (a *asked) Snapshot(ctx context.Context, id string, opts *hikae.SnapshotOptions) (hikae.Snapshot, error) {
+	a.opts = opts
+	return a.host.Snapshot(ctx, id, opts)
+}
+
 type liar struct {
 	*host
 	list []pipe.Extent

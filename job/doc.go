@@ -8,6 +8,7 @@
 //
 //	plan      which VM, which disks, which base point
 //	snapshot  the provider pins one moment of all disks
+//	exclude   where asked: what need not be stored is found on all disks together
 //	copy      disk by disk, down a ladder: what changed, else what holds data, else everything
 //	commit    Prepare hands over the change ids; the point becomes durable, all at once; the old base goes
 //	release   always, also after a failure, a panic or a cancelled context, with a deadline of its own

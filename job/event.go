@@ -12,6 +12,7 @@ type Phase string
 const (
 	PhasePlan     Phase = "plan"
 	PhaseSnapshot Phase = "snapshot"
+	PhaseExclude  Phase = "exclude" // of a backup: looking for what need not be stored
 	PhaseCopy     Phase = "copy"
 	PhaseCommit   Phase = "commit"
 	PhaseRelease  Phase = "release"

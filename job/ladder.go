@@ -3,27 +3,31 @@ package job
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"iter"
 
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/pipe"
 )
 
-// ladder chooses how a disk is read, and writes down each step that it had to take down.
-func (s *backup) ladder(ctx context.Context, d hikae.Disk, img pipe.Image, target pipe.Target) (Method, pipe.Image, error) {
+// ladder chooses how a disk is read, and writes down each step that it had to take down. The function that it answers is
+// called after the copy.
+func (s *backup) ladder(ctx context.Context, d hikae.Disk, img pipe.Image, target pipe.Target) (Method, pipe.Image, func(), error) {
 	lower := Allocated
 	if _, ok := pipe.As[pipe.ExtentImage](img); !ok {
 		lower = Whole
 	}
+	img = s.without(d, img)
 	ok, reason := s.plan.baseOf(d)
 	if ok {
 		var inc pipe.Image
-		inc, reason = s.changed(ctx, d, img, target)
+		var done func()
+		inc, done, reason = s.changed(ctx, d, img, target)
 		if err := ctx.Err(); err != nil {
-			return "", nil, err
+			return "", nil, nil, err
 		}
 		if inc != nil {
-			return Changed, inc, nil
+			return Changed, inc, done, nil
 		}
 	}
 	if reason != "" {
@@ -32,33 +36,71 @@ func (s *backup) ladder(ctx context.Context, d hikae.Disk, img pipe.Image, targe
 	if lower == Whole {
 		s.fall(Fallback{Disk: d.Key, From: Allocated, To: Whole, Reason: "the source does not tell which parts hold data"})
 	}
-	return lower, img, nil
+	return lower, img, func() {}, nil
 }
 
 // changed asks the provider what differs from the base, and waits for the whole answer; nil with the reason where it
 // cannot tell.
-func (s *backup) changed(ctx context.Context, d hikae.Disk, img pipe.Image, target pipe.Target) (pipe.Image, string) {
+func (s *backup) changed(ctx context.Context, d hikae.Disk, img pipe.Image, target pipe.Target) (pipe.Image, func(), string) {
 	if _, ok := target.(pipe.ExtentTarget); !ok {
-		return nil, "the target cannot take over what is unchanged"
+		return nil, nil, "the target cannot take over what is unchanged"
 	}
 	since := hikae.ChangeID(s.plan.Base.Tracking[d.Key])
 	all, own := true, error(nil) // own: the provider's error, without what pipe wraps around it
-	inc := pipe.Changed(img, func(ctx context.Context) iter.Seq2[pipe.Extent, error] {
+	source := func(ctx context.Context) iter.Seq2[pipe.Extent, error] {
 		all, own = true, nil
 		return seen(s.snap.Changed(ctx, d.Key, since), func(e pipe.Extent, err error) {
 			all, own = all && e.Kind == pipe.Data, err
 		})
-	})
+	}
+	inc, combine := pipe.Changed(img, source), s.leavesOut(d)
+	if combine {
+		inc = pipe.Changed(struct{ pipe.Image }{img}, source) // without the image's own extents: what changed, and nothing else
+	}
 	for _, err := range inc.Extents(ctx, 0, d.Size) {
 		if err != nil {
-			return nil, cmp.Or(own, err).Error()
+			return nil, nil, cmp.Or(own, err).Error()
 		}
 		break // the list has arrived whole before the first answer
 	}
 	if all && since == "" && d.Size > 0 {
-		return nil, "the base point has no change id for this disk"
+		return nil, nil, "the base point has no change id for this disk"
 	}
-	return inc, ""
+	if !combine {
+		return inc, func() {}, ""
+	}
+	base, err := s.backend.Open(ctx, s.plan.Base.ID, d.Key)
+	if err != nil {
+		return nil, nil, fmt.Sprintf("the base point's disk cannot be opened: %v", err)
+	}
+	x := &increment{Image: img, changes: inc, base: base, block: 1}
+	if blocks, ok := target.(pipe.BlockTarget); ok {
+		x.block = int64(blocks.BlockSize())
+	}
+	return x, func() { base.Close() }, ""
+}
+
+// leavesOut reports whether anything is left out of this disk, or was in the base. Where not, what changed is enough to
+// know, and neither the base nor the disk has to be asked for more.
+func (s *backup) leavesOut(d hikae.Disk) bool {
+	if s.exclusion.Image != nil {
+		return true
+	}
+	for _, old := range s.plan.Base.Disks {
+		if old.Key != d.Key {
+			continue
+		}
+		known := old.Data
+		for reason, n := range old.Absent {
+			var kind pipe.Kind
+			if err := kind.UnmarshalText([]byte(reason)); err != nil || kind.Dropped() && n > 0 {
+				return true
+			}
+			known += n
+		}
+		return known != old.Size // it does not say what became of the rest
+	}
+	return true
 }
 
 // seen tells what passes.

@@ -17,6 +17,7 @@ func newRepository(t *testing.T) *repo.Repository {
 	t.Helper()
 	st, err := dirstore.Init(filepath.Join(t.TempDir(), "repo"))
 	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, st.Close()) })
 	r, err := repo.Init(t.Context(), st, nil, &repo.InitOptions{BlockSize: block, NoEncryption: true}, &repo.OpenOptions{StateDir: t.TempDir()})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, r.Close()) })

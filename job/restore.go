@@ -121,6 +121,9 @@ func (s *restore) run(ctx context.Context) (err error) {
 			err = errors.Join(err, fmt.Errorf("clean up: %w", closeErr))
 		}
 	}()
+	if err := s.ready(ctx, draft, vm.Disks); err != nil {
+		return err
+	}
 	s.phase(PhaseCopy)
 	for i, d := range vm.Disks {
 		s.opts.Events(DiskStarted{Key: d.Key, Size: d.Size, Index: i, Count: len(vm.Disks)})
@@ -136,6 +139,9 @@ func (s *restore) run(ctx context.Context) (err error) {
 	s.phase(PhaseCommit)
 	if s.res.ID, err = draft.Commit(ctx); err != nil {
 		return fmt.Errorf("seal: %w", err)
+	}
+	if n, ok := draft.(Noter); ok {
+		s.res.Notes = append(s.res.Notes, n.Notes()...)
 	}
 	return nil
 }
@@ -219,7 +225,11 @@ func (s *restore) writeDisk(ctx context.Context, draft hikae.Draft, d hikae.Disk
 	if target.Size() != d.Size {
 		return fmt.Errorf("the target is %d bytes, the point's disk %d", target.Size(), d.Size)
 	}
-	stats, err := pipe.Copy(ctx, target, img, &pipe.CopyOptions{
+	differs, err := s.differing(ctx, draft, d, img)
+	if err != nil {
+		return err
+	}
+	stats, err := pipe.Copy(ctx, target, differs, &pipe.CopyOptions{
 		Workers: s.opts.Workers, BufferBytes: s.opts.BufferBytes,
 		Progress:    func(p pipe.Progress) { s.opts.Events(DiskProgress{Key: d.Key, Progress: p}) },
 		OnReadError: s.onReadError(),
@@ -233,7 +243,7 @@ func (s *restore) writeDisk(ctx context.Context, draft hikae.Draft, d hikae.Disk
 	if err := target.Commit(ctx); err != nil {
 		return fmt.Errorf("seal: %w", err)
 	}
-	s.diskDone(d, stats)
+	s.diskDone(d, stats, target)
 	return nil
 }
 
@@ -282,7 +292,7 @@ func accounted(d hikae.Disk, stats pipe.Stats) error {
 	return nil
 }
 
-func (s *restore) diskDone(d hikae.Disk, stats pipe.Stats) {
+func (s *restore) diskDone(d hikae.Disk, stats pipe.Stats, target pipe.Target) {
 	for _, e := range stats.Bad {
 		h := Hole{Disk: d.Key, Offset: e.Off, Length: e.Len}
 		if s.opts.FileAt != nil {
@@ -297,6 +307,7 @@ func (s *restore) diskDone(d hikae.Disk, stats pipe.Stats) {
 		Key: d.Key, Size: d.Size, Read: stats.Read, Written: stats.Moved,
 		Skipped: reasons(stats.Skipped), Seconds: seconds(stats.Duration),
 	})
+	rewritten(target, &s.res.Disks[len(s.res.Disks)-1])
 	s.totals.add(stats)
 	s.opts.Events(DiskDone{Key: d.Key, Stats: stats})
 }
@@ -328,7 +339,9 @@ func (s *restore) compareDisk(ctx context.Context, r Rereader, d hikae.Disk) err
 		return err
 	}
 	defer got.Close()
-	diff, err := pipe.Compare(ctx, &holed{want, s.holesOf(d.Key)}, got, &pipe.CompareOptions{Workers: s.opts.Workers})
+	diff, err := pipe.Compare(ctx, &holed{want, s.holesOf(d.Key)}, got, &pipe.CompareOptions{
+		Workers: s.opts.Workers, IgnoreDropped: s.opts.InPlace != "", // what the point left out may still be as it was
+	})
 	if err == nil && len(diff) > 0 {
 		err = &DiffersError{Disk: d.Key, Offset: diff[0].Off}
 	}

@@ -14,6 +14,7 @@ type Result struct {
 	Base        string             `json:"base,omitempty"`
 	Started     time.Time          `json:"started"`
 	Disks       []DiskResult       `json:"disks"`
+	Volumes     []VolumeResult     `json:"volumes,omitempty"` // where it was looked for what need not be stored
 	Consistency string             `json:"consistency"`
 	Fallbacks   []Fallback         `json:"fallbacks"`
 	Warnings    []string           `json:"warnings"` // what a person should do something about
@@ -22,7 +23,7 @@ type Result struct {
 	Bottleneck  string             `json:"bottleneck"`
 	Seconds     float64            `json:"seconds"`
 
-	// Phases is where the session's time went, in seconds: plan, snapshot, copy, commit, release.
+	// Phases is where the session's time went, in seconds: plan, snapshot, exclude, copy, commit, release.
 	Phases map[string]float64 `json:"phases,omitempty"`
 	// Stored and Parity are what the whole session added to the store, trees and configuration included.
 	Stored int64 `json:"stored"`
@@ -42,6 +43,30 @@ type DiskResult struct {
 	Parity       int64            `json:"parity"`
 	Bad          []Range          `json:"bad,omitempty"` // could not be read and stand as zero in the point
 	Seconds      float64          `json:"seconds"`
+}
+
+// VolumeResult is a partition or another volume on the disks, and what of it need not be stored. That may be more than was
+// left out in the end, which DiskResult.Skipped tells: a block is left out only when all of it may be.
+type VolumeResult struct {
+	Name     string       `json:"name"`
+	Kind     string       `json:"kind,omitempty"` // ext4, swap, LUKS …; empty where it is not known
+	Label    string       `json:"label,omitempty"`
+	UUID     string       `json:"uuid,omitempty"`
+	Size     int64        `json:"size"`
+	Parts    []VolumePart `json:"parts"`
+	Free     int64        `json:"free"`
+	Swap     int64        `json:"swap"`
+	Excluded int64        `json:"excluded"`
+	Files    int64        `json:"files"`             // excluded files
+	Whole    string       `json:"whole,omitempty"`   // why all of it is stored
+	Caution  bool         `json:"caution,omitempty"` // although it is of a kind that could be looked into
+}
+
+// VolumePart is where a part of a volume lies, in bytes.
+type VolumePart struct {
+	Disk   string `json:"disk"`
+	Offset int64  `json:"offset"`
+	Length int64  `json:"length"`
 }
 
 // Range is a part of a disk, in bytes.
@@ -89,8 +114,8 @@ type RestoredDisk struct {
 	Key     string           `json:"key"`
 	Size    int64            `json:"size"`
 	Read    int64            `json:"read"`    // from the restore point, each block checked against its id on the way
-	Written int64            `json:"written"` // handed to the target
-	Skipped map[string]int64 `json:"skipped"` // left as zero, by reason
+	Written int64            `json:"written"` // handed to the target; in place, where that is known, what differed
+	Skipped map[string]int64 `json:"skipped"` // left as zero, by reason; in place also what was there already
 	// Compared is true where the disk was read again from where it was written, and every byte was the point's.
 	Compared bool    `json:"compared"`
 	Seconds  float64 `json:"seconds"`

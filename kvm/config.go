@@ -16,9 +16,9 @@ var described = []string{
 
 const maxCommandLine = 1 << 20
 
-// takeConfig is the native configuration: QEMU's answers byte for byte, and the command line that it was started with
-// where this machine lets it be read, with its arguments ended by zero bytes.
-func takeConfig(ctx context.Context, mon *qmp.Conn) (map[string][]byte, error) {
+// takeConfig is the native configuration: QEMU's answers byte for byte, the command line that it was started with where
+// this machine lets it be read, with its arguments ended by zero bytes, and libvirt's description where it is a domain.
+func takeConfig(ctx context.Context, mon monitor) (map[string][]byte, error) {
 	config := map[string][]byte{}
 	for _, command := range described {
 		var answer json.RawMessage
@@ -31,8 +31,15 @@ func takeConfig(ctx context.Context, mon *qmp.Conn) (map[string][]byte, error) {
 		}
 		config["qmp/"+command+".json"] = answer
 	}
-	if line := commandLine(mon); len(line) > 0 && len(line) <= maxCommandLine {
-		config["command-line"] = line
+	if p, ok := base(mon).(interface{ PeerPID() (int, bool) }); ok {
+		if line := commandLine(p.PeerPID()); len(line) > 0 && len(line) <= maxCommandLine {
+			config["command-line"] = line
+		}
+	}
+	if d, ok := base(mon).(*domainMonitor); ok {
+		if err := d.describe(ctx, config); err != nil {
+			return nil, fmt.Errorf("configuration: %w", err)
+		}
 	}
 	return config, nil
 }

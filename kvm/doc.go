@@ -2,8 +2,9 @@
 // server, and by the guest agent where the guest has one. Nothing is installed in the guest or on the host.
 //
 // Reach for it where a QEMU process can be talked to: its monitor (QMP) at a unix socket, and for consistent file
-// systems the guest agent's socket. [Provider] is a [hikae.SnapshotProvider] and a [hikae.Sweeper], [Guest] a
-// [hikae.GuestChannel]. Restore makes disk files, which package job/diskvm does.
+// systems the guest agent's socket; or where libvirt owns it ([Host], [Domain]). [Provider] is a
+// [hikae.SnapshotProvider] and a [hikae.Sweeper], [Guest] a [hikae.GuestChannel], [Restorer] a
+// [hikae.Restorer]. A machine that is off is read from its images, where [Machine].Disks names them.
 //
 // # A snapshot
 //
@@ -22,14 +23,34 @@
 // So the base's bitmap records without a pause until Commit removes it. Whatever happens to us or to the repository
 // before, the base is whole; the new bitmap and the copy hold a little more than they must, which is always right.
 //
-// A guest agent never thaws by itself. So thawing is repeated until the guest confirms it; and a [Guard] in a process of
-// its own does it where ours dies in between.
+// A guest agent never thaws by itself. So thawing is repeated until the guest confirms it; and where there is a [Guard],
+// it freezes and thaws in a process of its own, so that the guest is thawed also where ours dies in between, or stands
+// still: then after 8 s, and the snapshot does not call itself consistent.
 //
 // # A full fleecing image
 //
 // It is bounded ([Options].FleeceBytes). When it is full the guest goes on and the snapshot breaks: reads fail from then
 // on, and the backup with them. That is why this is a filter with on-cbw-error=break-snapshot rather than a backup job,
-// which until QEMU 10.1 stops the guest instead. It needs QEMU 7.1.
+// which until QEMU 10.1 stops the guest instead.
+//
+// QEMU before 7.1 has no such filter. There it is backup jobs, and a watch of ours that ends them while there is room. It
+// holds the monitor for as long as disks are read; and the [Guard] stands by for as long, to do it where we die. QEMU must
+// be 4.2 at least.
+//
+// # By way of libvirt
+//
+// libvirt hands commands to the monitor, one at a time and without events. So several disks do not change over in one
+// message while QEMU stands still, but by one command:
+//
+//	device ──► gate ──► disk        before
+//	device ──► gate ──► filter ──► disk        blockdev-reopen turns all gates at once, with all of them drained
+//
+// Files are made in the folder that libvirt gave the domain's QEMU, and nothing else there is touched.
+//
+// # Migration
+//
+// A VM that moves takes its disks along, so a snapshot ends with the move ([ErrMigrated]), and none is begun while one is
+// under way ([ErrMigrating]). Bitmaps of qcow2 images move along where both sides open the same file.
 //
 // # What can be running beside it
 //

@@ -2,10 +2,47 @@ package kvm
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
 
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/kvm/qga"
 )
+
+// errNothingFrozen: the agent answered, and there was no file system that it could freeze.
+var errNothingFrozen = errors.New("the guest agent froze no file system")
+
+// agentLink is the way to a guest's agent: a socket, or by the domain.
+type agentLink struct {
+	socket string
+	domain *Domain
+}
+
+func (m Machine) agent() agentLink { return agentLink{m.Agent, m.Domain} }
+
+func (l agentLink) none() bool { return l.socket == "" && l.domain == nil }
+
+// open makes a client. Nothing is connected yet.
+func (l agentLink) open() *qga.Client {
+	if l.domain != nil {
+		return qga.Via(l.domain.carrier())
+	}
+	return qga.New(l.socket, nil)
+}
+
+// thaw thaws. A quiescer that the caller brought along cannot be reached any more.
+func (l agentLink) thaw(ctx context.Context) error {
+	if l.none() {
+		return nil
+	}
+	if l.domain == nil && !filepath.IsAbs(l.socket) {
+		return fmt.Errorf("guest agent %q: not an absolute path", l.socket)
+	}
+	c := l.open()
+	defer c.Close()
+	return c.Thaw(ctx)
+}
 
 // agentQuiescer freezes by the guest agent.
 type agentQuiescer struct{ agent *qga.Client }

@@ -2,49 +2,63 @@ package kvm
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os/exec"
+	"strings"
 	"time"
 
-	"github.com/hikae/hikae/kvm/qga"
+	"github.com/hikae/hikae"
 )
 
-// Guard thaws a guest when the process that froze it is gone. It is armed before the freeze, and released after the
-// thaw. The guest agent itself never thaws, and a process that is killed cannot.
-type Guard func(ctx context.Context, agent string) (release func() error, err error)
+// Guard looks after a guest in a process of its own: it freezes and thaws it, so that it can thaw it also when the process
+// that works on it is gone or stands still, for the guest agent itself never does; and with QEMU before 7.1 it gives a
+// snapshot up that would fill the disk and stop the guest. It is armed before the freeze, and released after the thaw, or
+// after the snapshot. The charge is text for [RunGuard].
+type Guard func(ctx context.Context, charge string) (Watch, error)
 
-// ProcessGuard is a guard that is a process of its own: the named program, with the socket's path as a last argument,
-// whose main function is [RunGuard] over its standard input.
+// Watch is a guard that is armed.
+type Watch struct {
+	// Quiescer freezes and thaws the guest by its agent, from the guard's process. Nil: the session does that itself.
+	Quiescer hikae.Quiescer
+	// Release lets the guard go.
+	Release func() error
+}
+
+// ProcessGuard is a guard that is a process of its own: the named program, with the charge as a last argument, whose main
+// function is [RunGuard] over its standard input and output.
 func ProcessGuard(program string, args ...string) Guard {
-	return func(_ context.Context, agent string) (func() error, error) {
-		cmd := exec.Command(program, append(args[:len(args):len(args)], agent)...)
+	return func(_ context.Context, charge string) (Watch, error) {
+		c, err := parseCharge(charge)
+		if err != nil {
+			return Watch{}, err
+		}
+		cmd := exec.Command(program, append(args[:len(args):len(args)], charge)...)
 		detach(cmd)
 		in, err := cmd.StdinPipe()
 		if err != nil {
-			return nil, err
+			return Watch{}, err
 		}
 		out, err := cmd.StdoutPipe()
 		if err != nil {
-			return nil, err
+			return Watch{}, err
 		}
 		if err := cmd.Start(); err != nil {
-			return nil, err
+			return Watch{}, err
 		}
 		if err := armed(out); err != nil {
 			cmd.Process.Kill()
-			return nil, errors.Join(err, cmd.Wait())
+			return Watch{}, errors.Join(err, cmd.Wait())
 		}
-		return func() error {
-			_, err := in.Write([]byte{released})
-			return errors.Join(err, in.Close(), cmd.Wait())
-		}, nil
+		g := &guardProcess{cmd: cmd, in: in, agent: c.link(), answers: make(chan answer, 1)}
+		go g.listen(out)
+		return Watch{Quiescer: g, Release: g.release}, nil
 	}
 }
 
 const (
-	released  = '.'
 	ready     = '!'
 	armWithin = 5 * time.Second
 	// orphanThaw is how long a guard tries.
@@ -70,19 +84,61 @@ func armed(out io.Reader) error {
 	}
 }
 
-// RunGuard is what a guard's process does: it says on out that it is armed, and waits on in for its release. If in ends
-// without one, the process at the other end has died, and the guest is thawed, for at most 5 minutes.
-func RunGuard(ctx context.Context, agent string, in io.Reader, out io.Writer) error {
-	if _, err := out.Write([]byte{ready}); err != nil {
-		return err
+// charge is what a guard has to do.
+type charge struct {
+	Agent  string        `json:"agent,omitempty"`  // socket of the agent of a frozen guest
+	Domain *Domain       `json:"domain,omitempty"` // the frozen guest is libvirt's
+	Jobs   *hikae.Effect `json:"jobs,omitempty"`   // a snapshot to give up
+}
+
+// charge is the guard's charge for this snapshot.
+func (s *snapshot) charge(freezes bool) (string, error) {
+	var c charge
+	if freezes {
+		c.Agent, c.Domain = s.machine.Agent, s.machine.Domain
 	}
-	word := make([]byte, 1)
-	if _, err := io.ReadFull(in, word); err == nil && word[0] == released {
+	if s.byJob {
+		e, err := s.effect(kindFleece, nil)
+		if err != nil {
+			return "", err
+		}
+		c.Jobs = &e
+	}
+	text, err := json.Marshal(c)
+	return string(text), err
+}
+
+func parseCharge(text string) (c charge, err error) {
+	if !strings.HasPrefix(text, "{") {
+		return charge{Agent: text}, nil
+	}
+	if err := json.Unmarshal([]byte(text), &c); err != nil {
+		return c, fmt.Errorf("the guard's charge: %w", err)
+	}
+	return c, nil
+}
+
+func (c charge) link() agentLink { return agentLink{c.Agent, c.Domain} }
+
+// giveUp gives up the snapshot, if there is one to give up.
+func (c charge) giveUp(ctx context.Context) error {
+	if c.Jobs == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, orphanThaw)
-	defer cancel()
-	c := qga.New(agent, nil)
-	defer c.Close()
-	return c.Thaw(ctx)
+	return again(ctx, func() error { return New(nil, nil).Undo(ctx, *c.Jobs, nil) })
+}
+
+// again tries until it is done or the context ends.
+func again(ctx context.Context, try func() error) error {
+	for {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(time.Second):
+		}
+	}
 }

@@ -17,6 +17,9 @@ var _ hikae.GuestChannel = (*Guest)(nil)
 // OpenGuest opens the way by the agent's unix socket. Nothing is connected yet.
 func OpenGuest(socket string) *Guest { return &Guest{qga.New(socket, nil)} }
 
+// OpenDomainGuest opens the way by libvirt, which holds the agent's port of its domains.
+func OpenDomainGuest(d Domain) *Guest { return &Guest{qga.Via(d.carrier())} }
+
 const maxStream = 1 << 20
 
 // Run implements [hikae.GuestChannel].

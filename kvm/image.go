@@ -24,7 +24,7 @@ func (s *snapshot) OpenDisk(ctx context.Context, key string) (pipe.Image, error)
 	if err != nil {
 		return nil, err
 	}
-	return &image{c}, nil
+	return &image{c, s}, nil
 }
 
 func (s *snapshot) index(key string) (int, error) {
@@ -41,12 +41,18 @@ func (s *snapshot) uri(i int) string {
 }
 
 // image is a disk of the snapshot.
-type image struct{ *nbd.Client }
+type image struct {
+	*nbd.Client
+	snapshot *snapshot
+}
 
 // ReadAt tells a broken snapshot from other errors: QEMU says EACCES for it, which NBD has no number for and gives as
 // EINVAL.
 func (m *image) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	n, err := m.Client.ReadAt(ctx, p, off)
+	if err := m.snapshot.failure(); err != nil {
+		return 0, err // what came may be newer than the snapshot
+	}
 	return n, explain(err)
 }
 
@@ -54,6 +60,10 @@ func (m *image) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 func (m *image) Extents(ctx context.Context, off, n int64) iter.Seq2[pipe.Extent, error] {
 	return func(yield func(pipe.Extent, error) bool) {
 		for e, err := range m.Client.Extents(ctx, off, n) {
+			if given := m.snapshot.failure(); given != nil {
+				yield(pipe.Extent{}, given)
+				return
+			}
 			if !yield(e, explain(err)) {
 				return
 			}

@@ -32,7 +32,12 @@ type disk struct {
 	QDev string `json:"qdev"` // path of the device
 	Size int64  `json:"size"`
 	Base string `json:"base,omitempty"` // bitmap that the base point names; empty: none that is usable
-	skip string
+
+	File   string `json:"file,omitempty"` // its image, if it is a file
+	Format string `json:"format,omitempty"`
+
+	skip  string
+	limit int64 // bytes of its fleecing image
 }
 
 // node is one node of the block graph.
@@ -80,8 +85,8 @@ type device struct {
 	} `json:"inserted"`
 }
 
-func takeInventory(ctx context.Context, mon *qmp.Conn) (*inventory, error) {
-	inv := &inventory{version: mon.Version(), nodes: map[string]node{}}
+func takeInventory(ctx context.Context, mon monitor) (*inventory, error) {
+	inv := &inventory{version: mon.Version()}
 	var name struct {
 		Name string `json:"name"`
 	}
@@ -92,28 +97,32 @@ func takeInventory(ctx context.Context, mon *qmp.Conn) (*inventory, error) {
 		Status string `json:"status"`
 	}
 	var devices []device
-	var nodes []node
 	for _, q := range []struct {
 		command   string
 		args, out any
 	}{
 		{"query-name", nil, &name}, {"query-uuid", nil, &uuid}, {"query-status", nil, &status},
-		{"query-block", nil, &devices}, {"query-named-block-nodes", map[string]any{"flat": true}, &nodes},
-		{"query-block-exports", nil, &inv.exports},
+		{"query-block", nil, &devices},
 	} {
 		if err := mon.Execute(ctx, q.command, q.args, q.out); err != nil {
 			return nil, err
 		}
 	}
 	inv.name, inv.uuid, inv.status = name.Name, uuid.UUID, status.Status
-	for _, n := range nodes {
-		inv.nodes[n.Name] = n
+	var err error
+	if inv.nodes, err = takeNodes(ctx, mon); err != nil {
+		return nil, err
+	}
+	if speaks(mon).exports {
+		if err := mon.Execute(ctx, "query-block-exports", nil, &inv.exports); err != nil {
+			return nil, err
+		}
 	}
 	return inv, inv.takeDisks(ctx, mon, devices)
 }
 
 // takeDisks sorts disks from media and firmware, and gives them their keys.
-func (inv *inventory) takeDisks(ctx context.Context, mon *qmp.Conn, devices []device) error {
+func (inv *inventory) takeDisks(ctx context.Context, mon monitor, devices []device) error {
 	var names [][]string // of each disk, the best first
 	for _, d := range devices {
 		switch {
@@ -150,7 +159,7 @@ func (inv *inventory) takeDisks(ctx context.Context, mon *qmp.Conn, devices []de
 // inThread reports whether a device does its work in a thread of its own, or of its controller, or may do so. Seen with
 // QEMU 7.2.22: an NBD client that disconnects from an export of such a disk is dropped in that thread, where an assertion
 // (nbd_blockdev_client_closed: qemu_in_main_thread) ends QEMU and the guest with it. Since 9.0 clients have a lock.
-func inThread(ctx context.Context, mon *qmp.Conn, qdev string) (bool, error) {
+func inThread(ctx context.Context, mon monitor, qdev string) (bool, error) {
 	var threads []struct {
 		ID string `json:"id"`
 	}
@@ -170,7 +179,7 @@ func inThread(ctx context.Context, mon *qmp.Conn, qdev string) (bool, error) {
 }
 
 // property is a link or text of an object.
-func property(ctx context.Context, mon *qmp.Conn, object, name string) (value string, err error) {
+func property(ctx context.Context, mon monitor, object, name string) (value string, err error) {
 	err = mon.Execute(ctx, "qom-get", map[string]any{"path": object, "property": name}, &value)
 	return value, err
 }
@@ -192,7 +201,7 @@ func cmpOr(words ...string) string {
 }
 
 // serialOf is what the guest sees as the disk's serial number. Not every device has one.
-func serialOf(ctx context.Context, mon *qmp.Conn, qdev string) (string, error) {
+func serialOf(ctx context.Context, mon monitor, qdev string) (string, error) {
 	var serial json.RawMessage
 	err := mon.Execute(ctx, "qom-get", map[string]any{"path": qdev, "property": "serial"}, &serial)
 	if err != nil && !qmp.Refused(err) {
@@ -249,7 +258,7 @@ func (inv *inventory) giveKeys(names [][]string) error {
 }
 
 func (inv *inventory) vm(m Machine) hikae.VM {
-	vm := hikae.VM{ID: m.QMP, Name: m.Name, Facts: map[string]string{
+	vm := hikae.VM{ID: m.ID(), Name: m.Name, Facts: map[string]string{
 		"hypervisor": "QEMU " + inv.version.String(), "status": inv.status,
 	}}
 	if vm.Name == "" {
@@ -257,6 +266,9 @@ func (inv *inventory) vm(m Machine) hikae.VM {
 	}
 	if inv.uuid != "" && strings.Trim(inv.uuid, "0-") != "" {
 		vm.Facts["uuid"] = inv.uuid
+	}
+	if m.Domain != nil {
+		vm.Facts["libvirt"] = m.Domain.URI
 	}
 	for _, d := range inv.disks {
 		vm.Disks = append(vm.Disks, hikae.Disk{Key: d.Key, Size: d.Size, Skip: d.skip})

@@ -21,7 +21,6 @@ import (
 	"github.com/hikae/hikae/job/diskvm"
 	"github.com/hikae/hikae/kvm/kvmtest"
 	"github.com/hikae/hikae/kvm/qga"
-	"github.com/hikae/hikae/kvm/qmp"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo"
 	"github.com/hikae/hikae/repo/store/dirstore"
@@ -37,13 +36,15 @@ const (
 
 // lab is a guest with two disks, a repository and a journal.
 type lab struct {
-	t       *testing.T
+	t       *testing.T // the one that is running
+	whole   *testing.T // the one that the guests belong to
 	dir     string
 	fixture *kvmtest.Fixture
 	guest   *kvmtest.Guest
 	machine Machine
 	scratch string
-	guarded bool // victims have a guard
+	guarded bool  // victims have a guard
+	tool    *tool // victims are the tool; nil: this test program
 	repo    *repo.Repository
 }
 
@@ -59,7 +60,7 @@ func newLab(t *testing.T) *lab {
 	dir, err := os.MkdirTemp("", "kvm") // short, for sockets
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	l := &lab{t: t, dir: dir, fixture: fixture, scratch: filepath.Join(dir, "scratch")}
+	l := &lab{t: t, whole: t, dir: dir, fixture: fixture, scratch: filepath.Join(dir, "scratch")}
 	require.NoError(t, os.Mkdir(l.scratch, 0o700))
 	l.makeDisks()
 	l.boot()
@@ -108,7 +109,7 @@ func (l *lab) boot() {
 		{Path: filepath.Join(l.dir, "data.qcow2"), Format: "qcow2", ID: data},
 	})
 	require.NoError(l.t, err)
-	l.t.Cleanup(l.guest.Kill)
+	l.whole.Cleanup(l.guest.Kill)
 	l.machine = Machine{QMP: l.guest.QMP(), Agent: l.guest.Agent(), Name: "web1"}
 }
 
@@ -144,9 +145,17 @@ func (l *lab) provider(opts Options) *Provider {
 	return New([]Machine{l.machine}, &opts)
 }
 
+// journalDir is where the tool keeps its journal too.
+func (l *lab) journalDir() string { return filepath.Join(l.dir, "state", "journal") }
+
+// source is the machine's address.
+func (l *lab) source() string {
+	return "kvm://" + l.machine.QMP + "?agent=" + l.machine.Agent + "&name=" + l.machine.Name + "&scratch=" + l.scratch
+}
+
 func (l *lab) effects() *hikae.FileJournal {
 	l.t.Helper()
-	j, err := hikae.OpenFileJournal(filepath.Join(l.dir, "journal"))
+	j, err := hikae.OpenFileJournal(l.journalDir())
 	require.NoError(l.t, err)
 	return j
 }
@@ -184,55 +193,14 @@ func (l *lab) newest() *pipe.PointInfo {
 	return newest
 }
 
-// clean checks that nothing is left in QEMU or on the host but the bitmaps that the newest point names.
+// clean checks that nothing is left in QEMU, in the guest or on the host but the bitmaps that the newest point names.
 func (l *lab) clean() {
 	l.t.Helper()
-	mon, err := qmp.Dial(l.t.Context(), l.guest.QMP())
-	require.NoError(l.t, err)
-	defer mon.Close()
-	inv, err := takeInventory(l.t.Context(), mon)
-	require.NoError(l.t, err)
 	want := map[string]string{}
 	if p := l.newest(); p != nil {
 		want = p.Tracking
 	}
-	require.Equal(l.t, "running", inv.status)
-	require.Empty(l.t, inv.exports)
-	for name := range inv.nodes {
-		require.False(l.t, strings.HasPrefix(name, prefix), "node %s was left", name)
-	}
-	for _, d := range inv.disks {
-		var names []string
-		for _, b := range inv.nodes[d.Node].Bitmaps {
-			require.True(l.t, b.Recording && !b.Busy && b.Persistent, b)
-			names = append(names, b.Name)
-		}
-		require.Equal(l.t, nonEmpty(want[d.Key]), names, "bitmaps of disk %s", d.Key)
-	}
-	var jobs []qmp.Job
-	require.NoError(l.t, mon.Execute(l.t.Context(), "query-jobs", nil, &jobs))
-	require.Empty(l.t, jobs)
-	require.True(l.t, qmp.Refused(mon.Execute(l.t.Context(), "nbd-server-stop", nil, nil)), "the NBD server was left running")
-	l.cleanHost()
-}
-
-func nonEmpty(name string) []string {
-	if name == "" {
-		return nil
-	}
-	return []string{name}
-}
-
-func (l *lab) cleanHost() {
-	l.t.Helper()
-	agent := qga.New(l.guest.Agent(), nil)
-	defer agent.Close()
-	frozen, err := agent.Frozen(l.t.Context())
-	require.NoError(l.t, err)
-	require.False(l.t, frozen, "the guest was left frozen")
-	left, err := os.ReadDir(l.scratch)
-	require.NoError(l.t, err)
-	require.Empty(l.t, left)
+	requireClean(l.t, l.guest, l.scratch, want)
 	j := l.effects()
 	defer j.Close()
 	for e, err := range j.Pending(l.t.Context()) {
@@ -292,11 +260,6 @@ func (l *lab) sumOfData(dir string) string {
 func (l *lab) guestSum() string {
 	l.t.Helper()
 	return strings.TrimSpace(l.fx("sum", "/dev/vdb"))
-}
-
-func long() bool {
-	tier := os.Getenv("HIKAE_TEST_TIER")
-	return tier == "long" || tier == "release"
 }
 
 func mustJSON(t *testing.T, v any) string {

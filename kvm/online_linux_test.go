@@ -65,15 +65,7 @@ func TestOnline(t *testing.T) {
 		require.ErrorIs(t, err, ErrBroken)
 		require.Equal(t, job.Changed, l.point(points).Disks[1].Method)
 	})
-	t.Run("the answer to a thaw is lost", func(t *testing.T) {
-		machine := l.machine
-		defer func() { l.machine = machine }()
-		p := &tap{t: t, mute: "guest-fsfreeze-thaw"}
-		l.machine.Agent = filepath.Join(l.dir, "muted")
-		p.open(l.machine.Agent, l.guest.Agent())
-		l.point(points)
-		require.Empty(t, p.mute)
-	})
+	t.Run("answers are lost while the guest is frozen", func(t *testing.T) { l.lostAnswers() })
 	t.Run("no agent answers", func(t *testing.T) {
 		machine := l.machine
 		defer func() { l.machine = machine }()

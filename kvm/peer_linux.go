@@ -4,13 +4,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-
-	"github.com/hikae/hikae/kvm/qmp"
 )
 
-// commandLine is what the process at the other end of a monitor was started with, where it can be read.
-func commandLine(mon *qmp.Conn) []byte {
-	pid, ok := mon.PeerPID()
+// commandLine is what a process was started with, where it can be read.
+func commandLine(pid int, ok bool) []byte {
 	if !ok {
 		return nil
 	}

@@ -2,6 +2,4 @@
 
 package kvm
 
-import "github.com/hikae/hikae/kvm/qmp"
-
-func commandLine(*qmp.Conn) []byte { return nil }
+func commandLine(int, bool) []byte { return nil }

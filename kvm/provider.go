@@ -6,33 +6,53 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/kvm/qmp"
 )
 
-// Machine is one virtual machine and how to talk to it.
+// Machine is one virtual machine and how to talk to it: by sockets of its QEMU, or as a domain of libvirt.
 type Machine struct {
-	QMP   string // path of the monitor's unix socket; the machine's id
-	Agent string // path of the guest agent's unix socket; empty: there is none, and snapshots are crash-consistent
-	Name  string // empty: the name that QEMU was started with
+	QMP    string  // path of the monitor's unix socket
+	Agent  string  // path of the guest agent's unix socket; empty: there is none, and snapshots are crash-consistent
+	Domain *Domain // where libvirt owns the machine: then QMP and Agent are empty
+	Name   string  // empty: the name that QEMU was started with
+
+	// Disks are the images of the VM's disks, by the keys that they have while it runs. Where nobody listens at the
+	// monitor's socket the VM is off, and these are read. Empty: a VM that is off is an error.
+	Disks []DiskImage
+	// Config is the configuration that a point of the VM gets while it is off, when nobody can be asked for it.
+	Config map[string][]byte
+}
+
+// ID is how the machine is named to the provider.
+func (m Machine) ID() string {
+	if m.Domain != nil {
+		return m.Domain.ID()
+	}
+	return m.QMP
 }
 
 // Options change how snapshots are taken. Nil and zero fields are good defaults.
 type Options struct {
 	// Scratch is the folder for fleecing images and sockets, which QEMU must be able to reach by the same path. Empty:
-	// /var/tmp, or the system's temporary folder where there is none.
+	// the folder that libvirt made for the domain, else /var/tmp, else the system's temporary folder.
 	Scratch string
 	// FleeceBytes bounds each disk's fleecing image. Zero: the size of the disk and what describes it, at most half of
-	// what is free in Scratch, shared by the disks.
+	// what is free in Scratch, shared by the disks. With QEMU before 7.1 it is watched rather than enforced: what the
+	// guest writes within a tenth of a second may be more.
 	FleeceBytes int64
 	// DialTimeout bounds the wait for a monitor that serves another client. Zero: 10 s.
 	DialTimeout time.Duration
-	// Guard thaws the guest if this process dies while it is frozen. Nil: nobody does before the next sweep.
+	// Guard looks after the guest if this process dies while it is frozen, or while with a QEMU before 7.1 somebody must
+	// watch. Nil: nobody does before the next sweep.
 	Guard Guard
 	// ThawTimeout is how long thawing is tried again until the guest confirms it. Zero: 60 s.
 	ThawTimeout time.Duration
+
+	pretend *qmp.Version // in tests: the QEMU is talked to as if it were this old
 }
 
 // Provider is a set of machines.
@@ -51,12 +71,6 @@ func New(machines []Machine, opts *Options) *Provider {
 	p := &Provider{machines: machines}
 	if opts != nil {
 		p.opts = *opts
-	}
-	if p.opts.Scratch == "" {
-		p.opts.Scratch = "/var/tmp"
-		if _, err := os.Stat(p.opts.Scratch); err != nil {
-			p.opts.Scratch = os.TempDir()
-		}
 	}
 	if p.opts.DialTimeout <= 0 {
 		p.opts.DialTimeout = 10 * time.Second
@@ -80,14 +94,17 @@ func (p *Provider) VMs(ctx context.Context) iter.Seq2[hikae.VM, error] {
 }
 
 func (p *Provider) describe(ctx context.Context, m Machine) (hikae.VM, error) {
-	mon, err := p.dial(ctx, m.QMP)
+	mon, err := p.monitor(ctx, m)
+	if m.isOff(err) {
+		return p.describeOff(ctx, m)
+	}
 	if err != nil {
 		return hikae.VM{}, err
 	}
 	defer mon.Close()
 	inv, err := takeInventory(ctx, mon)
 	if err != nil {
-		return hikae.VM{}, fmt.Errorf("%s: %w", m.QMP, err)
+		return hikae.VM{}, fmt.Errorf("%s: %w", m.ID(), err)
 	}
 	return inv.vm(m), nil
 }
@@ -101,9 +118,21 @@ func (p *Provider) dial(ctx context.Context, path string) (*qmp.Conn, error) {
 
 func (p *Provider) machine(id string) (Machine, error) {
 	for _, m := range p.machines {
-		if m.QMP == id {
+		if m.ID() == id {
 			return m, nil
 		}
 	}
 	return Machine{}, fmt.Errorf("VM %q: %w", id, fs.ErrNotExist)
+}
+
+// scratch is the folder for what QEMU and we both must reach.
+func (p *Provider) scratch() (string, error) {
+	dir := p.opts.Scratch
+	if dir == "" {
+		dir = "/var/tmp"
+		if _, err := os.Stat(dir); err != nil {
+			dir = os.TempDir()
+		}
+	}
+	return filepath.Abs(dir)
 }

@@ -4,21 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hikae/hikae"
-	"github.com/hikae/hikae/kvm/qga"
-	"github.com/hikae/hikae/kvm/qmp"
 )
-
-// errNothingFrozen: the agent answered, and there was no file system that it could freeze.
-var errNothingFrozen = errors.New("the guest agent froze no file system")
 
 const freezeDeadline = 10 * time.Second
 
@@ -34,7 +27,14 @@ type snapshot struct {
 	warnings    []string
 	reasons     map[string]string // by key, why the base's bitmap cannot be used
 
-	mon       *qmp.Conn // while the monitor is held
+	owner owner // of the files that QEMU uses
+	byJob bool  // old data is kept by backup jobs, which somebody must watch, and not by filters
+	gates bool  // filters are put in by one command, below nodes that are there before
+
+	mon       monitor // while the monitor is held
+	watch     *watch  // with backup jobs, from the snapshot's moment to its release
+	unguard   func()  // lets the guard go, where one is armed
+	broken    atomic.Pointer[error]
 	done      map[string]func(context.Context) error
 	committed bool
 }
@@ -46,14 +46,19 @@ func (p *Provider) Snapshot(ctx context.Context, id string, opts *hikae.Snapshot
 		return nil, err
 	}
 	s := &snapshot{provider: p, machine: m, footprint: newFootprint(m.QMP), consistency: hikae.Crash,
-		reasons: map[string]string{}, done: map[string]func(context.Context) error{}}
+		reasons: map[string]string{}, unguard: func() {}, done: map[string]func(context.Context) error{}}
+	s.Domain = m.Domain
 	if opts != nil {
 		s.opts = *opts
 	}
 	if s.opts.FreezeDeadline <= 0 {
 		s.opts.FreezeDeadline = freezeDeadline
 	}
-	if err := s.take(ctx); err != nil {
+	err = s.take(ctx)
+	if m.isOff(err) && len(s.done) == 0 {
+		return p.snapshotOff(ctx, m, s.opts)
+	}
+	if err != nil {
 		host, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
 		return nil, errors.Join(err, s.Release(host))
@@ -89,31 +94,33 @@ func (s *snapshot) take(ctx context.Context) error {
 // connect takes the monitor, for as long as it is needed.
 func (s *snapshot) connect(ctx context.Context) (err error) {
 	if s.mon == nil {
-		s.mon, err = s.provider.dial(ctx, s.machine.QMP)
+		s.mon, err = s.provider.monitor(ctx, s.machine)
 	}
 	return err
 }
 
+// disconnect gives the monitor back, unless the snapshot is watched by it.
 func (s *snapshot) disconnect() {
-	if s.mon != nil {
+	if s.mon != nil && s.watch == nil {
 		s.mon.Close()
 		s.mon = nil
 	}
 }
 
-// look finds out what there is, and refuses a machine that another session is at work on.
+// look finds out what there is, and refuses a machine that another session is at work on, or that is on its way.
 func (s *snapshot) look(ctx context.Context) (*inventory, error) {
 	inv, err := takeInventory(ctx, s.mon)
 	if err != nil {
 		return nil, err
 	}
-	if !inv.version.AtLeast(7, 1) {
+	if !inv.version.AtLeast(4, 2) {
 		return nil, fmt.Errorf("%w: this is %v", ErrOldQEMU, inv.version)
 	}
-	for name := range inv.nodes {
-		if strings.HasPrefix(name, prefix) {
-			return nil, &hikae.BusyError{What: "VM " + s.machine.QMP, Owner: "a session that is running, or was killed and not yet swept (block node " + name + ")"}
-		}
+	if err := settled(ctx, s.mon, s.machine.ID(), inv.status); err != nil {
+		return nil, err
+	}
+	if err := s.alone(inv.nodes); err != nil {
+		return nil, err
 	}
 	for _, d := range inv.disks {
 		if d.skip == "" {
@@ -124,14 +131,28 @@ func (s *snapshot) look(ctx context.Context) (*inventory, error) {
 	if len(s.Disks) == 0 {
 		return nil, noDisk(s.machine, inv)
 	}
-	scratch, err := filepath.Abs(s.provider.opts.Scratch)
-	if err != nil {
+	_, batches := s.mon.(batcher)
+	s.byJob = !speaks(s.mon).filters
+	s.gates = !s.byJob && !batches && len(s.Disks) > 1
+	s.vm = inv.vm(s.machine)
+	if s.vm.Config, err = takeConfig(ctx, s.mon); err != nil {
 		return nil, err
 	}
-	s.Dir = filepath.Join(scratch, s.Mark)
-	s.vm = inv.vm(s.machine)
-	s.vm.Config, err = takeConfig(ctx, s.mon)
-	return inv, err
+	if err := s.recordMachine(ctx, inv); err != nil {
+		return nil, err
+	}
+	return inv, s.chooseFolder(ctx)
+}
+
+// alone refuses a machine with another session's nodes. Asked again after ours are there: of two sessions that both
+// found nothing at least one finds the other then.
+func (s *snapshot) alone(nodes map[string]node) error {
+	for name := range nodes {
+		if strings.HasPrefix(name, prefix) && !s.mine(name) {
+			return &hikae.BusyError{What: "VM " + s.machine.ID(), Owner: "a session that is running, or was killed and not yet swept (block node " + name + ")"}
+		}
+	}
+	return nil
 }
 
 func noDisk(m Machine, inv *inventory) error {
@@ -139,7 +160,7 @@ func noDisk(m Machine, inv *inventory) error {
 	for _, d := range inv.disks {
 		why = append(why, fmt.Sprintf("; disk %s: %s", d.Key, d.skip))
 	}
-	return fmt.Errorf("VM %s has no disk that can be backed up%s", m.QMP, strings.Join(why, ""))
+	return fmt.Errorf("VM %s has no disk that can be backed up%s", m.ID(), strings.Join(why, ""))
 }
 
 // usable is the base's bitmap on a disk, if what it holds can be relied on.
@@ -171,6 +192,9 @@ func (s *snapshot) intend(ctx context.Context, kind string, more map[string]stri
 	if err != nil {
 		return err
 	}
+	if kind == kindBitmap { // which of the two bitmaps goes depends on whether the point was committed
+		e.Repository = s.opts.Repository
+	}
 	done, err := s.opts.Journal.Intend(ctx, e)
 	if err == nil {
 		s.done[kind] = done
@@ -191,253 +215,6 @@ func (s *snapshot) settle(ctx context.Context, kind string) error {
 	return nil
 }
 
-// addBitmaps begins to track, on all disks at once, before the moment: what is written in between is read once more
-// the next time, which is harmless.
-func (s *snapshot) addBitmaps(ctx context.Context) error {
-	if err := s.intend(ctx, kindBitmap, nil); err != nil {
-		return err
-	}
-	nodes, err := takeNodes(ctx, s.mon)
-	if err != nil {
-		return err
-	}
-	var actions []any
-	for _, d := range s.Disks {
-		actions = append(actions, action("block-dirty-bitmap-add", map[string]any{
-			"node": d.Node, "name": s.changeID(), "persistent": nodes[d.Node].Driver == "qcow2",
-		}))
-	}
-	return transaction(ctx, s.mon, actions)
-}
-
-func action(kind string, data map[string]any) any { return map[string]any{"type": kind, "data": data} }
-
-func transaction(ctx context.Context, mon *qmp.Conn, actions []any) error {
-	if len(actions) == 0 {
-		return nil
-	}
-	return mon.Execute(ctx, "transaction", map[string]any{"actions": actions}, nil)
-}
-
-// addFleece makes the fleecing images and the filters, which nobody uses yet.
-func (s *snapshot) addFleece(ctx context.Context) error {
-	if len(s.socket()) > maxSocketPath {
-		return fmt.Errorf("%s: %w: a socket's path has at most %d bytes, choose another scratch folder", s.socket(), fs.ErrInvalid, maxSocketPath)
-	}
-	if err := s.intend(ctx, kindFleece, nil); err != nil {
-		return err
-	}
-	owner, err := os.Stat(s.machine.QMP)
-	if err != nil {
-		return err
-	}
-	if err := os.Mkdir(s.Dir, 0o700); err != nil {
-		return err
-	}
-	if err := giveTo(s.Dir, owner); err != nil {
-		return err
-	}
-	for i, d := range s.Disks {
-		if err := s.addFilter(ctx, i, d, owner); err != nil {
-			return fmt.Errorf("disk %s: %w", d.Key, err)
-		}
-	}
-	return nil
-}
-
-// cbwTimeout is how many seconds a write of the guest may wait for the fleecing image before the snapshot is given up.
-const cbwTimeout = 30
-
-func (s *snapshot) addFilter(ctx context.Context, i int, d disk, owner fs.FileInfo) error {
-	limit, err := s.fleeceBytes(d)
-	if err != nil {
-		return err
-	}
-	if err := makeFleece(ctx, s.file(i), d.Size, limit); err != nil {
-		return err
-	}
-	if err := giveTo(s.file(i), owner); err != nil {
-		return err
-	}
-	err = s.mon.Execute(ctx, "blockdev-add", map[string]any{
-		"driver": "qcow2", "node-name": s.fleece(i), "discard": "unmap",
-		"file": map[string]any{ // the raw driver is what refuses to grow beyond the limit
-			"driver": "raw", "size": limit,
-			"file": map[string]any{"driver": "file", "filename": s.file(i), "discard": "unmap"},
-		},
-	}, nil)
-	if err != nil {
-		return err
-	}
-	return s.mon.Execute(ctx, "blockdev-add", map[string]any{
-		"driver": "copy-before-write", "node-name": s.filter(i), "file": d.Node, "target": s.fleece(i),
-		"on-cbw-error": "break-snapshot", "cbw-timeout": cbwTimeout,
-	}, nil)
-}
-
-// pin is the moment: the guest's file systems are frozen, and the filters come between devices and disks. What is going
-// to happen is written down before, so that nothing waits for the journal while the guest is frozen; and the pause last,
-// because what was written down last is undone first, and a guest that stands still cannot thaw.
-func (s *snapshot) pin(ctx context.Context, running bool) error {
-	quiescer := s.opts.Quiescer // who brought it keeps a journal of its own: we could not undo it
-	if quiescer == nil && s.machine.Agent != "" && running {
-		agent := agentQuiescer{qga.New(s.machine.Agent, nil)}
-		defer agent.Close()
-		if err := s.intend(ctx, kindFreeze, map[string]string{"agent": s.machine.Agent}); err != nil {
-			return err
-		}
-		quiescer = agent
-	}
-	if running && len(s.Disks) > 1 {
-		if err := s.intend(ctx, kindPause, nil); err != nil {
-			return err
-		}
-	}
-	if !running {
-		s.warn("the VM is not running (%s), its file systems were not frozen", s.vm.Facts["status"])
-	}
-	if quiescer == nil || !running {
-		return s.insert(ctx)
-	}
-	defer s.guard(ctx)()
-	return s.quiesced(ctx, quiescer)
-}
-
-// guard arms the guard, where there is one and the guest is frozen by its agent.
-func (s *snapshot) guard(ctx context.Context) (release func()) {
-	arm := s.provider.opts.Guard
-	if arm == nil || s.opts.Quiescer != nil {
-		return func() {}
-	}
-	done, err := arm(ctx, s.machine.Agent)
-	if err != nil {
-		s.warn("nobody would thaw the guest if this process died: %v", err)
-		return func() {}
-	}
-	return func() {
-		if err := done(); err != nil {
-			s.warn("the guard of the frozen guest: %v", err)
-		}
-	}
-}
-
-// quiesced inserts the filters while the guest is frozen. It is thawed on every path; where nobody confirms that, the
-// effect stays in the journal and the snapshot fails. A guest that cannot be frozen is pinned as it is.
-func (s *snapshot) quiesced(ctx context.Context, q hikae.Quiescer) error {
-	begun := time.Now()
-	cold, cancel := context.WithTimeout(ctx, s.opts.FreezeDeadline)
-	defer cancel()
-	froze := q.Freeze(cold)
-	if froze == nil {
-		err := s.insert(cold)
-		if thawed := s.thaw(ctx, q); thawed != nil {
-			return errors.Join(err, thawed)
-		}
-		s.consistency = hikae.Filesystem
-		s.vm.Facts["frozen"] = time.Since(begun).Round(time.Millisecond).String() // with the agent's way there and back
-		return err
-	}
-	if !untouched(froze) {
-		if err := s.thaw(ctx, q); err != nil {
-			return err
-		}
-	}
-	s.warn("the guest could not be frozen: %v", froze)
-	return errors.Join(s.settle(ctx, kindFreeze), s.insert(ctx))
-}
-
-// thaw has time of its own: a cancelled session must not leave a frozen guest.
-func (s *snapshot) thaw(ctx context.Context, q hikae.Quiescer) error {
-	warm, stop := context.WithTimeout(context.WithoutCancel(ctx), s.provider.opts.ThawTimeout)
-	defer stop()
-	if err := q.Thaw(warm); err != nil {
-		return &hikae.QuiesceError{Stage: "thaw", Err: err}
-	}
-	return s.settle(warm, kindFreeze)
-}
-
-// untouched: the agent was not there before anything was asked of it, or somebody else froze the guest. Then there is
-// nothing that would be ours to thaw.
-func untouched(froze error) bool {
-	return errors.Is(froze, qga.ErrSilent) || errors.Is(froze, qga.ErrFrozen) || gone(froze)
-}
-
-// insert puts the filters in, all in one message. Where there are several, QEMU stands still meanwhile, and what lets
-// it go on is in the same message.
-func (s *snapshot) insert(ctx context.Context) error {
-	var cmds []*qmp.Command
-	_, pause := s.done[kindPause]
-	if pause {
-		cmds = append(cmds, &qmp.Command{Name: "stop"})
-	}
-	for i, d := range s.Disks {
-		cmds = append(cmds, &qmp.Command{Name: "qom-set", Args: map[string]any{"path": d.QDev, "property": "drive", "value": s.filter(i)}})
-	}
-	if pause {
-		cmds = append(cmds, &qmp.Command{Name: "cont"})
-	}
-	if err := s.mon.Batch(ctx, cmds); err != nil {
-		return err
-	}
-	var errs []error
-	for _, c := range cmds {
-		errs = append(errs, c.Err)
-	}
-	if pause && cmds[len(cmds)-1].Err == nil {
-		errs = append(errs, s.settle(ctx, kindPause))
-	}
-	return errors.Join(errs...)
-}
-
-// copyBase makes copies of the base's bitmaps, for the reader: an export takes none that records. All are taken at one
-// moment after the snapshot's, so they hold everything up to it.
-func (s *snapshot) copyBase(ctx context.Context) error {
-	var actions []any
-	for _, d := range s.Disks {
-		if d.Base == "" {
-			continue
-		}
-		actions = append(actions,
-			action("block-dirty-bitmap-add", map[string]any{"node": d.Node, "name": s.copyName(), "disabled": true}),
-			action("block-dirty-bitmap-merge", map[string]any{"node": d.Node, "target": s.copyName(), "bitmaps": []string{d.Base}}))
-	}
-	return transaction(ctx, s.mon, actions)
-}
-
-// addExports lets the snapshot be read.
-func (s *snapshot) addExports(ctx context.Context) error {
-	for i := range s.Disks {
-		err := s.mon.Execute(ctx, "blockdev-add", map[string]any{"driver": "snapshot-access", "node-name": s.access(i), "file": s.filter(i)}, nil)
-		if err != nil {
-			return err
-		}
-	}
-	if err := s.intend(ctx, kindExport, nil); err != nil {
-		return err
-	}
-	err := s.mon.Execute(ctx, "nbd-server-start", map[string]any{"addr": map[string]any{"type": "unix", "data": map[string]any{"path": s.socket()}}}, nil)
-	if qmp.Refused(err) && strings.Contains(err.Error(), "already running") {
-		return &hikae.BusyError{What: "the NBD server of VM " + s.machine.QMP, Owner: "somebody else's export"}
-	}
-	if err != nil {
-		return err
-	}
-	for i, d := range s.Disks {
-		if err := s.mon.Execute(ctx, "block-export-add", s.exportArgs(i, d), nil); err != nil {
-			return fmt.Errorf("disk %s: %w", d.Key, err)
-		}
-	}
-	return nil
-}
-
-func (s *snapshot) exportArgs(i int, d disk) map[string]any {
-	args := map[string]any{"type": "nbd", "id": s.exportID(i), "node-name": s.access(i), "name": s.exportID(i)}
-	if d.Base != "" {
-		args["bitmaps"] = []any{map[string]any{"node": d.Node, "name": s.copyName()}}
-	}
-	return args
-}
-
 func (s *snapshot) warn(format string, args ...any) {
 	s.warnings = append(s.warnings, fmt.Sprintf(format, args...))
 }
@@ -447,12 +224,16 @@ func (s *snapshot) VM() hikae.VM                   { return s.vm }
 func (s *snapshot) Consistency() hikae.Consistency { return s.consistency }
 func (s *snapshot) Warnings() []string             { return slices.Clone(s.warnings) }
 
-// Prepare hands out the bitmaps that began with the snapshot, where they still record.
+// Prepare hands out the bitmaps that began with the snapshot, where they still record. It fails where what was read may
+// not be the snapshot's: the VM has left ([ErrMigrated]), or nothing keeps old data any more ([ErrBroken]).
 func (s *snapshot) Prepare(ctx context.Context) (map[string]hikae.ChangeID, error) {
 	if err := s.connect(ctx); err != nil {
-		return nil, err
+		return nil, s.parted(err)
 	}
 	defer s.disconnect()
+	if err := s.stands(ctx); err != nil {
+		return nil, err
+	}
 	nodes, err := takeNodes(ctx, s.mon)
 	if err != nil {
 		return nil, err
@@ -492,8 +273,10 @@ func (s *snapshot) oldBitmaps(d disk) []string { return []string{string(s.opts.S
 // Release removes what the snapshot made; the base was never touched, so there is nothing to make whole. It may be
 // called again after an error.
 func (s *snapshot) Release(ctx context.Context) error {
+	s.unwatch()
 	defer s.disconnect()
 	if len(s.done) == 0 {
+		s.unguard()
 		return nil
 	}
 	err := s.connect(ctx)
@@ -501,9 +284,14 @@ func (s *snapshot) Release(ctx context.Context) error {
 		return err
 	}
 	if err != nil { // QEMU has ended, and all that was in it
-		return s.releaseFiles(ctx)
+		err = s.releaseFiles(ctx)
+	} else {
+		err = s.release(ctx)
 	}
-	return s.release(ctx)
+	if err == nil || len(s.done) == 1 && s.done[kindBitmap] != nil {
+		s.unguard()
+	}
+	return err
 }
 
 func (s *snapshot) release(ctx context.Context) error {
@@ -520,7 +308,7 @@ func (s *snapshot) release(ctx context.Context) error {
 		return err == nil
 	}
 	step(kindPause, func() error { return s.unpause(ctx, s.mon) })
-	step(kindFreeze, func() error { return thaw(ctx, s.machine.Agent) })
+	step(kindFreeze, func() error { return s.machine.agent().thaw(ctx) })
 	if step(kindExport, func() error { return s.removeExports(ctx, s.mon) }) && step(kindFleece, func() error { return s.removeFleece(ctx, s.mon) }) {
 		step(kindBitmap, func() error { return s.removeBitmaps(ctx, s.mon, s.newBitmaps) })
 	}

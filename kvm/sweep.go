@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 
 	"github.com/hikae/hikae"
-	"github.com/hikae/hikae/kvm/qga"
-	"github.com/hikae/hikae/kvm/qmp"
 )
 
 // Kinds of effects, in the order in which a session writes them down. They are undone in the opposite order.
@@ -28,11 +25,22 @@ const (
 // A point that was committed before the session died keeps its bitmaps, and the base that it replaced loses its own, as
 // the session's Commit would have done.
 func (p *Provider) Undo(ctx context.Context, e hikae.Effect, keep []hikae.ChangeID) error {
+	switch e.Kind {
+	case kindImages:
+		return p.undoImages(ctx, e, keep)
+	case kindPlace:
+		return p.undoPlace(ctx, e)
+	case kindDraft:
+		return undoDraft(e)
+	}
 	f, err := footprintOf(e)
 	if err != nil {
 		return err
 	}
-	mon, err := p.dial(ctx, f.QMP)
+	mon, err := p.monitor(ctx, f.machine())
+	if gone(err) && e.Kind == kindBitmap && f.filed() {
+		return p.undoBitmapsOff(ctx, &f, keep)
+	}
 	if gone(err) {
 		return f.undoWithout(e.Kind, err)
 	}
@@ -67,44 +75,29 @@ func (f *footprint) undoWithout(kind string, dial error) error {
 }
 
 // undoFreeze thaws, if it is still the machine that was frozen.
-func (f *footprint) undoFreeze(ctx context.Context, mon *qmp.Conn, agent string) error {
+func (f *footprint) undoFreeze(ctx context.Context, mon monitor, agent string) error {
 	nodes, err := takeNodes(ctx, mon)
-	if err != nil || !f.lives(&inventory{nodes: nodes}) {
+	if err != nil || !f.lives(nodes) {
 		return err
 	}
-	return thaw(ctx, agent)
-}
-
-// thaw thaws by the agent. A quiescer that the caller brought along cannot be reached any more.
-func thaw(ctx context.Context, agent string) error {
-	if agent == "" {
-		return nil
-	}
-	if !filepath.IsAbs(agent) {
-		return fmt.Errorf("guest agent %q: not an absolute path", agent)
-	}
-	c := qga.New(agent, nil)
-	defer c.Close()
-	return c.Thaw(ctx)
+	return agentLink{agent, f.Domain}.thaw(ctx)
 }
 
 // unpause lets a machine go on that a session stopped and did not live to continue.
-func (f *footprint) unpause(ctx context.Context, mon *qmp.Conn) error {
+func (f *footprint) unpause(ctx context.Context, mon monitor) error {
 	nodes, err := takeNodes(ctx, mon)
-	if err != nil || !f.lives(&inventory{nodes: nodes}) {
+	if err != nil || !f.lives(nodes) {
 		return err
 	}
-	var status struct {
-		Status string `json:"status"`
-	}
-	if err := mon.Execute(ctx, "query-status", nil, &status); err != nil || status.Status != "paused" {
+	status, err := runState(ctx, mon)
+	if err != nil || status != "paused" {
 		return err
 	}
 	return mon.Execute(ctx, "cont", nil, nil)
 }
 
 // undoBitmaps goes back to the base, or on to the point that was committed.
-func (f *footprint) undoBitmaps(ctx context.Context, mon *qmp.Conn, keep []hikae.ChangeID) error {
+func (f *footprint) undoBitmaps(ctx context.Context, mon monitor, keep []hikae.ChangeID) error {
 	if slices.Contains(keep, hikae.ChangeID(f.changeID())) {
 		return f.removeBitmaps(ctx, mon, func(d disk) []string { return []string{d.Base} })
 	}

@@ -3,6 +3,7 @@
 package kvm
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -11,13 +12,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// giveTo makes a file belong to the user that QEMU runs as, which is who owns its monitor's socket.
-func giveTo(path string, owner fs.FileInfo) error {
-	st, ok := owner.Sys().(*syscall.Stat_t)
-	if !ok || os.Geteuid() != 0 || st.Uid == 0 {
+// owner is whom a file must belong to, so that a QEMU can use it.
+type owner struct {
+	uid, gid int    // zero: nobody else
+	label    string // of SELinux; empty: none
+}
+
+// ownerOf is who owns a file.
+func ownerOf(path string) (o owner, err error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return o, err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		o.uid, o.gid = int(st.Uid), int(st.Gid)
+	}
+	return o, nil
+}
+
+// give makes a file belong to the owner, as far as we may: only root has to, and can.
+func (o owner) give(path string) error {
+	if os.Geteuid() != 0 {
 		return nil
 	}
-	return os.Chown(path, int(st.Uid), int(st.Gid))
+	if o.uid != 0 {
+		if err := os.Chown(path, o.uid, o.gid); err != nil {
+			return err
+		}
+	}
+	return o.giveLabel(path)
 }
 
 // freeBytes is what an ordinary user may still write into a folder.
@@ -27,6 +50,19 @@ func freeBytes(path string) (int64, error) {
 		return 0, &fs.PathError{Op: "statfs", Path: path, Err: err}
 	}
 	return int64(st.Bavail) * int64(st.Bsize), nil
+}
+
+// allocatedBytes is what a file takes up of its file system.
+func allocatedBytes(path string) (int64, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, errors.ErrUnsupported
+	}
+	return int64(st.Blocks) * 512, nil
 }
 
 // detach keeps a guard out of reach of what is sent to our terminal or our process group.

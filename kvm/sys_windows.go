@@ -2,13 +2,31 @@ package kvm
 
 import (
 	"io/fs"
+	"os"
 	"os/exec"
 	"syscall"
 
 	"golang.org/x/sys/windows"
 )
 
-func giveTo(string, fs.FileInfo) error { return nil }
+// owner is whom a file must belong to, so that a QEMU can use it: here nobody else than whoever made it.
+type owner struct {
+	uid, gid int
+	label    string
+}
+
+func ownerOf(string) (owner, error) { return owner{}, nil }
+
+func (o owner) give(string) error { return nil }
+
+// allocatedBytes is how long a file is, which is at least what it takes up.
+func allocatedBytes(path string) (int64, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
 
 // freeBytes is what this user may still write into a folder.
 func freeBytes(path string) (int64, error) {

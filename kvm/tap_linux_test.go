@@ -23,11 +23,13 @@ type tap struct {
 	at     int      // which one to strike at, from 1; zero: none
 	after  bool     // the command is passed on before
 	strike func()
-	mute   string // a command whose first answer never comes; empty: none
+	hold   bool   // what comes behind the struck command is passed on
+	mute   string // a command whose answer never comes
+	muted  int    // so many times still
 }
 
-// open puts the tap between path and the socket at upstream.
-func (p *tap) open(path, upstream string) {
+// open puts the tap between path and the socket at upstream, until the test ends or the tap is shut.
+func (p *tap) open(path, upstream string) (shut func()) {
 	l, err := net.Listen("unix", path)
 	require.NoError(p.t, err)
 	var group sync.WaitGroup
@@ -40,10 +42,12 @@ func (p *tap) open(path, upstream string) {
 			group.Go(func() { p.pass(c, upstream) })
 		}
 	})
-	p.t.Cleanup(func() {
+	shut = sync.OnceFunc(func() {
 		l.Close()
 		group.Wait()
 	})
+	p.t.Cleanup(shut)
+	return shut
 }
 
 func (p *tap) pass(client net.Conn, upstream string) {
@@ -76,7 +80,9 @@ func (p *tap) pass(client net.Conn, upstream string) {
 		if err != nil {
 			return
 		}
-		mute.Store(p.mutes(line))
+		if p.mutes(line) { // from here on nothing comes back by this connection
+			mute.Store(true)
+		}
 		if p.deal(line, server) {
 			return
 		}
@@ -87,10 +93,10 @@ func (p *tap) pass(client net.Conn, upstream string) {
 func (p *tap) mutes(line []byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.mute == "" || !bytes.Contains(line, []byte(p.mute)) {
+	if p.muted == 0 || !bytes.Contains(line, []byte(p.mute)) {
 		return false
 	}
-	p.mute = ""
+	p.muted--
 	return true
 }
 
@@ -117,7 +123,7 @@ func (p *tap) deal(line []byte, server net.Conn) (struck bool) {
 		time.Sleep(150 * time.Millisecond) // QEMU does what it was told
 	}
 	strike()
-	return true
+	return !p.hold
 }
 
 // arm begins to count anew.

@@ -20,7 +20,8 @@ type CacheOptions struct {
 
 // Cache returns an image that keeps what was read last, in aligned chunks, and reads a chunk once however many ask for
 // it at the same time. It is for readers that hop about, such as a file system on an image; a copy gains nothing. Reads
-// in flight hold their chunk beside the bound. After Close, reads that are not kept fail.
+// in flight hold their chunk beside the bound. A read of four chunks or more goes past the cache: it would push out what
+// hopping about needs. After Close, reads that are not kept fail.
 func Cache(img Image, opts *CacheOptions) Image {
 	var o CacheOptions
 	if opts != nil {
@@ -62,6 +63,9 @@ func (c *cached) Unwrap() Image { return c.Image }
 func (c *cached) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, &RangeError{Op: "read", Off: off, Len: int64(len(p)), Err: fs.ErrInvalid}
+	}
+	if int64(len(p)) >= 4*c.chunkBytes {
+		return c.Image.ReadAt(ctx, p, off)
 	}
 	done := 0
 	for done < len(p) {

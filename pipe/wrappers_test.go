@@ -188,6 +188,11 @@ func TestCacheReadsOnce(t *testing.T) {
 		require.Equal(t, int64(3), meter.Counts().Reads)
 		read(0)
 		require.Equal(t, int64(4), meter.Counts().Reads)
+		_, err := img.ReadAt(t.Context(), make([]byte, 256<<10), 300_000) // goes past, and pushes nothing out
+		require.NoError(t, err)
+		require.Equal(t, int64(5), meter.Counts().Reads)
+		read(0)
+		require.Equal(t, int64(5), meter.Counts().Reads)
 	})
 }
 

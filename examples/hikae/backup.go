@@ -18,6 +18,7 @@ import (
 	"github.com/hikae/hikae/examples/hikae/internal/show"
 	"github.com/hikae/hikae/job"
 	"github.com/hikae/hikae/job/diskvm"
+	"github.com/hikae/hikae/kvm"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo"
 )
@@ -35,6 +36,9 @@ type backupFlags struct {
 
 	excludeSwap, excludeFree bool
 	excludeFiles             []string
+
+	off     *offline // the VM, where it turned out to be off
+	several []vmOf   // the VMs, where a URL means more than one
 }
 
 func (t *tool) backupCommand() *cobra.Command {
@@ -58,6 +62,11 @@ A running VM of QEMU is named by the socket of its monitor, and by that of its g
 then freezes its file systems for an instant: kvm:///run/vm/qmp.sock?agent=/run/vm/qga.sock&name=web1. Its second backup
 reads only what changed. scratch= names the folder for what the VM overwrites meanwhile (default /var/tmp).
 
+Swap space, and free space of file systems that are known (ext2/3/4, XFS, NTFS, FAT, also on LVM), are not stored; they
+read as zero after a restore. --exclude-file leaves out files too: a path from the root of a volume with * ? [a-z], and **
+for any folders; a glob without a slash fits in any folder; ! in front keeps what fits; VOLUME:: in front means one volume,
+by label, UUID or name. What is doubtful is stored whole, and ` + "`hikae report`" + ` says of each volume what was left out and why.
+
 A file that QEMU has open for writing is refused, because a copy of it would be of no one moment; --force-live takes it
 all the same, and the command ends with exit status 3.`),
 		Example: example(`
@@ -66,6 +75,10 @@ hikae backup --repo /backup/hikae --name db1 system=/vm/db1-sda.raw data=/vm/db1
 
 # a VM while it runs
 hikae backup --repo /backup/hikae "kvm:///run/vm/qmp.sock?agent=/run/vm/qga.sock&name=web1"
+hikae backup --repo /backup/hikae "kvm+libvirt:///system?vm=web1"
+
+# without the guest's temporary files and caches
+hikae backup --repo /backup/hikae --name web1 --exclude-file '**/tmp/**' --exclude-file 'data::/cache' /vm/web1.qcow2
 
 # with a list of changed ranges from a hypervisor, at night, gently
 hikae backup --repo /backup/hikae --name web1 --changed disk0=changed.json --limit 100MiB/s /vm/web1.raw`),
@@ -80,23 +93,17 @@ hikae backup --repo /backup/hikae --name web1 --changed disk0=changed.json --lim
 	flags.StringVar(&f.time, "time", "", "when the VM was in this state, as `RFC3339` (default now)")
 	flags.StringVar(&f.limit, "limit", "", "read no more than `RATE`, such as 100MiB/s or 400Mbit/s")
 	flags.BoolVar(&f.forceLive, "force-live", false, "take disks that QEMU is writing to")
-	flags.BoolVar(&f.excludeSwap, "exclude-swap", true, "leave out swap space")
-	flags.BoolVar(&f.excludeFree, "exclude-free", true, "leave out free space of file systems")
-	flags.StringArrayVar(&f.excludeFiles, "exclude-file", nil, "leave out files that match `GLOB`; may repeat")
+	flags.BoolVar(&f.excludeSwap, "exclude-swap", true, "leave out swap space (--exclude-swap=false keeps it)")
+	flags.BoolVar(&f.excludeFree, "exclude-free", true, "leave out free space of file systems (--exclude-free=false keeps it)")
+	flags.StringArrayVar(&f.excludeFiles, "exclude-file", nil, "leave out files of the guest that match `GLOB`, or with ! in front keep them; may repeat")
 	completeWith(cmd, "compression", levels...)
 	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) {
-		var notes []string
-		for _, name := range []string{"exclude-swap", "exclude-free", "exclude-file"} {
-			if flags.Changed(name) {
-				notes = append(notes, "--"+name+" has no effect yet: nothing is left out")
-			}
-		}
-		return t.backup(ctx, f, args, notes)
+		return t.backup(ctx, f, args)
 	})
 	return cmd
 }
 
-func (t *tool) backup(ctx context.Context, f *backupFlags, sources, notes []string) (*reply, error) {
+func (t *tool) backup(ctx context.Context, f *backupFlags, sources []string) (*reply, error) {
 	provider, err := f.provider(ctx, sources)
 	if err != nil {
 		return nil, err
@@ -105,7 +112,6 @@ func (t *tool) backup(ctx context.Context, f *backupFlags, sources, notes []stri
 	if err != nil {
 		return nil, err
 	}
-	opts.Notes = notes
 	if opts.Sessions, err = t.sessions(); err != nil {
 		return nil, err
 	}
@@ -120,14 +126,26 @@ func (t *tool) backup(ctx context.Context, f *backupFlags, sources, notes []stri
 	}
 	defer journal.Close()
 	opts.Journal = journal
+	if f.off != nil {
+		var note string
+		if provider, note, err = f.off.provider(ctx, r.Repository); err != nil {
+			return nil, err
+		}
+		opts.Notes = append(opts.Notes, note)
+	}
 	if opts.Compression == "" {
 		opts.Compression = r.Params().Compression
 	}
+	opts.Exclude = f.excluder(int64(r.Params().BlockSize))
 	if opts.Base, err = f.basePoint(ctx, r.Repository); err != nil {
 		return nil, err
 	}
 	progress := t.bars()
 	opts.Events = progress.Event
+	if each, ok := provider.(oneByOne); ok {
+		defer progress.Close()
+		return t.backupSeveral(ctx, f, each, r, opts)
+	}
 	result, err := job.Backup(ctx, provider, "", r, opts)
 	progress.Close()
 	if err != nil {
@@ -174,13 +192,13 @@ func printBackup(w *show.Printer, r job.Result) error {
 
 // provider makes a VM of the sources.
 func (f *backupFlags) provider(ctx context.Context, sources []string) (hikae.SnapshotProvider, error) {
-	if len(sources) == 1 && strings.HasPrefix(sources[0], kvmScheme) {
+	if len(sources) == 1 && isKVM(sources[0]) {
 		return f.kvmProvider(ctx, sources[0])
 	}
 	for _, s := range sources {
 		if scheme, _, ok := strings.Cut(s, "://"); ok {
 			return nil, &outcome.Error{Kind: outcome.KindUsage, Object: s,
-				Text: fmt.Sprintf("sources at %s:// are not there yet", scheme), Hint: "Name disk image files, or one kvm:// URL."}
+				Text: fmt.Sprintf("sources at %s:// are not there yet", scheme), Hint: "Name disk image files, or one kvm:// or kvm+libvirt:// URL."}
 		}
 	}
 	if f.name == "" {
@@ -234,7 +252,10 @@ func readRanges(path string) ([]diskvm.Range, error) {
 
 func (f *backupFlags) options() (*job.BackupOptions, error) {
 	opts := &job.BackupOptions{Name: f.name}
-	var err error
+	err := f.checkGlobs()
+	if err != nil {
+		return nil, err
+	}
 	if f.compression != "" {
 		if opts.Compression, err = parseCompression(f.compression); err != nil {
 			return nil, err
@@ -306,7 +327,7 @@ func (t *tool) journal(ctx context.Context, r *repo.Repository) (*hikae.FileJour
 	if err != nil {
 		return nil, err
 	}
-	undone, err := j.Sweep(ctx, map[string]hikae.Sweeper{"diskvm.": diskvm.Sweeper{}, "kvm.": kvmSweeper{r}}, nil)
+	undone, err := j.SweepFor(ctx, r.ID(), map[string]hikae.Sweeper{"diskvm.": diskvm.Sweeper{}, "kvm.start": kvm.StartSweeper{}, "kvm.": kvmSweeper{r}}, nil)
 	if undone > 0 {
 		t.tell("note: %d things that an earlier, killed command left were removed", undone)
 	}

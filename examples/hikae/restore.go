@@ -11,11 +11,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/examples/hikae/internal/bars"
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/examples/hikae/internal/show"
 	"github.com/hikae/hikae/job"
 	"github.com/hikae/hikae/job/diskvm"
+	"github.com/hikae/hikae/kvm"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo"
 )
@@ -29,6 +31,8 @@ type restoreFlags struct {
 	salvage bool
 	inPlace bool
 	force   bool
+	files   []string
+	volume  string
 }
 
 func (t *tool) restoreCommand() *cobra.Command {
@@ -44,30 +48,48 @@ a folder (one that exists, or that ends in /), which gets KEY.FORMAT for each di
 The format is taken from PATH's ending unless it is given. Files appear under their names when they are whole, and what
 exists is replaced only with --force.
 
+--file takes single files out of the guest's file systems, without mounting anything: PATH is then a folder, in which
+they get the paths that they have in the guest. See hikae ls and hikae find.
+
 --in-place writes over an existing raw file or block device of the same size. There is no way back from it.
+
+--to kvm:///FOLDER/ makes a VM of QEMU again: its disks, and start.sh, which starts it as it was started. --to
+kvm:///run/web1.qmp --in-place writes over the disks of that VM, which must be off: only what differs is written, and its
+next backup is incremental as before. Its disks are where they were when the point was made, or where &disk=KEY=FILE
+says. If it is interrupted, the disks are known to be broken until a restore in place comes to its end.
 
 Every block is checked when it is read. Damage that cannot be repaired ends the restore with exit status 4, and leaves no
 file; --salvage goes on, leaves zeros there, lists the holes and ends with exit status 3.`),
 		Example: example(`
 hikae restore --repo /backup/hikae web1@latest --to /vm/web1.qcow2
 hikae restore --repo /backup/hikae web1@latest~1 --to /restore/web1/
+hikae restore --repo /backup/hikae web1@latest --file /etc/nginx --file '*.sql' --to /restore/files
 hikae restore --repo /backup/hikae 3fa81c --disk data --to /vm/data.raw
-hikae restore --repo /backup/hikae web1@latest --in-place --to /dev/vg0/web1`),
+hikae restore --repo /backup/hikae web1@latest --in-place --to /dev/vg0/web1
+hikae restore --repo /backup/hikae web1@latest --to kvm:///vm/web1-again/
+hikae restore --repo /backup/hikae web1@latest~1 --to kvm:///run/web1.qmp --in-place`),
 		Args: want("POINT"),
 	}
 	f.access = repoFlags(cmd)
 	flags := cmd.Flags()
-	flags.StringVar(&f.to, "to", "", "`PATH` of a file or folder (required)")
+	flags.StringVar(&f.to, "to", "", "`PATH` of a file or folder, or a kvm:// URL (required)")
 	flags.StringArrayVar(&f.disks, "disk", nil, "only the disk with this `KEY`; may repeat")
 	flags.StringVar(&f.format, "format", "", "`FORMAT` of the files: raw or qcow2 (default: by PATH's ending, else raw)")
 	flags.BoolVar(&f.salvage, "salvage", false, "go on where the point is damaged, and list the holes")
-	flags.BoolVar(&f.inPlace, "in-place", false, "write over the existing raw file or block device at PATH")
+	flags.BoolVar(&f.inPlace, "in-place", false, "write over the existing raw file or block device at PATH, or the disks of a VM that is off")
+	flags.StringArrayVar(&f.files, "file", nil, "only the guest's files and folders that match `GLOB`, into the folder PATH; may repeat")
+	flags.StringVar(&f.volume, "volume", "", "with --file: look on the volume with this `NAME`, as `hikae ls POINT` lists it")
 	flags.BoolVar(&f.force, "force", false, "replace what exists; in place: also what QEMU has open")
 	if err := cmd.MarkFlagRequired("to"); err != nil {
 		panic(err) // the flag is defined just above
 	}
 	completeWith(cmd, "format", "raw", "qcow2")
-	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) { return t.restore(ctx, f, args[0]) })
+	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) {
+		if len(f.files) > 0 {
+			return t.restoreFiles(ctx, f, args[0])
+		}
+		return t.restore(ctx, f, args[0])
+	})
 	return cmd
 }
 
@@ -76,6 +98,7 @@ func (t *tool) restore(ctx context.Context, f *restoreFlags, spec string) (*repl
 	if err != nil {
 		return nil, err
 	}
+	target := f.to
 	sessions, err := t.sessions()
 	if err != nil {
 		return nil, err
@@ -97,12 +120,17 @@ func (t *tool) restore(ctx context.Context, f *restoreFlags, spec string) (*repl
 	if err := f.checkDisks(point); err != nil {
 		return nil, err
 	}
+	if f.toKVM() {
+		if restorer, target, err = f.kvmRestorer(ctx, r.Repository, point); err != nil {
+			return nil, err
+		}
+	}
 	progress := t.bars()
 	current := &currentDisk{next: progress}
 	opts := &job.RestoreOptions{Disks: f.disks, Overwrite: f.force, Salvage: f.salvage, Sessions: sessions,
 		Journal: journal, Events: current.event}
 	if f.inPlace {
-		opts.InPlace = f.to
+		opts.InPlace = target
 	}
 	result, err := job.Restore(ctx, r, point, restorer, opts)
 	progress.Close()
@@ -169,6 +197,12 @@ func (f *restoreFlags) restored(result job.RestoreResult, heard *said, disk stri
 }
 
 func (f *restoreFlags) hint(err error) string {
+	if running, ok := errors.AsType[*kvm.RunningError](err); ok {
+		return running.Hint()
+	}
+	if _, ok := errors.AsType[*kvm.IncompleteError](err); ok {
+		return "Do not start the VM. Run the command again, or restore another point in place."
+	}
 	if _, ok := errors.AsType[*repo.ErrCorrupt](err); ok && !f.salvage {
 		return fmt.Sprintf("No file was left. Try `hikae verify --repo %s --repair`, then this again; --salvage restores what is whole.", f.repo)
 	}
@@ -212,7 +246,10 @@ func printHoles(w *show.Printer, holes []job.Hole) error {
 // unwritten are formats that are recognised, and not written yet.
 var unwritten = []string{"vhdx", "vhd", "vmdk"}
 
-func (f *restoreFlags) restorer(ctx context.Context) (*diskvm.Restorer, error) {
+func (f *restoreFlags) restorer(ctx context.Context) (hikae.Restorer, error) {
+	if f.toKVM() {
+		return nil, nil // the point is asked for the VM's disks first
+	}
 	if scheme, _, ok := strings.Cut(f.to, "://"); ok {
 		return nil, &outcome.Error{Kind: outcome.KindUsage, Object: f.to,
 			Text: fmt.Sprintf("restoring to %s:// is not there yet", scheme), Hint: "Name a file or a folder."}
@@ -268,7 +305,7 @@ func (f *restoreFlags) checkDisks(p pipe.PointInfo) error {
 				Hint: "It has " + strings.Join(keys, ", ") + "."}
 		}
 	}
-	if f.inPlace && len(f.disks) != 1 && len(p.Disks) != 1 {
+	if f.inPlace && !f.toKVM() && len(f.disks) != 1 && len(p.Disks) != 1 {
 		return outcome.Usage("Choose one with --disk: "+strings.Join(keys, ", ")+".", "--in-place writes one disk, the point has %d", len(p.Disks))
 	}
 	return nil

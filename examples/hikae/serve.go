@@ -162,9 +162,6 @@ func (f *serveFlags) choose(p pipe.PointInfo) (keys []string, err error) {
 	return keys, nil
 }
 
-// servedCache keeps what programs that hop about read again: a machine that starts, a file system on the disk.
-var servedCache = pipe.CacheOptions{Bytes: 64 << 20, ChunkBytes: 256 << 10}
-
 // exports opens the disks. closeAll is to be called in any case.
 func (f *serveFlags) exports(ctx context.Context, r *opened, p pipe.PointInfo, keys []string) (list []nbd.Export, closeAll func() error, err error) {
 	var closers []func() error
@@ -179,8 +176,8 @@ func (f *serveFlags) exports(ctx context.Context, r *opened, p pipe.PointInfo, k
 		if err != nil {
 			return nil, closeAll, about(f.repo, "open disk "+key, err)
 		}
-		closers = append(closers, disk.Close)
-		img := pipe.Cache(disk, &servedCache)
+		img := nbd.Ahead(disk, nil)
+		closers = append(closers, img.Close)
 		if f.overlay != "" {
 			overlay, err := nbd.OpenOverlay(f.overlay, img, &nbd.OverlayOptions{Identity: p.ID + "/" + key})
 			if err != nil {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"iter"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -13,43 +15,122 @@ import (
 	"github.com/hikae/hikae/repo"
 )
 
-const kvmScheme = "kvm://"
+// Schemes of URLs that are running VMs.
+const (
+	kvmScheme     = "kvm://"
+	libvirtScheme = "kvm+libvirt://"
+)
 
-// kvmProvider makes a VM of a kvm:// URL. Where no name is given, it is the one that QEMU was started with.
+func isKVM(source string) bool {
+	return strings.HasPrefix(source, kvmScheme) || strings.HasPrefix(source, libvirtScheme)
+}
+
+// kvmProvider makes VMs of a URL. Where no name is given, it is the one that QEMU or libvirt knows.
 func (f *backupFlags) kvmProvider(ctx context.Context, source string) (hikae.SnapshotProvider, error) {
 	if len(f.changed) > 0 || f.forceLive {
 		return nil, outcome.Usage("A running VM knows itself what changed, and is read at one moment.",
 			"--changed and --force-live are for disk image files")
 	}
-	machine, opts, err := kvm.ParseURL(source)
+	machines, opts, err := kvmMachines(ctx, source)
 	if err != nil {
-		return nil, outcome.Usage("For instance kvm:///run/vm/qmp.sock?agent=/run/vm/qga.sock&name=web1.", "%v", err)
+		return nil, err
+	}
+	if len(machines) > 1 && (f.name != "" || f.base != "") {
+		return nil, outcome.Usage("Name one VM by &vm=.", "--name and --base are for one VM, and %d are meant", len(machines))
 	}
 	if f.name != "" {
-		machine.Name = f.name
+		machines[0].Name = f.name
 	}
 	if self, err := os.Executable(); err == nil {
 		opts.Guard = kvm.ProcessGuard(self, guardName)
 	}
-	provider := kvm.New([]kvm.Machine{machine}, opts)
+	provider := kvm.New(machines, opts)
+	if len(machines) > 1 { // each is asked in its turn: one that cannot be is no reason to leave the others
+		for _, m := range machines {
+			f.several = append(f.several, vmOf{id: m.ID(), name: m.Name})
+		}
+		return oneByOne{machines, opts}, nil
+	}
 	for vm, err := range provider.VMs(ctx) {
+		if kvm.IsOff(err) && machines[0].Domain == nil { // its images may be known to the repository
+			f.off = &offline{machine: machines[0], opts: opts, err: err}
+			f.name = machines[0].Name
+			return provider, nil
+		}
 		if err != nil {
-			return nil, &outcome.Error{Object: machine.QMP, Text: "VM at " + machine.QMP, Err: err,
-				Hint: "The path is that of the monitor's socket: qemu-system-x86_64 -qmp unix:PATH,server=on,wait=off."}
+			return nil, &outcome.Error{Object: machines[0].ID(), Text: "VM at " + machines[0].ID(), Err: err, Hint: reachHint(machines[0])}
 		}
 		f.name = vm.Name
 	}
 	if f.name == "" {
-		return nil, outcome.Usage("Add &name=web1 to the URL, or --name web1.", "the VM at %s has no name", machine.QMP)
+		return nil, outcome.Usage("Add &name=web1 to the URL, or --name web1.", "the VM at %s has no name", machines[0].ID())
 	}
 	return provider, nil
 }
 
+// kvmMachines are the machines that a URL means.
+func kvmMachines(ctx context.Context, source string) ([]kvm.Machine, *kvm.Options, error) {
+	if strings.HasPrefix(source, kvmScheme) {
+		machine, opts, err := kvm.ParseURL(source)
+		if err != nil {
+			return nil, nil, outcome.Usage("For instance kvm:///run/vm/qmp.sock?agent=/run/vm/qga.sock&name=web1.", "%v", err)
+		}
+		return []kvm.Machine{machine}, opts, nil
+	}
+	host, opts, err := kvm.ParseHostURL(source)
+	if err != nil {
+		return nil, nil, outcome.Usage("For instance kvm+libvirt:///system?vm=web1.", "%v", err)
+	}
+	machines, err := host.Machines(ctx)
+	if err != nil {
+		return nil, nil, &outcome.Error{Object: source, Text: "VMs of " + host.URI, Err: err,
+			Hint: "`virsh -c " + host.URI + " list --all` shows what there is. libvirt's socket lets in root, and whom polkit allows org.libvirt.unix.manage."}
+	}
+	if len(machines) == 0 {
+		return nil, nil, &outcome.Error{Kind: outcome.KindNotFound, Object: source, Text: "no VM of " + host.URI + " is running"}
+	}
+	return machines, opts, nil
+}
+
+func reachHint(m kvm.Machine) string {
+	if m.Domain != nil {
+		return "Start it with virsh start, and see that `virsh qemu-monitor-command` may be used on it."
+	}
+	return "The path is that of the monitor's socket: qemu-system-x86_64 -qmp unix:PATH,server=on,wait=off."
+}
+
+// vmOf is one of several VMs of a command.
+type vmOf struct{ id, name string }
+
+// oneByOne is a provider of several machines that are not all asked where one is meant.
+type oneByOne struct {
+	machines []kvm.Machine
+	opts     *kvm.Options
+}
+
+func (o oneByOne) VMs(ctx context.Context) iter.Seq2[hikae.VM, error] {
+	return kvm.New(o.machines, o.opts).VMs(ctx)
+}
+
+func (o oneByOne) Snapshot(ctx context.Context, id string, opts *hikae.SnapshotOptions) (hikae.Snapshot, error) {
+	return kvm.New(o.machines, o.opts).Snapshot(ctx, id, opts)
+}
+
+// only is the provider of one machine.
+func (o oneByOne) only(id string) hikae.SnapshotProvider {
+	for _, m := range o.machines {
+		if m.ID() == id {
+			return kvm.New([]kvm.Machine{m}, o.opts)
+		}
+	}
+	return o
+}
+
 const guardName = "kvm-guard"
 
-// guardCommand is the process that thaws a guest if the one that froze it is killed. Nobody calls it by hand.
+// guardCommand is the process that looks after a guest if the one that froze it is killed. Nobody calls it by hand.
 func (t *tool) guardCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: guardName + " SOCKET", Short: "Thaw a guest when the process that froze it is gone", Hidden: true, Args: want("SOCKET")}
+	cmd := &cobra.Command{Use: guardName + " CHARGE", Short: "Look after a guest when the process that worked on it is gone", Hidden: true, Args: want("CHARGE")}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		t.acting = true
 		return kvm.RunGuard(cmd.Context(), args[0], t.stdin, t.stdout)

@@ -207,10 +207,12 @@ func score1(c cost, size int64) *score {
 func sample(ours cost) *record {
 	fx := &fixture{Used: map[string]int64{"day1": 2 << 30, "day2": 2 << 30, "other": 2 << 30}, Blocks: 100 << 20}
 	theirs := cost{Wall: 40, CPU: 40, RSS: 100 << 20}
-	r := round{nameHikae: score1(ours, 900<<20), nameFast: score1(ours, 900<<20), nameKnown: score1(ours, 900<<20),
+	r := round{nameHikae: score1(ours, 900<<20), nameFast: score1(ours, 900<<20), nameKnown: score1(ours, 900<<20), nameLean: score1(ours, 800<<20),
 		nameRestic: score1(theirs, 1000<<20), nameBorg: score1(theirs, 1100<<20)}
 	return &record{CPUs: 2, Fixture: fx, Rounds: []round{r, r, r}, Limits: [][]part{{{"all", 1, ours.CPU}}},
-		Sparse:  &sparse{Small: cost{Wall: 3}, Huge: cost{Wall: 4}},
+		Sparse: &sparse{Small: cost{Wall: 3}, Huge: cost{Wall: 4}},
+		Busy: &busy{Clean: skipped{Bytes: map[string]int64{"free": 300 << 20}, Analysis: 0.1},
+			InUse: skipped{Bytes: map[string]int64{"free": 290 << 20}, Analysis: 0.2}, Whole: ours, Single: cost{Wall: ours.Wall / 2}},
 		Startup: &startup{Blocks: 1e6, Points: cost{Wall: 0.1}, Stats: cost{Wall: 0.1}, Restore: cost{Wall: 0.1}}}
 }
 
@@ -228,6 +230,12 @@ func TestBars(t *testing.T) {
 	require.True(t, short["restore to raw"])
 	require.True(t, short["memory at the peak, over all commands"])
 	require.True(t, short["verify --data all, original bytes"])
+	slow.Busy.InUse = skipped{Bytes: map[string]int64{"free": 30 << 20}, Analysis: 0.4}
+	for _, b := range slow.bars() {
+		short[b.what] = b.verdict() == "**short**"
+	}
+	require.True(t, short["left out of the same disk mounted and busy"])
+	require.True(t, short["analysis of an 8 GiB disk"])
 	require.False(t, short["a sparse 8 TiB disk with 1 GiB of data"])
 }
 

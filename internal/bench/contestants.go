@@ -3,9 +3,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -32,6 +34,7 @@ type contestant struct {
 	step     func(p place, step string) (command, bool)
 	restored func(p place) string // where restore puts the disk; nil: it restores nothing
 	stats    func(p place) command
+	lossy    bool // what differs in the restored disk must be zero there, and its file system sound
 }
 
 // place is a contestant's folder during one round.
@@ -51,22 +54,31 @@ func contestants(opts options) []contestant {
 		return list
 	}
 	return append(list,
-		hikae(opts.hikae, nameHikae, "", false),
-		hikae(opts.hikae, nameFast, "fast", false),
-		hikae(opts.hikae, nameKnown, "", true))
+		hikae(opts.hikae, manner{name: nameHikae}),
+		hikae(opts.hikae, manner{name: nameFast, compression: "fast"}),
+		hikae(opts.hikae, manner{name: nameKnown, changed: true}),
+		hikae(opts.hikae, manner{name: nameLean, lean: true}))
 }
 
 const (
 	nameHikae  = "hikae"
 	nameFast   = "hikae fast"
 	nameKnown  = "hikae --changed"
+	nameLean   = "hikae excluding"
 	nameRestic = "restic"
 	nameBorg   = "borg"
 	nameQemu   = "qemu-img"
 )
 
-// hikae by the contract of its command line. Nothing is excluded, so that all programs store the same bytes.
-func hikae(program, name, compression string, changed bool) contestant {
+// manner is how hikae is called.
+type manner struct {
+	name, compression string
+	changed           bool // the next day's changes are known
+	lean              bool // swap and free space are left out, as is the default; otherwise all programs store the same bytes
+}
+
+// hikae by the contract of its command line.
+func hikae(program string, m manner) contestant {
 	if abs, err := filepath.Abs(program); err == nil {
 		program = abs
 	}
@@ -74,39 +86,45 @@ func hikae(program, name, compression string, changed bool) contestant {
 		return command{dir: p.dir, args: append([]string{program, "--json"}, args...), env: []string{
 			"HIKAE_PASSWORD=" + password, "HIKAE_STATE_DIR=" + p.at("state"), "HIKAE_CACHE_DIR=" + p.at("cache")}}
 	}
-	withCompression := func(args ...string) []string {
-		if compression != "" {
-			args = append(args, "--compression", compression)
-		}
-		return args
+	var settings []string
+	if !m.lean {
+		settings = append(settings, "--exclude-swap=false", "--exclude-free=false")
+	}
+	var compression []string
+	if m.compression != "" {
+		compression = []string{"--compression", m.compression}
+		settings = append(settings, compression...)
 	}
 	backup := func(p place, vm string, extra ...string) command {
-		args := withCompression("backup", "--repo", "repo", "--name", vm, "--exclude-swap=false", "--exclude-free=false")
-		return run(p, append(append(args, extra...), "disk0=disk.raw")...)
+		args := slices.Concat([]string{"backup", "--repo", "repo", "--name", vm}, settings, extra, []string{"disk0=disk.raw"})
+		return run(p, args...)
 	}
-	settings := strings.Join(withCompression("--exclude-swap=false", "--exclude-free=false"), " ")
-	if changed {
-		settings += ", the next day with --changed"
+	words := cmp.Or(strings.Join(settings, " "), "defaults: swap and free space left out")
+	if m.changed {
+		words += ", the next day with --changed"
 	}
 	return contestant{
-		name:     name,
-		settings: settings,
-		init:     func(p place) []command { return []command{run(p, withCompression("init", "repo")...)} },
+		name:     m.name,
+		settings: words,
+		lossy:    m.lean,
+		init: func(p place) []command {
+			return []command{run(p, append([]string{"init", "repo"}, compression...)...)}
+		},
 		restored: func(p place) string { return p.at("out/disk.raw") },
 		stats:    func(p place) command { return run(p, "stats", "--repo", "repo") },
 		step: func(p place, step string) (command, bool) {
 			switch {
 			case step == stepFull:
 				return backup(p, "web1"), true
-			case step == stepNext && changed:
+			case step == stepNext && m.changed:
 				return backup(p, "web1", "--changed", "disk0="+p.changes), true
 			case step == stepNext:
 				return backup(p, "web1"), true
-			case step == stepOther && !changed:
+			case step == stepOther && !m.changed:
 				return backup(p, "db7"), true
 			case step == stepRestore: // with --changed it shows that the increment is right
 				return run(p, "restore", "--repo", "repo", "web1@latest", "--to", "out/disk.raw"), true
-			case step == stepVerify && !changed:
+			case step == stepVerify && !m.changed:
 				return run(p, "verify", "--repo", "repo", "--data", "all"), true
 			}
 			return command{}, false

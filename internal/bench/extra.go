@@ -41,7 +41,7 @@ func measureSparse(ctx context.Context, opts options, fx *fixture) (*sparse, err
 		disk string
 		cost *cost
 	}{{small, &res.Small}, {huge, &res.Huge}} {
-		c := hikae(opts.hikae, nameHikae, "", false)
+		c := hikae(opts.hikae, manner{name: nameHikae})
 		p := place{dir: filepath.Join(work, "repo-"+filepath.Base(run.disk))}
 		if err := prepare(ctx, c, p); err != nil {
 			return nil, err

@@ -8,12 +8,14 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,6 +35,7 @@ type options struct {
 	blocks int // blocks of the repository for the start-up test; 0: not run
 	peers  bool
 	report bool
+	only   string // a part; empty: all but the parts that are asked for by name
 }
 
 func main() {
@@ -44,6 +47,7 @@ func main() {
 	flag.IntVar(&opts.blocks, "blocks", 1_000_000, "blocks in the repository of the start-up test; 0 leaves it out")
 	flag.BoolVar(&opts.peers, "peers-only", false, "run the peers only, write no page")
 	flag.BoolVar(&opts.report, "report-only", false, "write the page again from the last run's results")
+	flag.StringVar(&opts.only, "only", "", "run one part alone: kvm, virtual machines and NBD")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -82,6 +86,9 @@ func run(ctx context.Context, opts options) error {
 	if err != nil {
 		return fmt.Errorf("make the input: %w", err)
 	}
+	if opts.only != "" {
+		return runKVM(ctx, opts, fx)
+	}
 	res, err := measureAll(ctx, opts, fx)
 	if err != nil {
 		return err
@@ -93,7 +100,43 @@ func run(ctx context.Context, opts options) error {
 	if opts.peers || opts.out == "" {
 		return nil
 	}
-	return os.WriteFile(opts.out, []byte(page(res)), 0o644)
+	return writePage(opts.out, page(res))
+}
+
+// writePage writes the page, and keeps of the old one the part that is run by itself.
+func writePage(out, text string) error {
+	old, err := os.ReadFile(out)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if section := sectionOf(string(old)); section != "" {
+		text = withSection(text, section)
+	}
+	return os.WriteFile(out, []byte(text), 0o644)
+}
+
+// runKVM measures the part for virtual machines and NBD, and puts it into the page.
+func runKVM(ctx context.Context, opts options, fx *fixture) error {
+	if opts.only != "kvm" {
+		return fmt.Errorf("-only %s: there is one such part, kvm", opts.only)
+	}
+	b, err := measureKVM(ctx, opts, fx)
+	if err != nil {
+		return err
+	}
+	if err := writeJSON(filepath.Join(opts.dir, "kvm.json"), b.results); err != nil {
+		return err
+	}
+	section := b.section(time.Now())
+	fmt.Fprint(os.Stderr, section)
+	if opts.out == "" {
+		return nil
+	}
+	old, err := os.ReadFile(opts.out)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(opts.out, []byte(withSection(string(old), section)), 0o644)
 }
 
 // lock keeps two runs out of one folder: they would remove each other's files.
@@ -119,7 +162,7 @@ func rewrite(results, out string) error {
 	if err := json.Unmarshal(data, res); err != nil {
 		return fmt.Errorf("%s: %w", results, err)
 	}
-	return os.WriteFile(out, []byte(page(res)), 0o644)
+	return writePage(out, page(res))
 }
 
 // preflight says what is missing before anything is downloaded or measured.

@@ -8,7 +8,7 @@ import (
 )
 
 // order of the contestants on the page.
-var order = []string{nameHikae, nameFast, nameKnown, nameRestic, nameBorg, nameQemu}
+var order = []string{nameHikae, nameFast, nameKnown, nameLean, nameRestic, nameBorg, nameQemu}
 
 // page is docs/benchmarks.md, whole.
 func page(r *record) string {

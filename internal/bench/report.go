@@ -90,6 +90,12 @@ func (r *record) bars() []bar {
 		r.sparseBar(),
 		r.verifyBar(),
 		r.startupBar(),
+		r.against("first full backup, swap and free space left out", stepFull, nameLean, []limitOf{
+			{nameRestic, "CPU", cpuOf, 1. / 3}, {nameRestic, "wall", wallOf, 1. / 4}}),
+		r.leanSizeBar(),
+		r.busyBar(),
+		r.analysisBar(),
+		r.singleFileBar(),
 	}
 }
 
@@ -193,7 +199,7 @@ func (r *record) memoryBar() bar {
 	b := bar{what: "memory at the peak, over all commands", want: "≤ 256 MiB + 24 B per block in the repository"}
 	most := int64(0)
 	for _, step := range steps {
-		for _, name := range []string{nameHikae, nameFast, nameKnown} {
+		for _, name := range []string{nameHikae, nameFast, nameKnown, nameLean} {
 			for _, rss := range each(r, name, step, func(_ *score, c cost) int64 { return c.RSS }) {
 				most = max(most, rss)
 			}

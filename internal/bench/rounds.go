@@ -28,6 +28,7 @@ type record struct {
 	Limits   [][]part          `json:"limits"` // one list a round
 	Sparse   *sparse           `json:"sparse,omitempty"`
 	Startup  *startup          `json:"startup,omitempty"`
+	Busy     *busy             `json:"busy,omitempty"`
 	Load     []string          `json:"load"` // of the machine before each round: one, five, fifteen minutes
 	Failures []string          `json:"failures"`
 }
@@ -37,11 +38,12 @@ type round map[string]*score
 
 // score is one contestant's round.
 type score struct {
-	Steps    map[string]cost  `json:"steps"`
-	Sizes    map[string]int64 `json:"sizes"`    // repository, in bytes, after each step
-	Read     map[string]int64 `json:"read"`     // bytes read from the source, as the program itself reports them
-	Restored int64            `json:"restored"` // bytes of the restored disk that are not holes
-	Unique   int64            `json:"unique"`   // plain bytes that verify had to look at, as hikae itself reports them
+	Steps    map[string]cost    `json:"steps"`
+	Sizes    map[string]int64   `json:"sizes"`             // repository, in bytes, after each step
+	Read     map[string]int64   `json:"read"`              // bytes read from the source, as the program itself reports them
+	Skipped  map[string]skipped `json:"skipped,omitempty"` // bytes left out, by step
+	Restored int64              `json:"restored"`          // bytes of the restored disk that are not holes
+	Unique   int64              `json:"unique"`            // plain bytes that verify had to look at, as hikae itself reports them
 }
 
 func measureAll(ctx context.Context, opts options, fx *fixture) (*record, error) {
@@ -71,6 +73,9 @@ func measureAll(ctx context.Context, opts options, fx *fixture) (*record, error)
 	var err error
 	if res.Sparse, err = measureSparse(ctx, opts, fx); err != nil {
 		res.fail("sparse disk", err)
+	}
+	if res.Busy, err = measureBusy(ctx, opts, fx); err != nil {
+		res.fail("busy disk", err)
 	}
 	if opts.blocks > 0 {
 		if res.Startup, err = measureStartup(ctx, opts); err != nil {
@@ -103,7 +108,7 @@ func runRound(ctx context.Context, opts options, fx *fixture, all []contestant, 
 	places := map[string]place{}
 	for _, c := range all {
 		places[c.name] = place{filepath.Join(work, strings.ReplaceAll(c.name, " ", "")), fx.changes()}
-		r[c.name] = &score{Steps: map[string]cost{}, Sizes: map[string]int64{}, Read: map[string]int64{}}
+		r[c.name] = &score{Steps: map[string]cost{}, Sizes: map[string]int64{}, Read: map[string]int64{}, Skipped: map[string]skipped{}}
 		if err := prepare(ctx, c, places[c.name]); err != nil {
 			note(c, "init", err)
 		}
@@ -156,6 +161,9 @@ func runStep(ctx context.Context, c contestant, p place, step string, fx *fixtur
 		return err
 	}
 	s.Steps[step], s.Read[step] = spent, reportedRead(out)
+	if c.lossy {
+		s.Skipped[step] = reportedSkipped(out)
+	}
 	if s.Sizes[step], err = folderSize(p.at("repo")); err != nil {
 		return err
 	}
@@ -163,7 +171,7 @@ func runStep(ctx context.Context, c contestant, p place, step string, fx *fixtur
 		size(spent.RSS), size(s.Sizes[step]))
 	switch {
 	case step == stepRestore:
-		return s.checkRestored(c.restored(p), fx.disk(diskOf[stepNext]))
+		return s.checkRestored(ctx, c.restored(p), fx.disk(diskOf[stepNext]), c.lossy)
 	case step == stepVerify && c.stats != nil:
 		return s.askUnique(ctx, c.stats(p))
 	}
@@ -195,13 +203,17 @@ func giveDisk(disk, at string) error {
 }
 
 // checkRestored compares the restored disk with the original: a program that restores something else has no speed.
-func (s *score) checkRestored(got, want string) error {
+func (s *score) checkRestored(ctx context.Context, got, want string, lossy bool) error {
 	defer os.Remove(got)
 	diff, err := differences(want, got, fsBlock)
 	if err != nil {
 		return err
 	}
-	if len(diff) > 0 {
+	if lossy {
+		if err := soundWithout(ctx, got, diff); err != nil {
+			return err
+		}
+	} else if len(diff) > 0 {
 		return fmt.Errorf("the restored disk differs in %d ranges, the first at %d", len(diff), diff[0].Start)
 	}
 	s.Restored, err = dataBytes(got)

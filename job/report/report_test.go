@@ -35,11 +35,16 @@ func example() job.Record {
 			{Key: "scsi0:1", Size: 20 * gib, Method: job.Allocated, Read: 8 * gib, Skipped: map[string]int64{"zero": 12 * gib, "free": gib},
 				Deduplicated: 13 * gib / 2, Moved: gib / 2, Stored: 210_000_000, Parity: 6_000_000, Seconds: 17.9},
 		},
+		Volumes: []job.VolumeResult{
+			{Name: "scsi0:0:1", Kind: "ext4", Label: "root", Size: 40 * gib, Parts: []job.VolumePart{{Disk: "scsi0:0", Offset: 1 << 20, Length: 40 * gib}}, Free: 21 * gib, Excluded: 3 * gib, Files: 1204},
+			{Name: "scsi0:0:2", Kind: "swap", Size: gib, Parts: []job.VolumePart{{Disk: "scsi0:0", Offset: 41 * gib, Length: gib}}, Swap: gib - 4096},
+			{Name: "data/db", Kind: "xfs", Size: 50 * gib, Parts: []job.VolumePart{{Disk: "scsi0:0", Offset: 42 * gib, Length: 38 * gib}, {Disk: "scsi0:1", Length: 12 * gib}}, Whole: "its log cannot be replayed", Caution: true},
+		},
 		Fallbacks: []job.Fallback{{Disk: "scsi0:1", From: job.Changed, To: job.Allocated, Reason: "change tracking was lost"}},
 		Notes:     []string{"disk scsi0:2 was not asked for"}, Warnings: []string{},
 		Stages:     map[string]float64{"read": 0.41, "exclude": 0.06, "fingerprint": 0.22, "deduplicate": 0.03, "compress": 0.71, "write": 0.18},
 		Bottleneck: "pipe", Seconds: 43.2, Parity: 42_000_000, Stored: 1_390_000_000,
-		Phases: map[string]float64{"plan": 0.3, "snapshot": 2.1, "copy": 39.4, "commit": 0.9, "release": 0.5},
+		Phases: map[string]float64{"plan": 0.3, "snapshot": 2.1, "exclude": 0.6, "copy": 38.8, "commit": 0.9, "release": 0.5},
 	}}
 }
 
@@ -142,6 +147,7 @@ func TestHostileNames(t *testing.T) {
 		b.VM, b.Session, b.Point, b.Base, b.Consistency, b.Bottleneck = evil, evil, evil, evil, evil, evil
 		b.Disks[0].Key, b.Disks[0].Method = evil, job.Method(evil)
 		b.Disks[0].Skipped[evil] = gib
+		b.Volumes[0] = job.VolumeResult{Name: evil, Kind: evil, Label: evil, UUID: evil, Whole: evil, Parts: []job.VolumePart{{Disk: evil}}}
 		b.Fallbacks[0].Reason, b.Fallbacks[0].Disk = evil, evil
 		b.Warnings, b.Notes, r.Error = []string{evil}, []string{evil}, evil
 		b.Stages[evil], b.Phases[evil] = 1, 1

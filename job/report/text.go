@@ -29,6 +29,7 @@ func (r *Report) Text(w io.Writer) error {
 	p.bars("Where the time went", v.Phases)
 	p.bars("From the disks to the repository", v.Flow)
 	p.table("Disks", v.Disks)
+	p.table("Volumes: what of them need not be stored", v.Volumes)
 	p.table("Fallbacks: the point is the same, more had to be read", v.Fallbacks)
 	p.table("Holes", v.Holes)
 	p.list("Warnings", v.Warnings)
@@ -109,7 +110,8 @@ func (p *printer) table(title string, t table) {
 // numeric columns stand to the right.
 func numeric(head string) bool {
 	switch head {
-	case "Disk", "Started", "Method", "From", "To", "Why", "File", "Read back":
+	case "Disk", "Started", "Method", "From", "To", "Why", "File", "Read back",
+		"Volume", "Kind", "Label", "On", "Stored whole because":
 		return false
 	}
 	return true

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/hikae/hikae/job"
 )
@@ -20,6 +21,7 @@ type view struct {
 	Phases        []bar
 	Flow          []bar
 	Disks         table
+	Volumes       table
 	Fallbacks     table
 	Holes         table
 	Warnings      []string
@@ -70,7 +72,7 @@ func (r *Report) viewBackup(v *view, b *job.Result) {
 	}
 	v.Bottleneck = bottleneck(b.Bottleneck, b.Stages, false)
 	v.Stages, v.Phases, v.Flow = stageBars(b.Stages), phaseBars(b.Phases), flowBars(sum)
-	v.Disks = diskTable(b.Disks)
+	v.Disks, v.Volumes = diskTable(b.Disks), volumeTable(b.Volumes)
 	v.Warnings, v.Notes = b.Warnings, b.Notes
 	v.Fallbacks.Head = []string{"Disk", "From", "To", "Why"}
 	for _, f := range b.Fallbacks {
@@ -136,7 +138,7 @@ func stageBars(stages map[string]float64) (out []bar) {
 	return out
 }
 
-var phaseOrder = []job.Phase{job.PhasePlan, job.PhaseSnapshot, job.PhaseCopy, job.PhaseCommit, job.PhaseRelease}
+var phaseOrder = []job.Phase{job.PhasePlan, job.PhaseSnapshot, job.PhaseExclude, job.PhaseCopy, job.PhaseCommit, job.PhaseRelease}
 
 func phaseBars(phases map[string]float64) (out []bar) {
 	sum, from := 0.0, 0.0
@@ -195,4 +197,38 @@ func diskTable(disks []job.DiskResult) table {
 		})
 	}
 	return t
+}
+
+// volumeTable says of each volume what of it need not be stored, or why all of it is.
+func volumeTable(volumes []job.VolumeResult) table {
+	t := table{Head: []string{"Volume", "Kind", "Label", "On", "Size", "Free", "Swap", "Excluded", "Stored whole because"}}
+	for _, v := range volumes {
+		excluded := amount(v.Excluded)
+		if v.Files > 0 {
+			excluded += " in " + count(int(v.Files), "file")
+		}
+		t.Rows = append(t.Rows, []string{
+			v.Name, or(v.Kind, "not known"), v.Label, disksOf(v.Parts), size(v.Size), amount(v.Free), amount(v.Swap), excluded, v.Whole,
+		})
+	}
+	return t
+}
+
+// amount is a size, or a dash for nothing.
+func amount(n int64) string {
+	if n == 0 {
+		return "–"
+	}
+	return size(n)
+}
+
+// disksOf names the disks that a volume lies on, each once.
+func disksOf(parts []job.VolumePart) string {
+	var keys []string
+	for _, p := range parts {
+		if p.Disk != "" && !slices.Contains(keys, p.Disk) {
+			keys = append(keys, p.Disk)
+		}
+	}
+	return strings.Join(keys, ", ")
 }

@@ -101,7 +101,7 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 
 // build makes what is missing. The kernel is kept for good; the initramfs follows the guest's program.
 func build(ctx context.Context, dir string) (*Fixture, error) {
-	k := &kernel{dir: filepath.Join(dir, "kernel-1")}
+	k := &kernel{dir: filepath.Join(dir, "kernel-2")}
 	if err := k.build(ctx); err != nil {
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func build(ctx context.Context, dir string) (*Fixture, error) {
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(data)
+	sum := sha256.Sum256(append(data, k.dir...))
 	f := &Fixture{kernel: k.image(), initramfs: filepath.Join(dir, fmt.Sprintf("guest-%x.cpio", sum[:8]))}
 	err = once(f.initramfs, func(to string) error { return writeInitramfs(ctx, to, k, agent, program) })
 	return f, err

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/hikae/hikae/kvm/qga"
 )
 
 // HotPorts are the buses of every guest that take one more device each while it runs.
@@ -30,10 +32,11 @@ type GuestDisk struct {
 
 // Guest is a running virtual machine.
 type Guest struct {
-	Dir   string // where its sockets are
-	cmd   *exec.Cmd
-	ended chan struct{}
-	log   string
+	Dir    string // where its sockets are
+	cmd    *exec.Cmd
+	ended  chan struct{}
+	log    string
+	stderr bytes.Buffer // to be read when QEMU has ended
 }
 
 // QMP is the path of the monitor's socket.
@@ -45,21 +48,38 @@ func (g *Guest) Agent() string { return filepath.Join(g.Dir, "qga.sock") }
 // Start boots a guest and waits until its agent is running, at most 2 minutes. The path of dir must be short, for it
 // holds sockets. The caller kills the guest.
 func (f *Fixture) Start(ctx context.Context, dir string, disks []GuestDisk) (*Guest, error) {
+	g, err := f.launch(dir, smallMemory, "", disks)
+	if err != nil {
+		return nil, err
+	}
+	return g, g.awaitReady(ctx)
+}
+
+// Memory of the guests, in MiB.
+const (
+	smallMemory  = 256
+	serverMemory = 384
+)
+
+// launch starts QEMU, and waits for nothing.
+func (f *Fixture) launch(dir string, memory int, line string, disks []GuestDisk) (*Guest, error) {
 	g := &Guest{Dir: dir, log: filepath.Join(dir, "serial.log"), ended: make(chan struct{})}
 	if err := os.WriteFile(g.log, nil, 0o600); err != nil {
 		return nil, err
 	}
-	var stderr bytes.Buffer
-	g.cmd = exec.Command("qemu-system-x86_64", f.arguments(g, disks)...)
-	g.cmd.Stderr = &stderr
-	if err := g.run(); err != nil {
-		return nil, err
-	}
-	if err := g.ready(ctx); err != nil {
+	g.cmd = exec.Command("qemu-system-x86_64", f.arguments(g, memory, line, disks)...)
+	g.cmd.Stderr = &g.stderr
+	return g, g.run()
+}
+
+// awaitReady waits for a guest that was launched. One that does not come up is killed.
+func (g *Guest) awaitReady(ctx context.Context) error {
+	err := g.ready(ctx)
+	if err != nil {
 		g.Kill()
-		return nil, fmt.Errorf("start the guest: %w: %s", err, stderr.String())
+		err = fmt.Errorf("start the guest: %w: %s", err, g.stderr.String())
 	}
-	return g, nil
+	return err
 }
 
 // run starts QEMU so that it ends with this process, also where a test is killed. That hangs on the thread that started
@@ -80,11 +100,11 @@ func (g *Guest) run() error {
 	return <-started
 }
 
-func (f *Fixture) arguments(g *Guest, disks []GuestDisk) []string {
+func (f *Fixture) arguments(g *Guest, memory int, line string, disks []GuestDisk) []string {
 	args := []string{
-		"-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", "256", "-name", "fx",
+		"-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", strconv.Itoa(memory), "-name", "fx",
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-kernel", f.kernel, "-initrd", f.initramfs, "-append", "console=ttyS0 quiet panic=-1 mitigations=off",
+		"-kernel", f.kernel, "-initrd", f.initramfs, "-append", "console=ttyS0 quiet panic=-1 mitigations=off " + line,
 		"-serial", "file:" + g.log, "-qmp", "unix:" + g.QMP() + ",server=on,wait=off",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=qga0,path=" + g.Agent() + ",server=on,wait=off",
 		"-device", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0",
@@ -140,6 +160,21 @@ func (g *Guest) Wait(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// Fx lets the guest's program do one thing, within the time that the agent's client gives it, and returns what it
+// printed.
+func (g *Guest) Fx(ctx context.Context, args ...string) (string, error) {
+	agent := qga.New(g.Agent(), nil)
+	defer agent.Close()
+	r, err := agent.Exec(ctx, "/bin/fx", args, nil, 1<<20)
+	if err == nil && r.ExitCode != 0 {
+		err = fmt.Errorf("exit status %d", r.ExitCode)
+	}
+	if err != nil {
+		return "", fmt.Errorf("fx %v in the guest: %w: %s", args, err, r.Stderr)
+	}
+	return string(r.Stdout), nil
 }
 
 // Console is what the guest's kernel and init have printed.

@@ -31,17 +31,23 @@ func writeInitramfs(ctx context.Context, to string, k *kernel, agent, program st
 	for _, lib := range libs {
 		w.file(lib, lib)
 	}
-	var order []string
-	for _, name := range modules {
-		if path := filepath.Join(k.dir, name); exists(path) {
-			w.file("/mod/"+name, path)
-			order = append(order, name)
-		}
-	}
-	w.add("/mod/order", 0o100644, []byte(strings.Join(order, "\n")))
+	w.modules("/mod/order", k.dir, modules)
+	w.modules("/mod/server", k.dir, serverModules)
 	w.dir("/dev")
 	w.add("TRAILER!!!", 0, nil)
 	return errors.Join(w.err, w.w.Flush(), f.Close())
+}
+
+// modules adds those that the kernel did not build in, and the list of them.
+func (c *cpio) modules(list, from string, names []string) {
+	var order []string
+	for _, name := range names {
+		if path := filepath.Join(from, name); exists(path) {
+			c.file("/mod/"+name, path)
+			order = append(order, name)
+		}
+	}
+	c.add(list, 0o100644, []byte(strings.Join(order, "\n")))
 }
 
 func exists(path string) bool {

@@ -25,6 +25,9 @@ var modules = []string{
 	"virtio_blk.ko", "virtio_console.ko", "crc32c_generic.ko", "crc16.ko", "mbcache.ko", "jbd2.ko", "ext4.ko",
 }
 
+// serverModules come after them, in a server alone.
+var serverModules = []string{"libcrc32c.ko", "xfs.ko"}
+
 func (k *kernel) build(ctx context.Context) error {
 	return once(k.dir, func(to string) error {
 		if err := os.MkdirAll(to, 0o755); err != nil {
@@ -49,7 +52,7 @@ func (k *kernel) fetch(ctx context.Context) error {
 	defer os.Remove(deb)
 	want := func(name string) bool {
 		return path.Dir(name) == "boot" && bytes.HasPrefix([]byte(path.Base(name)), []byte("vmlinuz-")) ||
-			slices.Contains(modules, path.Base(name))
+			slices.Contains(modules, path.Base(name)) || slices.Contains(serverModules, path.Base(name))
 	}
 	err = unpack(ctx, deb, want, func(name string, r io.Reader) error {
 		if path.Dir(name) == "boot" {

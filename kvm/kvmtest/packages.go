@@ -29,6 +29,19 @@ func fetchPackage(ctx context.Context, dir, name string) (string, error) {
 	return found[0], nil
 }
 
+// fetchClosure downloads packages with all that they depend on, whatever is installed here, and returns their files.
+func fetchClosure(ctx context.Context, dir string, names []string) ([]string, error) {
+	if err := os.MkdirAll(filepath.Join(dir, "partial"), 0o755); err != nil {
+		return nil, err
+	}
+	args := append([]string{"-y", "-q", "-o", "Debug::NoLocking=1", "-o", "Dir::State::status=/dev/null", "-o", "APT::Install-Recommends=false",
+		"-o", "APT::Sandbox::User=", "-o", "Dir::Cache::archives=" + dir, "--download-only", "install"}, names...)
+	if out, err := exec.CommandContext(ctx, "apt-get", args...).CombinedOutput(); err != nil {
+		return nil, &UnavailableError{What: fmt.Sprintf("packages %v cannot be had: %s", names, lastLine(out)), Err: err}
+	}
+	return filepath.Glob(filepath.Join(dir, "*.deb"))
+}
+
 func lastLine(text []byte) string {
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	return lines[len(lines)-1]

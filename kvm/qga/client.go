@@ -30,9 +30,10 @@ type Options struct {
 // Client talks to one guest's agent. It connects when it is first used, and again after every lost answer. It is safe
 // for concurrent use; calls wait for each other.
 type Client struct {
-	path string
-	opts Options
-	turn chan struct{} // holds a token: whoever has it may use conn
+	path  string
+	carry Carrier // nil: by the socket at path
+	opts  Options
+	turn  chan struct{} // holds a token: whoever has it may use conn
 
 	conn   net.Conn
 	r      *bufio.Reader
@@ -102,14 +103,17 @@ func (c *Client) Do(ctx context.Context, command string, args, out any) error {
 }
 
 func (c *Client) do(ctx context.Context, command string, args, out any) error {
+	line, err := request(command, args)
+	if err != nil {
+		return err
+	}
+	if c.carry != nil {
+		return c.byCarrier(ctx, command, line, out)
+	}
 	if c.conn == nil {
 		if err := c.connect(ctx); err != nil {
 			return fmt.Errorf("%s: %w", command, err)
 		}
-	}
-	line, err := request(command, args)
-	if err != nil {
-		return err
 	}
 	defer c.guard(ctx)()
 	if _, err := c.conn.Write(line); err != nil {

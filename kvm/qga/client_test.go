@@ -313,3 +313,40 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// A carrier stands in for the socket: freezing and thawing are the same by it, and so are refusals.
+func TestVia(t *testing.T) {
+	frozen := false
+	c := Via(func(_ context.Context, request []byte) ([]byte, error) {
+		var cmd struct{ Execute string }
+		require.NoError(t, json.Unmarshal(request, &cmd))
+		switch cmd.Execute {
+		case "guest-fsfreeze-status":
+			return fmt.Appendf(nil, `{"return": %q}`, map[bool]string{true: "frozen", false: "thawed"}[frozen]), nil
+		case "guest-fsfreeze-freeze":
+			frozen = true
+			return []byte(`{"return": 3}`), nil
+		case "guest-fsfreeze-thaw":
+			frozen = false
+			return []byte(`{"return": 3}`), nil
+		case "long":
+			return make([]byte, MaxMessage+1), nil
+		case "lost":
+			return nil, ErrSilent
+		}
+		return nil, &Error{Desc: "not found"}
+	})
+	defer c.Close()
+	n, err := c.Freeze(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 3, n)
+	_, err = c.Freeze(t.Context())
+	require.ErrorIs(t, err, ErrFrozen)
+	require.NoError(t, c.Thaw(t.Context()))
+	require.False(t, frozen)
+	err = c.Do(t.Context(), "nonsense", nil, nil)
+	require.True(t, Refused(err))
+	require.ErrorContains(t, err, "nonsense: not found")
+	require.ErrorIs(t, c.Do(t.Context(), "long", nil, nil), ErrTooLong)
+	require.ErrorIs(t, c.Do(t.Context(), "lost", nil, nil), ErrSilent)
+}

@@ -124,6 +124,18 @@ func TestSilence(t *testing.T) {
 	require.ErrorIs(t, c.Execute(t.Context(), "x", nil, nil), ErrClosed, "after a lost answer")
 }
 
+func TestDecodeAnswer(t *testing.T) {
+	var name struct{ Name string }
+	require.NoError(t, DecodeAnswer("query-name", []byte(`{"return":{"name":"a"},"id":"libvirt-7"}`), &name))
+	require.Equal(t, "a", name.Name)
+	require.NoError(t, DecodeAnswer("cont", []byte(`{"return":{}}`), nil))
+	err := DecodeAnswer("x", []byte(`{"id":"libvirt-8","error":{"class":"CommandNotFound","desc":"no"}}`), nil)
+	require.True(t, IsClass(err, ClassNotFound))
+	for _, bad := range []string{"", "[1]", "{}", `{"return":null}`, `{"return":[1]}`} {
+		require.ErrorIs(t, DecodeAnswer("x", []byte(bad), &name), ErrProtocol, bad)
+	}
+}
+
 func TestTaken(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()

@@ -67,20 +67,33 @@ func tryLock(f *os.File) lockState {
 // lockOut takes the locks of a writer that shares with nobody, as QEMU would, for as long as f is open.
 func lockOut(f *os.File, path string) error {
 	perms := []int64{permRead, permWrite, permResize}
+	var mine, bytes []int64
 	for _, p := range perms {
-		for _, base := range []int64{permBase, sharedBase} {
-			lk := unix.Flock_t{Type: unix.F_RDLCK, Start: base + p, Len: 1}
-			if err := ofd(f, unix.F_OFD_SETLK, &lk); err != nil {
-				return ioError("lock", path, base+p, err)
-			}
-		}
+		mine = append(mine, permBase+p, sharedBase+p)
 	}
-	var bytes []int64
 	for _, p := range append(perms, permWriteUnchanged) {
 		bytes = append(bytes, permBase+p) // what others do with it
 	}
 	bytes = append(bytes, sharedBase+permRead, sharedBase+permWrite, sharedBase+permResize) // what they forbid us
-	owner, locked, err := conflict(f, path, bytes...)
+	return lockBytes(f, path, mine, bytes)
+}
+
+// keepWritersOut takes the locks of a reader that shares with readers, for as long as f is open.
+func keepWritersOut(f *os.File, path string) error {
+	return lockBytes(f, path,
+		[]int64{permBase + permRead, sharedBase + permWrite, sharedBase + permResize},
+		[]int64{sharedBase + permRead, permBase + permWrite, permBase + permWriteUnchanged, permBase + permResize})
+}
+
+// lockBytes locks bytes, and fails where somebody else has a lock on one of the others.
+func lockBytes(f *os.File, path string, mine, others []int64) error {
+	for _, at := range mine {
+		lk := unix.Flock_t{Type: unix.F_RDLCK, Start: at, Len: 1}
+		if err := ofd(f, unix.F_OFD_SETLK, &lk); err != nil {
+			return ioError("lock", path, at, err)
+		}
+	}
+	owner, locked, err := conflict(f, path, others...)
 	if locked {
 		return &LockedError{Path: path, Owner: owner}
 	}

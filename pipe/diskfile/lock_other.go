@@ -13,6 +13,8 @@ func lockedByWriter(path string) (string, bool, error) {
 
 func lockOut(*os.File, string) error { return nil }
 
+func keepWritersOut(*os.File, string) error { return nil }
+
 // tryLock has no lock here that would end with the process and with it alone: nothing is swept.
 func tryLock(*os.File) lockState { return lockUnknown }
 

@@ -132,7 +132,7 @@ func (o *opener) tables(ctx context.Context, l *layer, snapshot string) error {
 	if err != nil {
 		return err
 	}
-	l.size = s.Size
+	l.size, l.ofSnapshot = s.Size, true
 	return l.loadL1(ctx, s.l1Off, s.l1Len, &o.budget)
 }
 

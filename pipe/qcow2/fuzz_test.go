@@ -42,7 +42,32 @@ func FuzzOpen(f *testing.F) {
 			}
 		}
 		readSome(t, img)
+		readBitmaps(t, img)
 	})
+}
+
+// readBitmaps walks a thousand extents of a few bitmaps. A walk that ends by itself has covered the disk.
+func readBitmaps(t *testing.T, img *qcow2.Image) {
+	for i, b := range img.Info().Bitmaps {
+		at, count, failed := int64(0), 0, false
+		for e, err := range img.BitmapExtents(t.Context(), b.Name) {
+			if failed = err != nil; failed {
+				if !errors.Is(err, qcow2.ErrBitmapInUse) {
+					requireKnown(t, err)
+				}
+				break
+			}
+			require.Equal(t, at, e.Off)
+			require.Positive(t, e.Len)
+			if at, count = e.End(), count+1; count > 1000 {
+				return
+			}
+		}
+		require.True(t, failed || at == img.Size(), "bitmap %q ends at %d of %d", b.Name, at, img.Size())
+		if i > 10 {
+			return
+		}
+	}
 }
 
 func requireKnown(t *testing.T, err error) {
@@ -117,6 +142,7 @@ func TestSeeds(t *testing.T) {
 // seeds are small images: some by our writer, some by hand.
 func seeds(t *testing.T) map[string][]byte {
 	tiny := func() *forged { return forgeOf(3, 9, false) }
+	withBits, _, _ := forgedBits()
 	all := map[string][]byte{
 		"forged-v2":       forgeOf(2, 9, false).b,
 		"forged-v3":       tiny().b,
@@ -124,6 +150,7 @@ func seeds(t *testing.T) map[string][]byte {
 		"forged-backing":  tiny().u64(8, 400).u32(16, 4).b,
 		"forged-datafile": tiny().u64(72, 1<<2).extension(0x44415441, "data").b,
 		"forged-bitmap":   tiny().u64(88, 1).extension(0x23852875, "\x00\x00\x00\x01"+zeros(11)+"\x20"+zeros(6)+"\x06\x00").b,
+		"forged-bits":     withBits.b,
 		"forged-snapshot": tiny().u32(60, 1).u64(64, 1536).u64(1536, 512).u32(1544, 1).u32(1548, 1<<16|1).u32(1536+40, 'i'<<24|'n'<<16).b,
 		"forged-features": tiny().u64(72, 1<<9).extension(0x6803f857, "\x00\x09later"+zeros(41)).b,
 	}

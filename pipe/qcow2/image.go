@@ -112,3 +112,12 @@ func (img *Image) Close() error {
 	img.files = nil
 	return errors.Join(errs...)
 }
+
+// Files are the paths of the files of the chain, the image itself first. It is empty for an image inside another one.
+func (img *Image) Files() []string {
+	var paths []string
+	for _, f := range img.files {
+		paths = append(paths, f.Path())
+	}
+	return paths
+}

@@ -11,17 +11,18 @@ import (
 
 // layer is one image of a chain. It is itself an image: what it does not hold comes from its backing.
 type layer struct {
-	path    string
-	id      int // in the cache
-	h       *header
-	size    int64      // of the disk, or of the snapshot that is read
-	file    pipe.Image // the qcow2 file
-	data    pipe.Image // where plain clusters are: file, or the external data file
-	extern  bool
-	backing pipe.Image // nil: zeros
-	l1      []byte     // as in the file, 8 bytes an entry
-	l1Off   int64
-	cache   *cache
+	path       string
+	id         int // in the cache
+	h          *header
+	size       int64 // of the disk, or of the snapshot that is read
+	ofSnapshot bool
+	file       pipe.Image // the qcow2 file
+	data       pipe.Image // where plain clusters are: file, or the external data file
+	extern     bool
+	backing    pipe.Image // nil: zeros
+	l1         []byte     // as in the file, 8 bytes an entry
+	l1Off      int64
+	cache      *cache
 }
 
 func (l *layer) corrupt(off int64, format string, args ...any) error {

@@ -7,10 +7,9 @@ import (
 	"io/fs"
 )
 
-// maxSnapshots and maxBitmaps bound what is read of the two lists, as QEMU does; so does maxListBytes.
+// maxSnapshots bounds what is read of the list, as QEMU does; so does maxListBytes, of bitmaps too.
 const (
 	maxSnapshots = 65536
-	maxBitmaps   = 65535
 	maxListBytes = 16 << 20
 )
 
@@ -20,14 +19,6 @@ type Snapshot struct {
 	Size     int64 // of the disk at that moment, in bytes
 	l1Off    uint64
 	l1Len    uint32
-}
-
-// Bitmap is a dirty bitmap that is kept in an image.
-type Bitmap struct {
-	Name        string
-	Granularity int64 // bytes that one bit stands for
-	InUse       bool  // it was not saved properly: its content cannot be trusted
-	Auto        bool  // QEMU goes on tracking with it when it opens the image
 }
 
 // info gathers what the image says about itself.
@@ -150,46 +141,4 @@ func (l *layer) findSnapshot(ctx context.Context, want string) (Snapshot, error)
 		}
 	}
 	return Snapshot{}, fmt.Errorf("%s: snapshot %q: %w", l.path, want, fs.ErrNotExist)
-}
-
-// bitmaps reads the directory of dirty bitmaps. Without its autoclear bit the extension is stale and counts for
-// nothing.
-func (l *layer) bitmaps(ctx context.Context) ([]Bitmap, error) {
-	ext := l.h.bitmaps
-	if l.h.autoclear&autoclearBitmaps == 0 || len(ext) < 24 {
-		return nil, nil
-	}
-	count := binary.BigEndian.Uint32(ext)
-	if count > maxBitmaps {
-		return nil, l.corrupt(0, "%d bitmaps are more than %d", count, maxBitmaps)
-	}
-	r, err := l.list(ctx, binary.BigEndian.Uint64(ext[16:]), binary.BigEndian.Uint64(ext[8:]))
-	if err != nil {
-		return nil, err
-	}
-	var all []Bitmap
-	for range count {
-		b, err := r.bitmap()
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, b)
-	}
-	return all, nil
-}
-
-func (r *listReader) bitmap() (Bitmap, error) {
-	const fixed = 24
-	bits, nameLen, extra := r.peek(17, 1), int(r.peek(18, 2)), r.peek(20, 4)
-	if bits > 31 || extra > maxListBytes {
-		return Bitmap{}, r.l.corrupt(r.off, "a bitmap of granularity 2^%d with %d extra bytes", bits, extra)
-	}
-	e, err := r.entry(fixed + int(extra) + nameLen)
-	if err != nil {
-		return Bitmap{}, err
-	}
-	flags := binary.BigEndian.Uint32(e[12:])
-	return Bitmap{
-		Name: string(e[fixed+extra:]), Granularity: 1 << bits, InUse: flags&1 != 0, Auto: flags&2 != 0,
-	}, nil
 }

@@ -16,19 +16,17 @@ const dataDir = "/data"
 
 // boot is the life of process 1.
 func boot() {
-	os.Setenv("PATH", "/bin:/sbin:/usr/sbin")
+	os.Setenv("PATH", "/bin:/sbin:/usr/bin:/usr/sbin")
 	mount("proc", "/proc", "proc")
 	mount("sys", "/sys", "sysfs")
 	mount("dev", "/dev", "devtmpfs")
-	mount("tmp", "/tmp", "tmpfs")
-	mount("run", "/run", "tmpfs")
-	loadModules()
-	if waitFor("/dev/vda", 5*time.Second) {
-		mount("/dev/vda", dataDir, "ext4")
-		start("/bin/fx", "journal")
-	}
-	if port := agentPort(); port != "" {
-		start("/usr/sbin/qemu-ga", "-m", "virtio-serial", "-p", port, "-t", "/run", "-f", "/run/qga.pid", "-l", "/tmp/ga.log")
+	loadModules("/mod/order")
+	if device := parameter("fx.root"); device != "" {
+		if err := bootServer(device); err != nil {
+			fmt.Println("FX server", err)
+		}
+	} else {
+		bootSmall()
 	}
 	fmt.Println("FX-READY")
 	for { // whoever has no parent any more is ours to bury
@@ -37,6 +35,37 @@ func boot() {
 			time.Sleep(100 * time.Millisecond)
 		}
 	}
+}
+
+// bootSmall mounts the first disk and begins to write on it.
+func bootSmall() {
+	mount("tmp", "/tmp", "tmpfs")
+	mount("run", "/run", "tmpfs")
+	if waitFor("/dev/vda", 5*time.Second) {
+		mount("/dev/vda", dataDir, "ext4")
+		start("/bin/fx", "journal")
+	}
+	startAgent()
+}
+
+func startAgent(more ...string) {
+	if port := agentPort(); port != "" {
+		start("/usr/sbin/qemu-ga", append([]string{"-m", "virtio-serial", "-p", port, "-t", "/run", "-f", "/run/qga.pid", "-l", "/tmp/ga.log"}, more...)...)
+	}
+}
+
+// parameter is a word KEY=VALUE of the kernel's command line, empty where there is none.
+func parameter(key string) string {
+	line, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		fmt.Println("FX", err)
+	}
+	for _, word := range strings.Fields(string(line)) {
+		if value, ok := strings.CutPrefix(word, key+"="); ok {
+			return value
+		}
+	}
+	return ""
 }
 
 func mount(source, dir, kind string) {
@@ -48,9 +77,9 @@ func mount(source, dir, kind string) {
 	}
 }
 
-// loadModules loads what the initramfs brings, in the order of their list.
-func loadModules() {
-	list, err := os.ReadFile("/mod/order")
+// loadModules loads what the initramfs brings, in the order of a list.
+func loadModules(order string) {
+	list, err := os.ReadFile(order)
 	if err != nil {
 		fmt.Println("FX", err)
 	}
@@ -111,6 +140,9 @@ func shutdown() error {
 			break
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+	if _, err := os.Stat(serverFlag); err == nil {
+		closeRoot()
 	}
 	syscall.Sync()
 	return syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF)

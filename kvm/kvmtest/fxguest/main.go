@@ -1,8 +1,11 @@
 //go:build linux
 
-// Fxguest is the only program of the test guest besides the guest agent: as process 1 it brings the machine up, as
-// journal it writes numbered records for ever, as shutdown it ends the machine, and as fx it does single things that a
-// test asks for.
+// Fxguest is the program of the test guests that is not stock: as process 1 it brings the machine up, as journal it
+// writes numbered records for ever, as shutdown it ends the machine, as fsfreeze-hook it notes when the agent freezes
+// and thaws, and as fx it does single things that a test asks for.
+//
+// There are two guests. The small one has all of it in memory and one file system on a disk. The server has its root on
+// a disk, a swap area, PostgreSQL and SQLite; see [bootServer].
 package main
 
 import (
@@ -19,6 +22,8 @@ func main() {
 		boot()
 	case name == "shutdown":
 		fail(shutdown())
+	case name == "fsfreeze-hook" && len(args) == 1:
+		fail(noteHook(args[0]))
 	case len(args) == 0:
 		fail(fmt.Errorf("usage: fx VERB …"))
 	case args[0] == "journal":

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strconv"
 	"syscall"
 	"unsafe"
@@ -20,6 +21,10 @@ const (
 
 // verb does one thing for a test. Offsets and lengths are bytes.
 func verb(name string, args []string) error {
+	switch name { // of the server
+	case "write", "meter", "moment", "check", "swap", "start", "written":
+		return serverVerb(name, args)
+	}
 	want := map[string]int{"state": 0, "reset": 0, "sync": 0, "trim": 1, "sum": 1, "rm": 1,
 		"fill": 4, "zero": 3, "discard": 3, "print": 1}
 	n, known := want[name]
@@ -30,6 +35,9 @@ func verb(name string, args []string) error {
 	case "state":
 		return printFile(statePath)
 	case "reset":
+		if _, err := os.Stat(serverFlag); err == nil {
+			return resetLogs()
+		}
 		return os.WriteFile(statePath+".reset", nil, 0o644)
 	case "sync":
 		syscall.Sync()
@@ -55,6 +63,37 @@ func verb(name string, args []string) error {
 	default:
 		return rangeIoctl(args[0], blkDiscard, numbers[0], numbers[1])
 	}
+}
+
+// serverVerb does one thing in a server.
+func serverVerb(name string, args []string) error {
+	switch {
+	case name == "write" && len(args) == 1:
+		return write(args[0])
+	case name == "start" && len(args) == 1: // the same, and it goes on when this has ended
+		console, err := os.OpenFile("/dev/console", os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		cmd := exec.Command("/bin/fx", "write", args[0])
+		cmd.Stdout, cmd.Stderr = console, console
+		return cmd.Start()
+	case name == "meter" && len(args) == 2:
+		return meter(args[0], args[1])
+	case name == "moment" && len(args) == 0:
+		return printMoment()
+	case name == "written" && len(args) == 1:
+		return printWritten(args[0])
+	case name == "check":
+		return check(args)
+	case name == "swap" && len(args) == 1:
+		size, err := strconv.Atoi(args[0])
+		if err != nil {
+			return err
+		}
+		return swap(size)
+	}
+	return fmt.Errorf("%s with %d arguments", name, len(args))
 }
 
 func parse(args []string) (out []int64, err error) {

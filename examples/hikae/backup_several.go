@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hikae/hikae/examples/hikae/internal/outcome"
+	"github.com/hikae/hikae/examples/hikae/internal/show"
+	"github.com/hikae/hikae/job"
+)
+
+// severalResult is what a backup of several VMs leaves.
+type severalResult struct {
+	Session string      `json:"session"` // of the first VM
+	Results []vmOutcome `json:"results"` // one for each VM
+}
+
+// vmOutcome is what became of one VM: its result, and the error where it failed.
+type vmOutcome struct {
+	job.Result
+	Error *outcome.Problem `json:"error,omitempty"`
+}
+
+// backupSeveral makes a point of one VM after the other. One that fails does not keep the others from theirs.
+func (t *tool) backupSeveral(ctx context.Context, f *backupFlags, provider oneByOne, r *opened, opts *job.BackupOptions) (*reply, error) {
+	var all severalResult
+	left := &reply{}
+	var replies []*reply
+	failed := 0
+	for _, vm := range f.several {
+		opts.Name = vm.name
+		result, err := job.Backup(ctx, provider.only(vm.id), "", r, opts)
+		one := backedUp(result, r.said)
+		done := vmOutcome{Result: one.doc.(job.Result)}
+		if done.VM == "" {
+			done.VM = vm.name
+		}
+		if err != nil {
+			problem := outcome.Of(about(f.repo, "VM "+vm.name, err))
+			done.Error = &problem
+			left.warnings = append(left.warnings, problem.Text(vm.name+":"))
+			failed++
+		} else {
+			replies = append(replies, one)
+			left.warnings = append(left.warnings, one.warnings...)
+			left.notes = append(left.notes, one.notes...)
+			left.status = max(left.status, one.status)
+		}
+		all.Results = append(all.Results, done)
+	}
+	all.Session = all.Results[0].Session
+	left.doc = all
+	left.text = func(w *show.Printer) error {
+		for _, one := range replies {
+			if err := one.text(w); err != nil {
+				return err
+			}
+		}
+		return w.Printf("%d of %d VMs backed up\n", len(replies), len(all.Results))
+	}
+	if failed > 0 {
+		return left, fmt.Errorf("%d of %d VMs failed", failed, len(all.Results))
+	}
+	return left, nil
+}
