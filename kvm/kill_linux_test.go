@@ -189,7 +189,7 @@ func (l *lab) victimCommand() *exec.Cmd {
 		return l.tool.command("backup", "--repo", filepath.Join(l.dir, "repo"), l.source())
 	}
 	plan := victimPlan{Machine: l.machine, Scratch: l.scratch, Repo: filepath.Join(l.dir, "repo"),
-		State: filepath.Join(l.dir, "state"), Journal: l.journalDir(), Guard: l.guarded}
+		State: filepath.Join(l.dir, "state"), Journal: l.journalDir(), Guard: l.guarded, FreezeDeadline: l.deadline}
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), victimEnv+"="+mustJSON(l.t, plan))
 	return cmd

@@ -36,16 +36,17 @@ const (
 
 // lab is a guest with two disks, a repository and a journal.
 type lab struct {
-	t       *testing.T // the one that is running
-	whole   *testing.T // the one that the guests belong to
-	dir     string
-	fixture *kvmtest.Fixture
-	guest   *kvmtest.Guest
-	machine Machine
-	scratch string
-	guarded bool  // victims have a guard
-	tool    *tool // victims are the tool; nil: this test program
-	repo    *repo.Repository
+	t        *testing.T // the one that is running
+	whole    *testing.T // the one that the guests belong to
+	dir      string
+	fixture  *kvmtest.Fixture
+	guest    *kvmtest.Guest
+	machine  Machine
+	scratch  string
+	guarded  bool          // victims have a guard
+	deadline time.Duration // of victims that are frozen; zero: the default
+	tool     *tool         // victims are the tool; nil: this test program
+	repo     *repo.Repository
 }
 
 func newLab(t *testing.T) *lab {

@@ -23,6 +23,7 @@ type victimPlan struct {
 	Scratch, Repo, State string
 	Journal              string
 	Guard                bool
+	FreezeDeadline       time.Duration
 }
 
 // guardArg makes of the test program a guard.
@@ -69,6 +70,6 @@ func victimBackup() error {
 	if plan.Guard {
 		opts.Guard = ProcessGuard(os.Args[0], guardArg)
 	}
-	_, err = job.Backup(ctx, New([]Machine{plan.Machine}, opts), "", r, &job.BackupOptions{Journal: journal})
+	_, err = job.Backup(ctx, New([]Machine{plan.Machine}, opts), "", r, &job.BackupOptions{Journal: journal, FreezeDeadline: plan.FreezeDeadline})
 	return err
 }

@@ -52,7 +52,8 @@ func (f *backupFlags) kvmProvider(ctx context.Context, source string) (hikae.Sna
 		return oneByOne{machines, opts}, nil
 	}
 	for vm, err := range provider.VMs(ctx) {
-		if kvm.IsOff(err) && machines[0].Domain == nil { // its images may be known to the repository
+		// What a VM that is off cannot tell, its images or its configuration, may be known to the repository.
+		if machines[0].Domain == nil && (kvm.IsOff(err) || err == nil && vm.Facts["status"] == "off") {
 			f.off = &offline{machine: machines[0], opts: opts, err: err}
 			f.name = machines[0].Name
 			return provider, nil

@@ -101,7 +101,7 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 
 // build makes what is missing. The kernel is kept for good; the initramfs follows the guest's program.
 func build(ctx context.Context, dir string) (*Fixture, error) {
-	k := &kernel{dir: filepath.Join(dir, "kernel-2")}
+	k := &kernel{dir: filepath.Join(dir, "kernel-3")}
 	if err := k.build(ctx); err != nil {
 		return nil, err
 	}
@@ -119,8 +119,27 @@ func build(ctx context.Context, dir string) (*Fixture, error) {
 	}
 	sum := sha256.Sum256(append(data, k.dir...))
 	f := &Fixture{kernel: k.image(), initramfs: filepath.Join(dir, fmt.Sprintf("guest-%x.cpio", sum[:8]))}
-	err = once(f.initramfs, func(to string) error { return writeInitramfs(ctx, to, k, agent, program) })
+	err = once(f.initramfs, func(to string) error {
+		forget(dir)
+		return writeInitramfs(ctx, to, k, agent, program)
+	})
 	return f, err
+}
+
+// keepFor is how long what was built by another version of this package is kept, for trees that still use it.
+const keepFor = 14 * 24 * time.Hour
+
+// forget removes guests and servers that were built, or for a server last used, long ago. Where another tree still needs
+// one, it builds it again.
+func forget(dir string) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		made := strings.HasPrefix(e.Name(), "guest-") || strings.HasPrefix(e.Name(), "server-")
+		info, err := e.Info()
+		if made && err == nil && time.Since(info.ModTime()) > keepFor {
+			os.RemoveAll(filepath.Join(dir, e.Name()))
+		}
+	}
 }
 
 // once makes a file unless it is there, whole or not at all.

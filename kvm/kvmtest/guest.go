@@ -5,7 +5,6 @@ package kvmtest
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -138,7 +137,7 @@ func (g *Guest) ready(ctx context.Context) error {
 		}
 		select {
 		case <-g.ended:
-			return errors.New("qemu ended")
+			return fmt.Errorf("qemu ended: its console: %s", text)
 		case <-ctx.Done():
 			return fmt.Errorf("%w: its console: %s", ctx.Err(), text)
 		case <-time.After(20 * time.Millisecond):

@@ -33,6 +33,7 @@ func writeInitramfs(ctx context.Context, to string, k *kernel, agent, program st
 	}
 	w.modules("/mod/order", k.dir, modules)
 	w.modules("/mod/server", k.dir, serverModules)
+	w.modules("/mod/lvm", k.dir, lvmModules)
 	w.dir("/dev")
 	w.add("TRAILER!!!", 0, nil)
 	return errors.Join(w.err, w.w.Flush(), f.Close())

@@ -28,6 +28,9 @@ var modules = []string{
 // serverModules come after them, in a server alone.
 var serverModules = []string{"libcrc32c.ko", "xfs.ko"}
 
+// lvmModules come after those, where the root is a logical volume.
+var lvmModules = []string{"dm-mod.ko"}
+
 func (k *kernel) build(ctx context.Context) error {
 	return once(k.dir, func(to string) error {
 		if err := os.MkdirAll(to, 0o755); err != nil {
@@ -52,7 +55,7 @@ func (k *kernel) fetch(ctx context.Context) error {
 	defer os.Remove(deb)
 	want := func(name string) bool {
 		return path.Dir(name) == "boot" && bytes.HasPrefix([]byte(path.Base(name)), []byte("vmlinuz-")) ||
-			slices.Contains(modules, path.Base(name)) || slices.Contains(serverModules, path.Base(name))
+			slices.Contains(slices.Concat(modules, serverModules, lvmModules), path.Base(name))
 	}
 	err = unpack(ctx, deb, want, func(name string, r io.Reader) error {
 		if path.Dir(name) == "boot" {

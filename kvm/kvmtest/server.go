@@ -82,7 +82,11 @@ func BuildServer(ctx context.Context) (*Server, error) {
 	recipe := sha256.Sum256(fmt.Append(nil, serverRevision, serverPackages, unwantedPackages, unwantedPaths, systemSize, dataSize))
 	images := filepath.Join(dir, fmt.Sprintf("server-%x", recipe[:8]))
 	s := &Server{f, filepath.Join(images, "system.qcow2"), filepath.Join(images, "data.qcow2")}
-	return s, once(images, func(to string) error { return s.build(ctx, to) })
+	if err := once(images, func(to string) error { return s.build(ctx, to) }); err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	return s, os.Chtimes(images, now, now) // see forget
 }
 
 func (s *Server) build(ctx context.Context, to string) error {

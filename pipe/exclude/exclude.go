@@ -45,8 +45,9 @@ type Options struct {
 	// BlockSize is that of the target in bytes, a power of two, if it is known: ranges that no whole block fits into need
 	// not be remembered. Zero: all are.
 	BlockSize int64
-	// Deadline bounds the time that is spent. What was not analysed by then is stored whole. Zero: 1 s, and 15 s for each
-	// TiB of the disks.
+	// Deadline bounds the time that is spent. What was not analysed by then is stored whole. Zero: 1 s, or 10 s where
+	// there are Files to look for, and 15 s for each TiB of the disks. Of what is left of it when a volume's folders are
+	// looked through that takes half at most; files not found by then are stored, and the rest of the volume is judged.
 	Deadline time.Duration
 	// Readers are the file systems that can be looked into. Nil: those of [Readers].
 	Readers []Reader
@@ -55,6 +56,7 @@ type Options struct {
 // The time that analysing takes at most where nothing else was asked for.
 const (
 	deadlineBase   = time.Second
+	deadlineFiles  = 10 * time.Second
 	deadlinePerTiB = 15 * time.Second
 )
 
@@ -80,7 +82,11 @@ func (o *Options) withDefaults(disks []Disk) (Options, []glob, error) {
 				total += float64(d.Image.Size())
 			}
 		}
-		c.Deadline = deadlineBase + time.Duration(total/(1<<40)*float64(deadlinePerTiB))
+		c.Deadline = deadlineBase
+		if len(c.Files) > 0 {
+			c.Deadline = deadlineFiles
+		}
+		c.Deadline += time.Duration(total / (1 << 40) * float64(deadlinePerTiB))
 	}
 	return c, rules.rules, nil
 }

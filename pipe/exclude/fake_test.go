@@ -378,6 +378,27 @@ func TestDeadline(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
+// Looking through folders takes half of the time at most; what is free is found all the same.
+func TestFoldersTakeTooLong(t *testing.T) {
+	f := newFake("ext4")
+	f.free = []fsys.Range{{Off: 8 * mib, Len: 2 * mib}}
+	f.add("a/x", 0)
+	f.add("x", 0, fsys.Run{Len: 4096, Vol: mib, Kind: fsys.Written})
+	reads := 0
+	f.on = func(ctx context.Context, op string) error {
+		if reads++; op == "readdir" && reads > 12 { // those before look for swap files
+			<-ctx.Done()
+		}
+		return ctx.Err()
+	}
+	plan, v := look(t, f, exclude.Options{Free: true, Files: []string{"x"}, Deadline: time.Second})
+	require.Empty(t, v.Whole)
+	require.Equal(t, int64(2*mib), v.Free)
+	require.LessOrEqual(t, v.Files, int64(1))
+	require.Len(t, plan.Report.Notes, 1)
+	require.Contains(t, plan.Report.Notes[0], "time was up")
+}
+
 // Folders that lead in a circle, or very deep, end.
 func TestFoldersThatDoNotEnd(t *testing.T) {
 	f := newFake("ext4")

@@ -45,7 +45,7 @@ func (l *looker) look(ctx context.Context) error {
 		return nil
 	}
 	w := walker{looker: l, rules: rules, seen: map[fsys.Node]bool{}, linked: map[fsys.Node]uint32{}}
-	err := w.walk(ctx)
+	err := w.inTime(ctx)
 	for i, rule := range rules.rules {
 		l.a.used[rule.text] = l.a.used[rule.text] || rules.used[i]
 	}

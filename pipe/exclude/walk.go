@@ -2,7 +2,9 @@ package exclude
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"time"
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/exclude/fsys"
@@ -29,6 +31,23 @@ type folder struct {
 	spot  spot
 	depth int
 	own   int // bytes that its sets take; 0: they are those of another
+}
+
+// inTime walks for at most half of the time that is left: what was found by then is of use without the rest, and free
+// space is mostly the larger part.
+func (w *walker) inTime(ctx context.Context) error {
+	half := ctx
+	if end, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		half, cancel = context.WithTimeout(ctx, time.Until(end)/2)
+		defer cancel()
+	}
+	err := w.walk(half)
+	if err == nil || half.Err() == nil || ctx.Err() != nil {
+		return err
+	}
+	w.a.notes = append(w.a.notes, fmt.Sprintf("%s: the time was up before all of its folders were looked through; the files that were not found by then are stored", w.r.volume.Name))
+	return nil
 }
 
 func (w *walker) walk(ctx context.Context) error {

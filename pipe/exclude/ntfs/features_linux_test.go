@@ -28,10 +28,8 @@ func made(t *testing.T, v variant, opts []string, write func(dir string)) (img s
 	img = mkntfs(t, v)
 	m := fsystest.Mount(t, "ntfs", img, opts...)
 	write(m.Dir)
-	tree, err := fsystest.Scan(m.Dir)
-	require.NoError(t, err)
 	require.NoError(t, m.Unmount())
-	return img, tree
+	return img, scanned(t, img)
 }
 
 var plain = variant{16 << 20, []string{"-c4096"}}

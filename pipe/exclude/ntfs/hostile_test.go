@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -470,4 +471,25 @@ func TestSamples(t *testing.T) {
 		require.NotEmpty(t, free)
 		require.Equal(t, name == "log", openRaw(t, raw, false).Info().Doubt != "")
 	}
+}
+
+// TestConcurrent: one opened volume answers many at once.
+func TestConcurrent(t *testing.T) {
+	raw := sample(t, "log")
+	f := openRaw(t, raw, true)
+	var wg sync.WaitGroup
+	sums := make([]int64, 6)
+	for i := range sums {
+		wg.Go(func() {
+			for r := range f.Free(t.Context()) {
+				sums[i] += r.Len
+			}
+			visit(t.Context(), f, f.Root(), map[fsys.Node]bool{}, 0)
+		})
+	}
+	wg.Wait()
+	for _, sum := range sums {
+		require.Equal(t, sums[0], sum)
+	}
+	require.Positive(t, sums[0])
 }

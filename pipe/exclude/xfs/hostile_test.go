@@ -130,7 +130,7 @@ func FuzzOpen(f *testing.F) {
 		patients = append(patients, newPatient(f, s.name))
 	}
 	rng := rand.New(rand.NewPCG(1, 2))
-	for i := range 48 {
+	for i := range 24 {
 		data := []byte{byte(i)}
 		for range 5 * (1 + rng.IntN(6)) {
 			data = append(data, byte(rng.Uint32()))

@@ -81,7 +81,7 @@ func TestTorn(t *testing.T) {
 		fails  bool // the kernel refuses it too
 		slow   bool // for the long tier
 	}{
-		{name: "as it is", damage: func(*testing.T, *os.File) {}},
+		{name: "as it is", slow: true, damage: func(*testing.T, *os.File) {}},
 		{name: "a bit of the last record", damage: func(t *testing.T, f *os.File) { flip(t, f, last(0).Blocks[last(0).Head]) }},
 		{name: "a bit of the fifth last", slow: true, damage: func(t *testing.T, f *os.File) { flip(t, f, last(4).Blocks[last(4).Head]) }},
 		{name: "the last block is missing", damage: func(t *testing.T, f *os.File) {
@@ -90,7 +90,7 @@ func TestTorn(t *testing.T) {
 		{name: "the last header is missing", slow: true, damage: func(t *testing.T, f *os.File) {
 			stale(t, f, last(0).Blocks[0], last(0).Cycle-1)
 		}},
-		{name: "a block of the third last is missing", damage: func(t *testing.T, f *os.File) {
+		{name: "a block of the third last is missing", slow: true, damage: func(t *testing.T, f *os.File) {
 			stale(t, f, last(2).Blocks[last(2).Head], last(2).Cycle-1)
 		}},
 		{name: "a bit of an early record", fails: true, damage: func(t *testing.T, f *os.File) {
