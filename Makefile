@@ -84,7 +84,8 @@ deps:
 	@mkdir -p bin
 	@tools/deps gcc:gcc ld:libc6-dev qemu-img:qemu-utils qemu-io:qemu-utils mke2fs:e2fsprogs debugfs:e2fsprogs \
 		mkfs.fat:dosfstools mcopy:mtools strace:strace \
-		mkfs.xfs:xfsprogs xfs_repair:xfsprogs \
+		mkfs.xfs:xfsprogs xfs_repair:xfsprogs ntfs-3g:ntfs-3g mkntfs:ntfs-3g \
+		sgdisk:gdisk sfdisk:fdisk parted:parted pvcreate:lvm2 libvirtd:libvirt-daemon virsh:libvirt-clients \
 		qemu-system-x86_64:qemu-system-x86 lz4:lz4 nbdkit:nbdkit nbdcopy:libnbd-bin | tee bin/not-run
 
 bin/testsummary: $(wildcard internal/testsummary/*.go)

@@ -30,10 +30,7 @@ func reportedSkipped(out []byte) skipped {
 		Disks []struct {
 			Skipped map[string]int64 `json:"skipped"`
 		} `json:"disks"`
-		Phases []struct {
-			Name    string  `json:"name"`
-			Seconds float64 `json:"seconds"`
-		} `json:"phases"`
+		Phases map[string]float64 `json:"phases"`
 	}
 	s := skipped{Bytes: map[string]int64{}}
 	if json.Unmarshal(out, &doc) != nil {
@@ -44,11 +41,7 @@ func reportedSkipped(out []byte) skipped {
 			s.Bytes[reason] += n
 		}
 	}
-	for _, p := range doc.Phases {
-		if p.Name == "analyse" {
-			s.Analysis += p.Seconds
-		}
-	}
+	s.Analysis = doc.Phases["exclude"]
 	return s
 }
 

@@ -134,7 +134,7 @@ const keepFor = 14 * 24 * time.Hour
 func forget(dir string) {
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
-		made := strings.HasPrefix(e.Name(), "guest-") || strings.HasPrefix(e.Name(), "server-")
+		made := strings.HasPrefix(e.Name(), "guest-") || strings.HasPrefix(e.Name(), "server-") || strings.HasPrefix(e.Name(), "lvm-")
 		info, err := e.Info()
 		if made && err == nil && time.Since(info.ModTime()) > keepFor {
 			os.RemoveAll(filepath.Join(dir, e.Name()))

@@ -165,12 +165,7 @@ func makeTree(ctx context.Context, work, tree string) error {
 }
 
 func unwanted(deb string) bool {
-	for _, prefix := range unwantedPackages {
-		if strings.HasPrefix(deb, prefix) {
-			return true
-		}
-	}
-	return false
+	return hasPrefix(deb, unwantedPackages)
 }
 
 func makeSparse(path string, size int64) error {
@@ -280,17 +275,22 @@ type ServerOptions struct {
 	Quiet   bool // nothing is written: for [Guest] to check what a disk held
 }
 
+// line is what they add to the kernel's command line.
+func (o *ServerOptions) line() string {
+	if o == nil {
+		return ""
+	}
+	line := " fx.write=" + strings.Join(o.Ledgers, ",")
+	if o.Quiet {
+		line += " fx.quiet=1"
+	}
+	return line
+}
+
 // Start boots a server on two disks and waits until it runs, at most 2 minutes; where it has PostgreSQL, that accepts
 // connections then. The path of dir must be short. The caller kills the guest.
 func (s *Server) Start(ctx context.Context, dir string, disks []GuestDisk, opts *ServerOptions) (*Guest, error) {
-	line := "fx.root=/dev/vda2"
-	if opts != nil {
-		line += " fx.write=" + strings.Join(opts.Ledgers, ",")
-		if opts.Quiet {
-			line += " fx.quiet=1"
-		}
-	}
-	g, err := s.fixture.launch(dir, serverMemory, line, disks)
+	g, err := s.fixture.launch(dir, serverMemory, "fx.root=/dev/vda2"+opts.line(), disks)
 	if err != nil {
 		return nil, err
 	}

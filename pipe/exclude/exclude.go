@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/pipe/exclude/fstab"
 	"github.com/hikae/hikae/pipe/exclude/layout"
 )
 
@@ -247,9 +248,9 @@ type result struct {
 	sleeps   bool
 	unjudged bool
 
-	swapNamed []string // the swap files that its /etc/fstab names
-	mounts    []mount  // and what it mounts where
-	extra     []string // swap files on it that the fstab of another volume names
+	swapNamed []string     // the swap files that its /etc/fstab names
+	mounts    []fstab.Line // and what it mounts where
+	extra     []string     // swap files on it that the fstab of another volume names
 }
 
 // info is what a volume says of itself.

@@ -4,62 +4,27 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/hikae/hikae/pipe/exclude/fstab"
 )
 
-// mount is a line of an /etc/fstab: what is mounted where.
-type mount struct{ what, at string }
-
-// maxMounts bounds how many lines are looked at.
-const maxMounts = 1000
-
-// parseTable reads an /etc/fstab: the swap files that it names, and what it mounts where.
-func parseTable(text []byte) (swapFiles []string, mounts []mount) {
-	for line := range strings.Lines(string(text)) {
-		f := strings.Fields(line)
-		if len(f) < 3 || strings.HasPrefix(f[0], "#") || len(swapFiles)+len(mounts) >= maxMounts {
-			continue
-		}
-		what, at := unescape(f[0]), unescape(f[1])
+// tableOf sorts an /etc/fstab: the swap files that it names, and what it mounts where.
+func tableOf(text []byte) (swapFiles []string, mounts []fstab.Line) {
+	for _, l := range fstab.Parse(text) {
 		switch {
-		case f[2] == "swap" && strings.HasPrefix(what, "/") && !strings.HasPrefix(what, "/dev/"):
-			swapFiles = append(swapFiles, path.Clean(what))
-		case strings.HasPrefix(at, "/"):
-			mounts = append(mounts, mount{what, path.Clean(at)})
+		case l.Kind == "swap" && strings.HasPrefix(l.What, "/") && !strings.HasPrefix(l.What, "/dev/"):
+			swapFiles = append(swapFiles, path.Clean(l.What))
+		case strings.HasPrefix(l.At, "/"):
+			l.At = path.Clean(l.At)
+			mounts = append(mounts, l)
 		}
 	}
 	return swapFiles, mounts
 }
 
-// unescape puts back the blanks that stand as octal numbers.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
-}
-
-// is reports whether a mount's source is this volume.
-func (m *mount) is(r *result) bool {
-	key, value, ok := strings.Cut(strings.ReplaceAll(m.what, `"`, ""), "=")
-	if !ok {
-		return strings.TrimPrefix(m.what, "/dev/") == r.volume.Name || // vg/lv
-			strings.TrimPrefix(m.what, "/dev/mapper/") == mapperName(r.volume.Name)
-	}
-	switch key {
-	case "UUID":
-		return r.info.UUID != "" && strings.EqualFold(value, r.info.UUID)
-	case "LABEL":
-		return value != "" && value == r.info.Label
-	case "PARTLABEL":
-		return value != "" && value == r.volume.Label
-	}
-	return false
-}
-
-// mapperName is a logical volume's name as the device mapper has it: the dashes in it are doubled.
-func mapperName(name string) string {
-	group, lv, ok := strings.Cut(name, "/")
-	if !ok {
-		return ""
-	}
-	return strings.ReplaceAll(group, "-", "--") + "-" + strings.ReplaceAll(lv, "-", "--")
+// inTable are those names that a table may call the volume by.
+func (r *result) inTable() fstab.Names {
+	return fstab.Names{Volume: r.volume.Name, UUID: r.info.UUID, Label: r.info.Label, PartLabel: r.volume.Label}
 }
 
 // elsewhere are the volumes that hold a swap file which the fstab of another volume names, with those files added.
@@ -69,18 +34,18 @@ func (a *analysis) elsewhere() (again []*result) {
 	}
 	for _, root := range a.results {
 		for _, file := range root.swapNamed {
-			best := mount{}
+			best := fstab.Line{}
 			for _, m := range root.mounts {
-				if m.at != "/" && len(m.at) > len(best.at) && strings.HasPrefix(file, m.at+"/") {
+				if m.At != "/" && len(m.At) > len(best.At) && strings.HasPrefix(file, m.At+"/") {
 					best = m
 				}
 			}
-			if best.at == "" {
+			if best.At == "" {
 				continue
 			}
 			for _, r := range a.results {
-				if r != root && best.is(r) && r.whole == "" {
-					r.extra = append(r.extra, strings.TrimPrefix(file, best.at))
+				if r != root && best.Means(r.inTable()) && r.whole == "" {
+					r.extra = append(r.extra, strings.TrimPrefix(file, best.At))
 					if !slices.Contains(again, r) {
 						again = append(again, r)
 					}

@@ -112,7 +112,7 @@ func (l *looker) linuxSwap(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.r.swapNamed, l.r.mounts = parseTable(table)
+	l.r.swapNamed, l.r.mounts = tableOf(table)
 	for _, list := range [][]string{usualPlaces, l.r.swapNamed, l.r.extra} {
 		for _, path := range list {
 			if err := l.swapFile(ctx, path); err != nil {

@@ -21,12 +21,18 @@ func boot() {
 	mount("sys", "/sys", "sysfs")
 	mount("dev", "/dev", "devtmpfs")
 	loadModules("/mod/order")
-	if device := parameter("fx.root"); device != "" {
+	device, group := parameter("fx.root"), parameter("fx.group")
+	switch {
+	case device == "":
+		bootSmall()
+	case group != "":
+		if err := bootLVM(group, device); err != nil {
+			fmt.Println("FX lvm", err)
+		}
+	default:
 		if err := bootServer(device); err != nil {
 			fmt.Println("FX server", err)
 		}
-	} else {
-		bootSmall()
 	}
 	fmt.Println("FX-READY")
 	for { // whoever has no parent any more is ours to bury

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -78,18 +79,31 @@ func swap(size int) error {
 	return unix.Munmap(p)
 }
 
-// swapUsed is how many bytes of the swap area are in use.
-func swapUsed() (int64, error) {
+// swapUsed is how many bytes of the swap areas are in use.
+func swapUsed() (sum int64, err error) {
+	areas, err := swapAreas()
+	if err == nil && len(areas) == 0 {
+		err = errors.New("no swap area is in use")
+	}
+	for _, used := range areas {
+		sum += used
+	}
+	return sum, err
+}
+
+// swapAreas are the areas that the kernel swaps to, and how many bytes of each are in use.
+func swapAreas() (map[string]int64, error) {
 	text, err := os.ReadFile("/proc/swaps")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
+	areas := map[string]int64{}
 	for _, line := range strings.Split(string(text), "\n") {
 		var device, kind string
 		var size, used int64
-		if n, _ := fmt.Sscan(line, &device, &kind, &size, &used); n == 4 && device == swapDevice {
-			return used << 10, nil
+		if n, _ := fmt.Sscan(line, &device, &kind, &size, &used); n == 4 {
+			areas[device] = used << 10
 		}
 	}
-	return 0, fmt.Errorf("no swap area is in use: %q", text)
+	return areas, nil
 }

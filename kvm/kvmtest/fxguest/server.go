@@ -96,7 +96,8 @@ func enterRoot() error {
 
 // closeRoot leaves the root's file system clean.
 func closeRoot() {
-	byName(unix.SYS_SWAPOFF, swapDevice)
+	swapOff()
+	syscall.Unmount("/boot", 0) // where it is a file system of its own
 	for range 50 {
 		if syscall.Mount("", "/", "", syscall.MS_REMOUNT|syscall.MS_RDONLY, "") == nil {
 			return
@@ -106,6 +107,16 @@ func closeRoot() {
 }
 
 func swapOn() error { return byName(unix.SYS_SWAPON, swapDevice) }
+
+func swapOff() {
+	areas, err := swapAreas()
+	if err != nil {
+		fmt.Println("FX", err)
+	}
+	for name := range areas {
+		byName(unix.SYS_SWAPOFF, name)
+	}
+}
 
 // byName is a system call that takes a name and no flags.
 func byName(call uintptr, name string) error {

@@ -331,7 +331,7 @@ func TestMutations(t *testing.T) {
 		volumes = append(volumes, golden(t, name))
 	}
 	rng := rand.New(rand.NewPCG(1, 2))
-	for range seeds(300, 20000) {
+	for range seeds(150, 20000) {
 		data := make([]byte, 1+6*(1+rng.IntN(12)))
 		for i := range data {
 			data[i] = byte(rng.Uint32())

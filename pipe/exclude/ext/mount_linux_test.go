@@ -109,7 +109,7 @@ func TestMounted(t *testing.T) {
 				t.Parallel()
 				img := s.make(t, "")
 				m := fsystest.Mount(t, "ext4", img)
-				release := age(t, m.Dir, seed, seeds(120, 400))
+				release := age(t, m.Dir, seed, seeds(80, 300))
 				require.NoError(t, m.Sync())
 				busy := img + ".busy"
 				require.NoError(t, fsystest.Copy(busy, img))
@@ -189,6 +189,9 @@ func TestBusy(t *testing.T) {
 		"often":          {"-t ext4 -O orphan_file", "commit=1"},
 		"bigalloc":       {"-t ext4 -O bigalloc -C 16384", "nodelalloc"},
 	} {
+		if !longTier() && (name == "often" || name == "data=writeback" || name == "bigalloc") {
+			continue
+		}
 		for seed := range uint64(seeds(1, 4)) {
 			t.Run(fmt.Sprintf("%s/%d", name, seed), func(t *testing.T) {
 				t.Parallel()

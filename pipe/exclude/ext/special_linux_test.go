@@ -24,7 +24,7 @@ func deep(t testing.TB, dir string, bs int64) {
 	t.Helper()
 	pieces, err := os.Create(dir + "/pieces")
 	require.NoError(t, err)
-	for i := range int64(3000) {
+	for i := range int64(seeds(1200, 6000)) {
 		_, err := pieces.WriteAt(fmt.Appendf(nil, "piece %d", i), i*2*bs)
 		require.NoError(t, err)
 	}
@@ -32,13 +32,13 @@ func deep(t testing.TB, dir string, bs int64) {
 	require.NoError(t, pieces.Close())
 	far, err := os.Create(dir + "/far")
 	require.NoError(t, err)
-	for _, off := range []int64{11, 12, 12 + bs/4 - 1, 12 + bs/4, 12 + bs/4 + bs/4*bs/4 - 1, 12 + bs/4 + bs/4*bs/4, 90_000} {
+	for _, off := range []int64{11, 12, 12 + bs/4 - 1, 12 + bs/4, 12 + bs/4 + bs/4*bs/4 - 1, 12 + bs/4 + bs/4*bs/4, 66_000} {
 		_, err := far.WriteAt(fmt.Appendf(nil, "at %d", off), off*bs)
 		require.NoError(t, err)
 	}
 	require.NoError(t, far.Close())
 	require.NoError(t, os.Mkdir(dir+"/wide", 0o755))
-	for i := range 3000 {
+	for i := range seeds(1500, 20000) {
 		require.NoError(t, os.WriteFile(fmt.Sprintf("%s/wide/%s%d", dir, strings.Repeat("n", 30), i), nil, 0o600))
 	}
 	for i, size := range []int{10, 600, 3000, 60000} {
@@ -58,8 +58,8 @@ func deep(t testing.TB, dir string, bs int64) {
 func TestDeep(t *testing.T) {
 	t.Parallel()
 	for name, args := range map[string]string{
-		"extents": "-t ext4 -b 1024 -N 8192", "indirect": "-t ext3 -b 1024 -N 8192",
-		"inline and ea_inode": "-t ext4 -b 1024 -O inline_data,ea_inode,large_dir -N 8192 -I 512",
+		"extents": "-t ext4 -b 1024 -N 32768", "indirect": "-t ext3 -b 1024 -N 32768",
+		"inline and ea_inode": "-t ext4 -b 1024 -O inline_data,ea_inode,large_dir -N 32768 -I 512",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

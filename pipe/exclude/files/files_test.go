@@ -275,16 +275,3 @@ func TestReadSeek(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, want[len(want)-1000:], got)
 }
-
-func TestFstab(t *testing.T) {
-	list := parseFstab([]byte("#x\nLABEL=a\\040b /mnt/c\\040d xfs rw 0 0\n/dev/vda2 / ext4\nbroken\n"))
-	require.Equal(t, []fstabLine{{"LABEL=a b", "/mnt/c d", "xfs"}, {"/dev/vda2", "/", "ext4"}}, list)
-	require.Equal(t, 2, partitionOf("/dev/vda2"))
-	require.Equal(t, 11, partitionOf("/dev/nvme0n1p11"))
-	require.Zero(t, partitionOf("/dev/mapper/vg0-root"))
-	require.Zero(t, partitionOf("/dev/sda"))
-	v := Volume{Volume: &layout.Volume{Name: "my-vg/root"}}
-	require.True(t, v.means("/dev/mapper/my--vg-root", false))
-	require.True(t, v.means("/dev/my-vg/root", false))
-	require.False(t, v.means("/dev/mapper/my-vg-root", false))
-}

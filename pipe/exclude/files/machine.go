@@ -99,7 +99,7 @@ func (m *Machine) mount() {
 		}
 		readable, only = readable+1, v
 		tree := FS(m.ctx, v.FS)
-		table, err := readFstab(tree)
+		table, err := readTable(tree)
 		if err != nil {
 			continue
 		}

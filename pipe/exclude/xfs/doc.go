@@ -33,4 +33,8 @@
 //
 // The view before the replay is a crash image: a tree may be written in part. There only what can be read counts as free;
 // missing parts cost gain. The view after it must be right in every detail that is known here, or the volume is doubtful.
+//
+// A version 4 log is replayed for what the files are; what is free then is doubtful, for that replay could not be held
+// against a kernel that still has version 4. An unfinished change of a file's map is not carried out: such a file says so
+// instead of showing a state that the guest would never see.
 package xfs

@@ -40,6 +40,15 @@ func LogRecords(ctx context.Context, vol pipe.Image) (list []LogRecord, err erro
 	return list, nil
 }
 
+// Adopted counts the files whose trees change their owner in the log.
+func Adopted(ctx context.Context, vol pipe.Image) (int, error) {
+	f, err := Open(ctx, vol)
+	if err != nil {
+		return 0, err
+	}
+	return len(f.(*FS).adopted), nil
+}
+
 // Reseal puts the right checksums on the structures that hold a sector of a small image, so that damage is not found by
 // them. It returns how many it sealed.
 func Reseal(img []byte, sector int) (n int) {

@@ -63,10 +63,10 @@ func (f *FS) replay(ctx context.Context, r *ring, e ends) error {
 	b := &budget{left: replayMemory}
 	p := &replayer{f: f, ctx: ctx, budget: b, v: view{vol: f.after.vol, over: newOverlay(b)},
 		cancelled: map[extentOf]int{}, touched: map[extentOf]struct{}{}, intents: map[intentKey]*intent{}}
-	if err := r.scan(ctx, e, b, p.noteCancelled); err != nil {
+	if err := r.scan(ctx, e, b, true, p.noteCancelled); err != nil {
 		return err
 	}
-	if err := r.scan(ctx, e, b, p.commit); err != nil {
+	if err := r.scan(ctx, e, b, false, p.commit); err != nil {
 		return err
 	}
 	f.after, f.applied = p.v, p.applied

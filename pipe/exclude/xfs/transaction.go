@@ -48,9 +48,9 @@ func (i *item) kind() uint16 {
 }
 
 // scan reads the records from tail to head and calls commit for each transaction that was committed, in that order.
-// What was not is dropped.
-func (r *ring) scan(ctx context.Context, e ends, b *budget, commit func(t *transaction) error) error {
-	s := &scanner{ring: r, open: map[uint32]*transaction{}, budget: b, commit: commit}
+// What was not is dropped. Brief keeps of each item only the first region, and the others empty.
+func (r *ring) scan(ctx context.Context, e ends, b *budget, brief bool, commit func(t *transaction) error) error {
+	s := &scanner{ring: r, open: map[uint32]*transaction{}, budget: b, brief: brief, commit: commit}
 	defer s.close()
 	buf := make([]byte, bufLen)
 	for at := e.tail; at != e.head; {
@@ -79,6 +79,7 @@ type scanner struct {
 	ring   *ring
 	open   map[uint32]*transaction
 	budget *budget
+	brief  bool
 	commit func(t *transaction) error
 }
 
@@ -171,9 +172,12 @@ func (s *scanner) add(h *record, t *transaction, data []byte) error {
 		t.items = append(t.items, &item{total: total})
 		last++
 	}
+	i := t.items[last]
+	if s.brief && len(i.regions) > 0 {
+		data = nil
+	}
 	cost := int64(len(data)) + regionCost
 	t.cost += cost
-	i := t.items[last]
 	i.regions = append(i.regions, append([]byte(nil), data...))
 	return s.budget.take(cost)
 }
@@ -188,6 +192,9 @@ func (s *scanner) extend(h *record, t *transaction, data []byte) error {
 	}
 	i := t.items[len(t.items)-1]
 	last := len(i.regions) - 1
+	if s.brief && last > 0 {
+		return nil
+	}
 	i.regions[last] = append(i.regions[last], data...)
 	// Growing may take up to twice what is there.
 	cost := 2 * int64(len(data))
