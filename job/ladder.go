@@ -73,6 +73,10 @@ func (s *backup) changed(ctx context.Context, d hikae.Disk, img pipe.Image, targ
 	if err != nil {
 		return nil, nil, fmt.Sprintf("the base point's disk cannot be opened: %v", err)
 	}
+	if _, ok := pipe.As[pipe.ExtentImage](base); !ok {
+		base.Close()
+		return nil, nil, "the base point does not tell what was left out of it"
+	}
 	x := &increment{Image: img, changes: inc, base: base, block: 1}
 	if blocks, ok := target.(pipe.BlockTarget); ok {
 		x.block = int64(blocks.BlockSize())

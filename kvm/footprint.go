@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/hikae/hikae"
@@ -31,6 +32,18 @@ type footprint struct {
 const prefix = "hikae-"
 
 var validMark = regexp.MustCompile(`^hikae-[a-z2-7]{16}$`)
+
+// validID are the change ids that this package hands out. A point may name others: those of another hypervisor, or what
+// somebody put there. They are names of bitmaps that are not ours.
+var validID = regexp.MustCompile(`^hikae-[a-z2-7]{16}(?:-b[0-9]{1,3})?$`)
+
+// ourID is a change id, or empty where it is none of ours.
+func ourID(id hikae.ChangeID) string {
+	if !validID.MatchString(string(id)) {
+		return ""
+	}
+	return string(id)
+}
 
 func newFootprint(qmp string) footprint {
 	return footprint{Mark: prefix + strings.ToLower(rand.Text()[:16]), QMP: qmp}
@@ -59,9 +72,19 @@ func (f *footprint) inDir(name string) string {
 	return filepath.Join(f.Dir, name)
 }
 
-// changeID is the bitmap that begins with the session, on each disk; copyName the copy of the base's bitmap.
-func (f *footprint) changeID() string { return f.Mark }
+// bitmapOf names the bitmap that begins with a session on its disk i. Each disk's has a name of its own: disks that
+// change places, or swap what their keys are made of, would else be taken for each other, and one's changes be laid over
+// the other's base.
+func bitmapOf(mark string, i int) string { return fmt.Sprintf("%s-b%d", mark, i) }
+
+// copyName is the copy of the base's bitmap, for the reader.
 func (f *footprint) copyName() string { return f.Mark + "-read" }
+
+// kept reports whether a point names a bitmap of the session with that mark: then it was committed.
+func kept(mark string, keep []hikae.ChangeID) bool {
+	f := footprint{Mark: mark}
+	return slices.ContainsFunc(keep, func(id hikae.ChangeID) bool { return f.mine(string(id)) })
+}
 
 func (f *footprint) mine(name string) bool {
 	return name == f.Mark || strings.HasPrefix(name, f.Mark+"-")

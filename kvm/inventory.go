@@ -32,6 +32,7 @@ type disk struct {
 	QDev string `json:"qdev"` // path of the device
 	Size int64  `json:"size"`
 	Base string `json:"base,omitempty"` // bitmap that the base point names; empty: none that is usable
+	Next string `json:"next,omitempty"` // bitmap that begins with the session
 
 	File   string `json:"file,omitempty"` // its image, if it is a file
 	Format string `json:"format,omitempty"`

@@ -258,8 +258,7 @@ func TestHypervisorKilled(t *testing.T) {
 	direct := l.machine
 	p := &tap{t: t}
 	tapped := Machine{QMP: filepath.Join(l.dir, "q"), Agent: filepath.Join(l.dir, "a"), Name: direct.Name}
-	p.open(tapped.QMP, direct.QMP)
-	p.open(tapped.Agent, direct.Agent)
+	shutQMP, shutAgent := p.open(tapped.QMP, direct.QMP), p.open(tapped.Agent, direct.Agent)
 	l.point(points)
 	l.machine = tapped
 	p.arm(0, false, nil)
@@ -271,11 +270,20 @@ func TestHypervisorKilled(t *testing.T) {
 			l.t = t
 			l.fx("fill", "/dev/vdb", strconv.Itoa((i%60)*131072), "65536", strconv.Itoa(i+10))
 			l.machine = tapped
-			p.arm(s.at, s.after, l.guest.Kill)
-			err := l.victim(nil)
-			p.arm(0, false, nil)
-			l.boot() // the machine is direct again
+			p.arm(s.at, s.after, func() {
+				l.guest.Kill()
+				go shutQMP() // nobody listens there any more
+				go shutAgent()
+			})
 			begun := time.Now()
+			err := l.victim(nil)
+			require.Less(t, time.Since(begun), 45*time.Second, "it waited for a QEMU that had ended")
+			p.arm(0, false, nil)
+			shutQMP()
+			shutAgent()
+			l.boot() // the machine is direct again
+			shutQMP, shutAgent = p.open(tapped.QMP, direct.QMP), p.open(tapped.Agent, direct.Agent)
+			begun = time.Now()
 			swept := l.sweep()
 			require.Less(t, time.Since(begun), time.Minute)
 			t.Logf("the session said %v; swept %d effects in %v", err, swept, time.Since(begun).Round(time.Millisecond))

@@ -207,9 +207,9 @@ func (s *survey) list(o *LeftoverOptions) []Leftover {
 		switch l := &list[i]; {
 		case l.Kind == "frozen" && !o.Thaw:
 			l.Kept = "it is not known who froze them; thaw if nobody else is at work"
-		case l.Kind == "bitmap" && validMark.MatchString(l.Name) && slices.Contains(o.Keep, hikae.ChangeID(l.Name)):
+		case l.Kind == "bitmap" && validID.MatchString(l.Name) && slices.Contains(o.Keep, hikae.ChangeID(l.Name)):
 			l.Kept = "a restore point names it"
-		case l.Kind == "bitmap" && validMark.MatchString(l.Name) && o.Keep == nil:
+		case l.Kind == "bitmap" && validID.MatchString(l.Name) && o.Keep == nil:
 			l.Kept = "a restore point may name it: the repository would tell"
 		}
 	}
@@ -371,7 +371,7 @@ func (p *Provider) Forget(ctx context.Context, id string, ids map[hikae.ChangeID
 	var errs []error
 	for name, n := range nodes {
 		for _, b := range n.Bitmaps {
-			if ids[hikae.ChangeID(b.Name)] && validMark.MatchString(b.Name) {
+			if ids[hikae.ChangeID(b.Name)] && validID.MatchString(b.Name) {
 				errs = append(errs, mon.Execute(ctx, "block-dirty-bitmap-remove", map[string]any{"node": name, "name": b.Name}, nil))
 			}
 		}

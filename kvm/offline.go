@@ -53,7 +53,7 @@ type offSnapshot struct {
 	provider *Provider
 	machine  Machine
 	opts     hikae.SnapshotOptions
-	mark     string // name of the bitmaps that begin with it
+	mark     string // in the names of the bitmaps that begin with it
 	vm       hikae.VM
 	disks    []*offDisk
 	warnings []string
@@ -77,8 +77,8 @@ func (s *offSnapshot) take(ctx context.Context) (err error) {
 	if s.vm, err = s.provider.describeOff(ctx, s.machine); err != nil {
 		return err
 	}
-	for _, image := range s.machine.Disks {
-		d := &offDisk{DiskImage: image, Base: string(s.opts.Since[image.Key])}
+	for i, image := range s.machine.Disks {
+		d := &offDisk{DiskImage: image, Base: ourID(s.opts.Since[image.Key]), Next: bitmapOf(s.mark, i)}
 		if err := d.look(ctx); err != nil {
 			return fmt.Errorf("disk %s: %w", d.Key, err)
 		}
@@ -146,7 +146,7 @@ func (s *offSnapshot) addBitmap(ctx context.Context, d *offDisk) error {
 	if err := release(); err != nil {
 		return err
 	}
-	err = changeBitmap(ctx, "--add", *d, s.mark)
+	err = changeBitmap(ctx, "--add", *d, d.Next)
 	var busy *hikae.BusyError
 	if err == nil || errors.As(err, &busy) || ctx.Err() != nil {
 		return err
@@ -173,7 +173,7 @@ func (s *offSnapshot) verify(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("disk %s: %w", d.Key, err)
 		}
-		b, ok := hasBitmap(list, s.mark)
+		b, ok := hasBitmap(list, d.Next)
 		d.next = ok && b.Auto && !b.InUse
 	}
 	return nil
@@ -272,7 +272,7 @@ func (s *offSnapshot) Prepare(context.Context) (map[string]hikae.ChangeID, error
 	out := map[string]hikae.ChangeID{}
 	for _, d := range s.disks {
 		if d.next {
-			out[d.Key] = hikae.ChangeID(s.mark)
+			out[d.Key] = hikae.ChangeID(d.Next)
 		}
 	}
 	return out, nil
@@ -311,7 +311,7 @@ func (s *offSnapshot) Release(ctx context.Context) error {
 	if s.settle == nil {
 		return err
 	}
-	drop := func(d offDisk) string { return s.mark }
+	drop := func(d offDisk) string { return d.Next }
 	if s.committed {
 		drop = func(d offDisk) string { return d.Base }
 	}
@@ -327,10 +327,10 @@ func (p *Provider) undoImages(ctx context.Context, e hikae.Effect, keep []hikae.
 	if err != nil {
 		return err
 	}
-	if slices.Contains(keep, hikae.ChangeID(mark)) {
+	if kept(mark, keep) {
 		return p.dropBitmaps(ctx, m, disks, func(d offDisk) string { return d.Base })
 	}
-	return p.dropBitmaps(ctx, m, disks, func(offDisk) string { return mark })
+	return p.dropBitmaps(ctx, m, disks, func(d offDisk) string { return d.Next })
 }
 
 // filed reports whether it is known in which images the bitmaps of a session on a running machine are.
@@ -342,12 +342,12 @@ func (f *footprint) filed() bool {
 func (p *Provider) undoBitmapsOff(ctx context.Context, f *footprint, keep []hikae.ChangeID) error {
 	var disks []offDisk
 	for _, d := range f.Disks {
-		disks = append(disks, offDisk{DiskImage: DiskImage{Key: d.Key, Path: d.File, Format: d.Format}, Base: d.Base})
+		disks = append(disks, offDisk{DiskImage: DiskImage{Key: d.Key, Path: d.File, Format: d.Format}, Base: d.Base, Next: d.Next})
 	}
-	if slices.Contains(keep, hikae.ChangeID(f.changeID())) {
+	if kept(f.Mark, keep) {
 		return p.dropBitmaps(ctx, f.machine(), disks, func(d offDisk) string { return d.Base })
 	}
-	return p.dropBitmaps(ctx, f.machine(), disks, func(offDisk) string { return f.changeID() })
+	return p.dropBitmaps(ctx, f.machine(), disks, func(d offDisk) string { return d.Next })
 }
 
 // imagesOf reads the note of an effect on images.

@@ -59,6 +59,7 @@ func checkImages(images []DiskImage) error {
 type offDisk struct {
 	DiskImage
 	Base   string `json:"base,omitempty"` // bitmap that the base point names
+	Next   string `json:"next,omitempty"` // bitmap that begins with the session
 	size   int64
 	stated bool // the format was said, and not found in the file
 	old    bool // a version of qcow2 that keeps no bitmaps

@@ -124,7 +124,7 @@ func (s *snapshot) look(ctx context.Context) (*inventory, error) {
 	}
 	for _, d := range inv.disks {
 		if d.skip == "" {
-			d.Base = s.usable(inv, d)
+			d.Base, d.Next = s.usable(inv, d), bitmapOf(s.Mark, len(s.Disks))
 			s.Disks = append(s.Disks, d)
 		}
 	}
@@ -165,9 +165,11 @@ func noDisk(m Machine, inv *inventory) error {
 
 // usable is the base's bitmap on a disk, if what it holds can be relied on.
 func (s *snapshot) usable(inv *inventory, d disk) string {
-	since := string(s.opts.Since[d.Key])
+	since := ourID(s.opts.Since[d.Key])
 	b, ok := inv.nodes[d.Node].bitmap(since)
 	switch {
+	case since == "" && s.opts.Since[d.Key] != "":
+		s.reasons[d.Key] = "the base point's change id is not one of this hypervisor's"
 	case since == "":
 		s.reasons[d.Key] = "the base point has no change id for this disk"
 	case !ok:
@@ -240,8 +242,8 @@ func (s *snapshot) Prepare(ctx context.Context) (map[string]hikae.ChangeID, erro
 	}
 	out := map[string]hikae.ChangeID{}
 	for _, d := range s.Disks {
-		if b, ok := nodes[d.Node].bitmap(s.changeID()); ok && b.Recording && !b.Inconsistent {
-			out[d.Key] = hikae.ChangeID(s.changeID())
+		if b, ok := nodes[d.Node].bitmap(d.Next); ok && b.Recording && !b.Inconsistent {
+			out[d.Key] = hikae.ChangeID(d.Next)
 		}
 	}
 	return out, nil
@@ -268,7 +270,7 @@ func (s *snapshot) settleBitmaps(ctx context.Context) error {
 }
 
 // oldBitmaps are the base's on a disk, also where they could not be used: nobody else will remove them.
-func (s *snapshot) oldBitmaps(d disk) []string { return []string{string(s.opts.Since[d.Key])} }
+func (s *snapshot) oldBitmaps(d disk) []string { return []string{ourID(s.opts.Since[d.Key])} }
 
 // Release removes what the snapshot made; the base was never touched, so there is nothing to make whole. It may be
 // called again after an error.
@@ -321,7 +323,7 @@ func (s *snapshot) newBitmaps(d disk) []string {
 	if s.committed {
 		return s.oldBitmaps(d)
 	}
-	return []string{s.changeID()}
+	return []string{d.Next}
 }
 
 // releaseFiles is all there is to do when QEMU has ended. A persistent bitmap that nobody needs may be in an image

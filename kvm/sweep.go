@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/hikae/hikae"
 )
@@ -69,7 +68,7 @@ func (f *footprint) undoWithout(kind string, dial error) error {
 	case kindFleece:
 		return f.removeFiles()
 	case kindBitmap:
-		return fmt.Errorf("bitmap %s: it may be in the machine's images; it is removed when the machine runs again: %w", f.changeID(), dial)
+		return fmt.Errorf("bitmaps of %s: they may be in the machine's images; they are removed when the machine runs again: %w", f.Mark, dial)
 	}
 	return nil
 }
@@ -98,8 +97,8 @@ func (f *footprint) unpause(ctx context.Context, mon monitor) error {
 
 // undoBitmaps goes back to the base, or on to the point that was committed.
 func (f *footprint) undoBitmaps(ctx context.Context, mon monitor, keep []hikae.ChangeID) error {
-	if slices.Contains(keep, hikae.ChangeID(f.changeID())) {
+	if kept(f.Mark, keep) {
 		return f.removeBitmaps(ctx, mon, func(d disk) []string { return []string{d.Base} })
 	}
-	return f.removeBitmaps(ctx, mon, func(disk) []string { return []string{f.changeID()} })
+	return f.removeBitmaps(ctx, mon, func(d disk) []string { return []string{d.Next} })
 }

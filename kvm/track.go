@@ -26,7 +26,7 @@ func (s *snapshot) addBitmaps(ctx context.Context) error {
 	var actions []any
 	for _, d := range s.Disks {
 		actions = append(actions, action("block-dirty-bitmap-add", map[string]any{
-			"node": d.Node, "name": s.changeID(), "persistent": nodes[d.Node].Driver == "qcow2",
+			"node": d.Node, "name": d.Next, "persistent": nodes[d.Node].Driver == "qcow2",
 		}))
 	}
 	return transaction(ctx, s.mon, actions)

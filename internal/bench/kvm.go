@@ -34,7 +34,7 @@ const (
 	barBorg   = "NBD server: nbdcopy from a point, against dd from `borg mount`"
 	barRestic = "NBD server: nbdcopy from a point, against dd from `restic mount`"
 	barClient = "NBD client: our copy of an export, against nbdcopy"
-	barFull   = "running VM, full backup, against nbdcopy of the same disk, then zstd -1"
+	barFull   = "running VM, full backup by the defaults, against nbdcopy of the same disk, then zstd -1"
 	barQuiet  = "running VM of 64 GiB, quiet: increment, from start to committed point"
 	barBoot   = "start from the repository: to the guest's last boot message, against the raw disk"
 )

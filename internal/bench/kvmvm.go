@@ -40,7 +40,7 @@ func (b *kvmBench) machineOf(ctx context.Context, format, disk string) (mon stri
 	return mon, stop, nil
 }
 
-// full backs up a running VM into an empty repository; the peer copies the same disk out of the same QEMU and compresses
+// full backs up a running VM into an empty repository, by the defaults, which leave out swap and free space; the peer copies the same disk out of the same QEMU and compresses
 // the copy.
 func (b *kvmBench) full(ctx context.Context, swap bool) error {
 	disk := b.at("full.raw")
@@ -59,7 +59,7 @@ func (b *kvmBench) full(ctx context.Context, swap bool) error {
 		return err
 	}
 	ours := func() (float64, int64, error) {
-		cost, _, err := measure(ctx, b.ours("backup", "--repo", repo, "--exclude-swap=false", "--exclude-free=false", "kvm://"+mon+"?scratch="+b.dir))
+		cost, _, err := measure(ctx, b.ours("backup", "--repo", repo, "kvm://"+mon+"?scratch="+b.dir))
 		if err != nil {
 			return 0, 0, err
 		}

@@ -81,7 +81,7 @@ mkswap -q -U ` + LVMSwapUUID + ` /dev/` + LVMGroup + `/swap
 mount -t ext4 /dev/` + LVMGroup + `/root /mnt
 mkdir /mnt/boot
 mount -t ext2 /dev/vda1 /mnt/boot
-cp -ax / /mnt
+cp -ax /. /mnt
 rm /mnt/make.sh
 dd if=/dev/zero of=/mnt/swapfile bs=1M count=32 status=none
 chmod 600 /mnt/swapfile

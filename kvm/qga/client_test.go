@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -349,4 +350,16 @@ func TestVia(t *testing.T) {
 	require.ErrorContains(t, err, "nonsense: not found")
 	require.ErrorIs(t, c.Do(t.Context(), "long", nil, nil), ErrTooLong)
 	require.ErrorIs(t, c.Do(t.Context(), "lost", nil, nil), ErrSilent)
+}
+
+// Where nobody listens any more there is nothing to thaw, and nothing to wait for.
+func TestThawOfNobody(t *testing.T) {
+	c := New(filepath.Join(t.TempDir(), "none"), nil)
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	begun := time.Now()
+	require.ErrorIs(t, c.Thaw(ctx), fs.ErrNotExist)
+	require.Less(t, time.Since(begun), 30*time.Second)
+	require.GreaterOrEqual(t, time.Since(begun), refusedFor)
 }

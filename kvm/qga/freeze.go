@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"syscall"
 	"time"
 )
 
@@ -55,16 +57,28 @@ func (c *Client) Freeze(ctx context.Context) (int, error) {
 // thawTry bounds one attempt to thaw.
 const thawTry = 3 * time.Second
 
+// refusedFor is how long a socket may refuse before there is nobody behind it: QEMU listens for as long as it lives, so
+// it has ended, and nothing is frozen any more.
+const refusedFor = 2 * time.Second
+
 // Thaw thaws the file systems of the guest, and returns nil only when the agent has said that none is frozen. An
-// answer that does not come within 3 s is asked for again on a fresh connection, until the context ends. To thaw what is
-// not frozen is no error.
+// answer that does not come within 3 s is asked for again on a fresh connection, until the context ends, or until the
+// socket has been refusing for 2 s, which wraps fs.ErrNotExist or syscall.ECONNREFUSED. To thaw what is not frozen is no
+// error.
 func (c *Client) Thaw(ctx context.Context) error {
 	ctx, cancel := bounded(ctx, Timeout)
 	defer cancel()
+	answered := time.Now() // or let us wait, at least
 	for {
 		err := c.tryThaw(ctx)
 		if err == nil {
 			return nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
+			answered = time.Now()
+		}
+		if time.Since(answered) > refusedFor {
+			return fmt.Errorf("thaw: not confirmed: %w", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -43,6 +43,9 @@ func (a *analysis) guarded(ctx context.Context, r *result) (err error) {
 	if v := r.volume; v.Whole != "" {
 		r.store(true, "%s", v.Whole)
 		r.caution = v.Kind != "" && readable(v.Kind)
+		// Whatever speaks against the volume, memory of a sleeping system on it speaks for all others.
+		area, err := swap.Open(ctx, v.Image())
+		r.sleeps = err == nil && area.Hibernated
 		return nil
 	}
 	if r.volume.Kind == layout.Swap {

@@ -77,6 +77,12 @@ func (l *looker) windowsSwap(ctx context.Context) error {
 		if !l.a.opts.Swap {
 			continue
 		}
+		switch attr, err := l.f.Stat(ctx, e.Node); {
+		case err != nil:
+			return err
+		case attr.Links != 1: // a link of this name to another file
+			continue
+		}
 		dump, err := l.holdsDump(ctx, e.Node)
 		if err != nil {
 			return err
@@ -108,7 +114,7 @@ var usualPlaces = []string{"/swapfile", "/swap.img", "/swap", "/.swapfile", "/sw
 
 // linuxSwap takes the swap files of a Linux system that are regular files with a swap header.
 func (l *looker) linuxSwap(ctx context.Context) error {
-	table, err := l.readSmall(ctx, "/etc/fstab")
+	table, err := l.readRoots(ctx, "/etc/fstab")
 	if err != nil {
 		return err
 	}
@@ -123,14 +129,22 @@ func (l *looker) linuxSwap(ctx context.Context) error {
 	return nil
 }
 
-// swapFile takes one file if it is swap space. A file with holes, with shared blocks or without blocks of its own is none:
+// isRoots reports whether only root of the guest can have made a file what it is: a regular file of root's, under one
+// name, that nobody else may write. Whoever may write a file can write a swap header into it, and whoever owns the root
+// of a volume can put an /etc/fstab there; a user of the guest must not be able to hide anything from its backup.
+func isRoots(attr fsys.Attr) bool {
+	const writableByOthers = 0o022
+	return attr.Mode.IsRegular() && attr.UID == 0 && attr.Mode.Perm()&writableByOthers == 0 && attr.Links == 1
+}
+
+// swapFile takes one file if it is swap space. Only root swaps to a file, so one that is not root's alone is none. A file with holes, with shared blocks or without blocks of its own is none:
 // no kernel swaps to one.
 func (l *looker) swapFile(ctx context.Context, path string) error {
 	n, attr, err := l.find(ctx, path)
 	if err != nil || l.taken[n] {
 		return err
 	}
-	if !attr.Mode.IsRegular() || attr.Size < 2*swap.MinPage {
+	if !isRoots(attr) || attr.Size < 2*swap.MinPage {
 		return nil
 	}
 	head := make([]byte, min(attr.Size, swap.MaxPage))
@@ -227,10 +241,10 @@ func (l *looker) entry(ctx context.Context, dir fsys.Node, name string) (*fsys.N
 // maxTable bounds a text file that is read, in bytes.
 const maxTable = 1 << 20
 
-// readSmall reads a small regular file; nil where there is none.
-func (l *looker) readSmall(ctx context.Context, path string) ([]byte, error) {
+// readRoots reads a small file that is root's alone; nil where there is none.
+func (l *looker) readRoots(ctx context.Context, path string) ([]byte, error) {
 	n, attr, err := l.find(ctx, path)
-	if err != nil || !attr.Mode.IsRegular() || attr.Size == 0 || attr.Size > maxTable {
+	if err != nil || !isRoots(attr) || attr.Size == 0 || attr.Size > maxTable {
 		return nil, err
 	}
 	p := make([]byte, attr.Size)

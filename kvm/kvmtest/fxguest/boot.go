@@ -50,6 +50,7 @@ func bootSmall() {
 	if waitFor("/dev/vda", 5*time.Second) {
 		mount("/dev/vda", dataDir, "ext4")
 		start("/bin/fx", "journal")
+		waitFor(statePath, 30*time.Second)
 	}
 	startAgent()
 }

@@ -56,7 +56,8 @@ func bootLVM(group, device string) error {
 	return serve()
 }
 
-// makeLVM is the first boot, from a disk that has all files but no volume group: a script makes it. Then the machine ends.
+// makeLVM is the first boot, from a disk that has all files but no volume group: a script makes it. Then the machine ends,
+// also where the script failed.
 func makeLVM(device, script string) error {
 	if !waitFor(device, 5*time.Second) {
 		return fmt.Errorf("no %s", device)
@@ -69,9 +70,10 @@ func makeLVM(device, script string) error {
 		return err
 	}
 	if err := aloud("/bin/sh", "-e", script); err != nil {
-		return err
+		fmt.Println("FX lvm", err)
+	} else {
+		fmt.Println("FX-PROVISIONED")
 	}
-	fmt.Println("FX-PROVISIONED")
 	syscall.Sync()
 	return syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF)
 }

@@ -1,8 +1,6 @@
 package ext
 
-import (
-	"context"
-)
+import "context"
 
 // record is a block of the log that says what others are.
 type record struct {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/exclude/fsys"
 )
 
@@ -28,6 +29,8 @@ type Tree struct {
 	root fsys.FileSystem
 	// mounts are the file systems that stand in place of directories of others.
 	mounts map[place]fsys.FileSystem
+	// volumes are what the file systems lie on, where that may tell that something was left out of it.
+	volumes map[fsys.FileSystem]pipe.Image
 }
 
 // place is a node and the file system that it is in.
@@ -72,7 +75,7 @@ func (t *Tree) Open(name string) (fs.File, error) {
 	case attr.Mode.IsDir():
 		return newDir(t, p, info), nil
 	case attr.Mode.IsRegular():
-		return &file{SectionReader: io.NewSectionReader(content{t.ctx, p}, 0, attr.Size), info: info}, nil
+		return &file{SectionReader: io.NewSectionReader(t.content(p, attr.Size), 0, attr.Size), info: info}, nil
 	}
 	return &special{info}, nil
 }
@@ -304,16 +307,6 @@ func (e *dirEntry) Info() (fs.FileInfo, error) {
 		return nil, &fs.PathError{Op: "stat", Path: e.name, Err: err}
 	}
 	return Info{Attr: attr, name: e.name}, nil
-}
-
-// content reads a file like an io.ReaderAt.
-type content struct {
-	ctx context.Context // as in Tree
-	at  place
-}
-
-func (c content) ReadAt(p []byte, off int64) (int, error) {
-	return c.at.fs.ReadAt(c.ctx, c.at.node, p, off)
 }
 
 // file is an open regular file. Nothing is held open for it.

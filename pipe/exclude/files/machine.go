@@ -16,8 +16,9 @@ type Machine struct {
 	Volumes []Volume
 	Notes   []string // what a person may want to know: a damaged backup of a partition table, an odd line of /etc/fstab
 
-	ctx  context.Context // as in Tree
-	root *Tree
+	ctx     context.Context // as in Tree
+	root    *Tree
+	volumes map[fsys.FileSystem]pipe.Image
 }
 
 // Volume is a partition, a logical volume or a whole disk.
@@ -41,14 +42,15 @@ func Open(ctx context.Context, disks []layout.Disk, open Opener) (*Machine, erro
 	if err != nil {
 		return nil, err
 	}
-	m := &Machine{ctx: ctx, Notes: found.Notes}
+	m := &Machine{ctx: ctx, Notes: found.Notes, volumes: map[fsys.FileSystem]pipe.Image{}}
 	for _, v := range found.Volumes {
-		vol := Volume{Volume: v}
-		switch vol.FS, err = open(ctx, v.Image()); {
+		vol, img := Volume{Volume: v}, v.Image()
+		switch vol.FS, err = open(ctx, img); {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case err == nil:
 			vol.Info = vol.FS.Info()
+			m.volumes[vol.FS] = img
 		case !errors.Is(err, fsys.ErrOther):
 			vol.Problem = err.Error()
 		case v.Whole != "":
@@ -76,9 +78,16 @@ func (m *Machine) Tree(volume string) (*Tree, error) {
 		if v.FS == nil {
 			return nil, fmt.Errorf("volume %s has no file system that can be read%s: %w", volume, because(v.Problem), fs.ErrNotExist)
 		}
-		return FS(m.ctx, v.FS), nil
+		return m.tree(v.FS), nil
 	}
 	return nil, fmt.Errorf("volume %q: %w", volume, fs.ErrNotExist)
+}
+
+// tree shows a file system of the machine. Unlike with [FS] alone it is known what was left out of the disks.
+func (m *Machine) tree(f fsys.FileSystem) *Tree {
+	t := FS(m.ctx, f)
+	t.volumes = m.volumes
+	return t
 }
 
 func because(why string) string {
@@ -98,7 +107,7 @@ func (m *Machine) mount() {
 			continue
 		}
 		readable, only = readable+1, v
-		tree := FS(m.ctx, v.FS)
+		tree := m.tree(v.FS)
 		table, err := readTable(tree)
 		if err != nil {
 			continue
@@ -112,6 +121,6 @@ func (m *Machine) mount() {
 		m.follow(table)
 	}
 	if m.root == nil && readable == 1 {
-		m.root = FS(m.ctx, only.FS)
+		m.root = m.tree(only.FS)
 	}
 }

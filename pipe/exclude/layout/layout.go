@@ -47,11 +47,8 @@ func Read(ctx context.Context, disks []Disk) (*Layout, error) {
 			return nil, err
 		}
 	}
-	r.volumes = append(r.volumes, r.lvm.volumes(r.volumes)...)
-	if len(r.volumes) > maxVolumes {
-		for _, v := range r.volumes[maxVolumes:] {
-			v.Whole = "too many volumes"
-		}
+	if r.logical(ctx); ctx.Err() != nil {
+		return nil, ctx.Err()
 	}
 	doubtOverlaps(r.volumes)
 	return &Layout{Volumes: r.volumes, Notes: r.notes}, nil
@@ -115,21 +112,47 @@ func (r *reader) region(ctx context.Context, d *Disk, g region) {
 	if len(r.volumes) >= maxVolumes {
 		v.Whole = "too many volumes"
 	}
-	if v.Whole == "" {
-		found, err := Identify(ctx, v.Image())
-		switch {
-		case err != nil:
-			v.Whole = fmt.Sprintf("it cannot be read: %v", err)
-		case len(found) == 1 && found[0].Kind == PhysicalVolume:
-			v.Kind = PhysicalVolume
-			if v.Whole = r.lvm.add(ctx, v, d, g.off); v.Whole == "" {
-				return // its logical volumes stand for it
-			}
-		default:
-			v.judge(found)
+	if v.identify(ctx); v.Kind == PhysicalVolume && v.Whole == "" {
+		if v.Whole = r.lvm.add(ctx, v, d, g.off); v.Whole == "" {
+			return // its logical volumes stand for it
 		}
 	}
 	r.volumes = append(r.volumes, v)
+}
+
+// logical adds the logical volumes. What is on them is found as on a partition, but for other physical volumes: a group
+// inside of a group is not looked into.
+func (r *reader) logical(ctx context.Context) {
+	for _, v := range r.lvm.volumes(r.volumes) {
+		if len(r.volumes) >= maxVolumes {
+			v.Whole = "too many volumes"
+		}
+		v.identify(ctx)
+		r.volumes = append(r.volumes, v)
+	}
+}
+
+// identify finds out what is on a volume of which nothing is known yet that speaks against looking.
+func (v *Volume) identify(ctx context.Context) {
+	if v.Whole != "" {
+		return
+	}
+	img := v.Image()
+	found, err := Identify(ctx, img)
+	if err != nil {
+		v.Whole = fmt.Sprintf("it cannot be read: %v", err)
+		return
+	}
+	inner, err := readMBR(ctx, img)
+	switch {
+	case err != nil:
+		v.Whole = fmt.Sprintf("it cannot be read: %v", err)
+	case inner.used() && len(found) > 0:
+		// A disk of its own, as of a machine within the machine: a table touches little of what was there before.
+		v.Whole = fmt.Sprintf("it carries both a partition table and the signature of %s", found[0].Kind)
+	default:
+		v.judge(found)
+	}
 }
 
 // judge says what a volume with these signatures is.

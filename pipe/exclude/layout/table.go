@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+
+	"github.com/hikae/hikae/pipe"
 )
 
 const defaultSector = 512
@@ -15,7 +17,7 @@ func (r *reader) table(ctx context.Context, d *Disk) ([]region, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := readMBR(ctx, d)
+	m, err := readMBR(ctx, d.Image)
 	if err != nil {
 		return nil, err
 	}
@@ -77,9 +79,9 @@ const (
 func (e *entry) extended() bool { return e.typ == 0x05 || e.typ == 0x0F || e.typ == 0x85 }
 func (e *entry) used() bool     { return e.typ != 0 && e.n > 0 }
 
-func readMBR(ctx context.Context, d *Disk) (m mbr, err error) {
+func readMBR(ctx context.Context, img pipe.Image) (m mbr, err error) {
 	var p [defaultSector]byte
-	if n, err := readAt(ctx, d.Image, p[:], 0); n < len(p) || err != nil {
+	if n, err := readAt(ctx, img, p[:], 0); n < len(p) || err != nil {
 		return m, err
 	}
 	m.decode(&p)
