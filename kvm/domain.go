@@ -87,10 +87,26 @@ func (m *domainMonitor) running(ctx context.Context) error {
 		return err
 	case state == libvirt.Off && reason == libvirt.OffMigrated:
 		return fmt.Errorf("domain %s: %w: %w", m.dom.Name, ErrMigrated, ErrOff)
-	case state == libvirt.Off || state == libvirt.Crashed || state == libvirt.NoState:
+	case state == libvirt.Off:
+		return m.saved(ctx, reason)
+	case state == libvirt.Crashed || state == libvirt.NoState:
 		return fmt.Errorf("domain %s: %w", m.dom.Name, ErrOff)
 	}
 	return nil
+}
+
+// saved tells a domain that is off from one that sleeps: what its memory holds is not on its disks, and does not fit
+// others. A libvirt that cannot say may still have said so as the reason.
+func (m *domainMonitor) saved(ctx context.Context, reason int) error {
+	saved, err := m.conn.Saved(ctx, m.dom)
+	var refused *libvirt.Error
+	switch {
+	case err != nil && !errors.As(err, &refused):
+		return err
+	case saved || err != nil && reason == libvirt.OffSaved:
+		return fmt.Errorf("domain %s: %w: %w", m.dom.Name, ErrSaved, ErrOff)
+	}
+	return fmt.Errorf("domain %s: %w", m.dom.Name, ErrOff)
 }
 
 // Version is that of the domain's QEMU.

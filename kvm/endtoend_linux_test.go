@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hikae/hikae/kvm/kvmtest"
+	"github.com/hikae/hikae/kvm/qga"
 	"github.com/hikae/hikae/repo"
 	"github.com/hikae/hikae/repo/store/dirstore"
 )
@@ -230,6 +231,7 @@ func (s *site) interrupt() {
 		time.Sleep(after * time.Millisecond)
 		cmd.Process.Kill() // at whatever it is doing, or done already
 		cmd.Wait()
+		s.thawed()
 		s.fx("fill", kvmtest.RangeDevice, "3145728", "65536", strconv.Itoa(int(after)))
 		s.backup(true)
 	}
@@ -239,6 +241,20 @@ func (s *site) interrupt() {
 	s.fx("fill", kvmtest.RangeDevice, "3145728", "65536", "9")
 	s.backup(false)
 	s.backup(true)
+}
+
+// thawed waits until the guard of a tool that was killed has thawed the guest, if it was frozen.
+func (s *site) thawed() {
+	s.t.Helper()
+	for ctx := within(s.t, freezeDeadline); ; {
+		agent := qga.New(s.guest.Agent(), nil) // each time anew: the guard needs the port too
+		frozen, err := agent.Frozen(ctx)
+		agent.Close()
+		require.NoError(s.t, ctx.Err(), "the guest is frozen still: %v", err)
+		if err == nil && !frozen {
+			return
+		}
+	}
 }
 
 // disks are the server's own, or those that were restored into a folder.

@@ -29,6 +29,11 @@ var ErrMigrated = errors.New("the VM was migrated to another QEMU")
 // ErrOff says that libvirt knows a VM, and that it is off.
 var ErrOff = errors.New("the VM is off")
 
+// ErrSaved says that a VM is off and its memory is saved: it goes on from there when it is started. Its disks alone are
+// not what it would go on with, so they are neither backed up nor written over. Start it and shut it down, or give the
+// saved state up (virsh managedsave-remove), which is like a power cut.
+var ErrSaved = errors.New("the VM's memory is saved, it only sleeps")
+
 // ErrDenied says that QEMU may not use the folder for fleecing images and sockets.
 var ErrDenied = errors.New("QEMU may not use the scratch folder")
 

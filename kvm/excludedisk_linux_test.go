@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -15,8 +16,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/kvm/kvmtest"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/diskfile"
+	"github.com/hikae/hikae/pipe/exclude"
+	"github.com/hikae/hikae/pipe/exclude/files"
 	"github.com/hikae/hikae/pipe/exclude/fsys/fsystest"
 	"github.com/hikae/hikae/pipe/exclude/layout"
 )
@@ -150,15 +154,34 @@ func (s *installed) requireRoot(disk string) {
 	require.Zero(s.t, status, said)
 }
 
+// requireBusy: on a disk as it stood under a running guest, both logs wait to be replayed.
+func (s *installed) requireBusy(disk string) {
+	s.t.Helper()
+	_, said := s.fsck(disk)
+	require.Contains(s.t, said, "recovering journal")
+	data := s.volume(disk, "vg0/data")
+	defer os.Remove(data)
+	status, said := s.status("xfs_repair", "-f", data)
+	require.Equal(s.t, 2, status, "xfs_repair refuses to go on while there is a log to replay: %s", said)
+}
+
 // fsck puts the log of a disk's root into its place and asks what is wrong then.
 func (s *installed) fsck(disk string) (status int, said string) {
 	s.t.Helper()
 	root := s.volume(disk, "vg0/root")
 	defer os.Remove(root)
-	out, err := exec.CommandContext(s.t.Context(), "e2fsck", "-y", "-E", "journal_only", root).CombinedOutput()
+	if status, said = s.status("e2fsck", "-y", "-E", "journal_only", root); status > 1 {
+		return status, said
+	}
+	status, more := s.status("e2fsck", "-fn", root)
+	return status, said + more
+}
+
+// status runs a program that may complain.
+func (s *installed) status(name string, args ...string) (status int, said string) {
+	s.t.Helper()
+	out, err := exec.CommandContext(s.t.Context(), name, args...).CombinedOutput()
 	var exit *exec.ExitError
-	require.True(s.t, err == nil || errors.As(err, &exit) && exit.ExitCode() == 1, "the log: %v: %s", err, out)
-	out, err = exec.CommandContext(s.t.Context(), "e2fsck", "-fn", root).CombinedOutput()
 	if errors.As(err, &exit) {
 		return exit.ExitCode(), string(out)
 	}
@@ -174,6 +197,26 @@ func (s *installed) requireSwapPage(disk, name, uuid string) {
 	content, err := os.ReadFile(path)
 	require.NoError(s.t, err)
 	requireSwapPage(s.t, content, uuid)
+}
+
+// requireLeftOutFiles: on a restored disk an excluded file has its name and length, and a swap file its first page.
+func (s *installed) requireLeftOutFiles(disk string) {
+	s.t.Helper()
+	img := openRaw(s.t, disk)
+	m, err := files.Open(s.t.Context(), []layout.Disk{{Key: lvmDisk, Image: img}}, exclude.Open)
+	require.NoError(s.t, err)
+	tree, err := m.Tree("")
+	require.NoError(s.t, err)
+	for _, path := range []string{"tmp/big", "data/tmp/big"} {
+		big, err := fs.ReadFile(tree, path)
+		require.NoError(s.t, err)
+		require.Len(s.t, big, bigFile)
+		require.Greater(s.t, bytes.Count(big, []byte{0}), bigFile*3/4, "it was excluded")
+	}
+	area, err := fs.ReadFile(tree, "swapfile")
+	require.NoError(s.t, err)
+	require.Len(s.t, area, 32*mib)
+	requireSwapPage(s.t, area, kvmtest.LVMFileUUID)
 }
 
 const (

@@ -80,10 +80,11 @@ func (f *footprint) removeExports(ctx context.Context, mon monitor) error {
 			errs = append(errs, refusedIsNil(err))
 		}
 	}
-	if f.serves(ctx) {
-		errs = append(errs, mon.Execute(ctx, "nbd-server-stop", nil, nil))
+	serves, err := f.serves(ctx)
+	if serves {
+		err = mon.Execute(ctx, "nbd-server-stop", nil, nil)
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, err)...)
 }
 
 func (f *footprint) deleteExports(ctx context.Context, mon monitor) error {

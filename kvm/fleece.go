@@ -128,7 +128,7 @@ const cbwTimeout = 30
 // addFilter opens a bounded fleecing image, and a filter that keeps old data in it; and the gate, where one is needed,
 // which leads to the disk still.
 func (s *snapshot) addFilter(ctx context.Context, i int, d disk, limit int64) error {
-	if err := os.Truncate(s.file(i), limit); err != nil { // a hole: so QEMU is told that the file never grows
+	if err := resize(s.file(i), limit); err != nil { // a hole: so QEMU is told that the file never grows
 		return err
 	}
 	err := s.mon.Execute(ctx, "blockdev-add", map[string]any{

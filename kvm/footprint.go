@@ -134,14 +134,18 @@ func (f *footprint) lives(nodes map[string]node) bool {
 }
 
 // serves asks the socket itself whether somebody listens there: QEMU does not tell where its NBD server is.
-func (f *footprint) serves(ctx context.Context) bool {
+// That it cannot be known is an error: who stops no server leaves one that nobody can tell from a stranger's later.
+func (f *footprint) serves(ctx context.Context) (bool, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", f.socket())
-	if err != nil {
-		return false
+	switch {
+	case err == nil:
+		c.Close()
+		return true, nil
+	case gone(err):
+		return false, nil
 	}
-	c.Close()
-	return true
+	return false, err
 }
 
 // removeNodes ends what keeps old data, and takes all nodes away.

@@ -106,23 +106,26 @@ func TestKeys(t *testing.T) {
 }
 
 func TestUsableBase(t *testing.T) {
+	b1, b2 := bitmapOf(newFootprint("").Mark, 0), bitmapOf(newFootprint("").Mark, 0)
 	s := &snapshot{reasons: map[string]string{}}
-	s.opts.Since = map[string]hikae.ChangeID{"a": "b1"}
+	s.opts.Since = map[string]hikae.ChangeID{"a": hikae.ChangeID(b1), "f": "theirs"}
 	inv := func(b ...bitmap) *inventory { return &inventory{nodes: map[string]node{"n": {Bitmaps: b}}} }
 	d := disk{Key: "a", Node: "n"}
-	require.Equal(t, "b1", s.usable(inv(bitmap{Name: "b1", Recording: true}), d))
+	require.Equal(t, b1, s.usable(inv(bitmap{Name: b1, Recording: true}), d))
 	for want, b := range map[string]bitmap{
-		"not there":    {Name: "b2", Recording: true},
-		"inconsistent": {Name: "b1", Inconsistent: true},
-		"recording":    {Name: "b1"},
+		"not there":    {Name: b2, Recording: true},
+		"inconsistent": {Name: b1, Inconsistent: true},
+		"recording":    {Name: b1},
 	} {
 		require.Empty(t, s.usable(inv(b), d))
 		require.Contains(t, s.reasons["a"], want)
 	}
 	require.Empty(t, s.usable(inv(), disk{Key: "z", Node: "n"}))
 	require.Contains(t, s.reasons["z"], "no change id")
+	require.Empty(t, s.usable(inv(bitmap{Name: "theirs", Recording: true}), disk{Key: "f", Node: "n"}))
+	require.Contains(t, s.reasons["f"], "not one of this")
 	s.Disks = []disk{d}
-	for _, err := range s.Changed(t.Context(), "a", "b1") {
+	for _, err := range s.Changed(t.Context(), "a", hikae.ChangeID(b1)) {
 		require.ErrorIs(t, err, hikae.ErrTrackingLost)
 	}
 	require.True(t, qmp.Refused(&qmp.Error{}))

@@ -45,18 +45,31 @@ func (l agentLink) thaw(ctx context.Context) error {
 }
 
 // agentQuiescer freezes by the guest agent.
-type agentQuiescer struct{ agent *qga.Client }
+type agentQuiescer struct {
+	agent  *qga.Client
+	frozen int // how many file systems
+}
 
-var _ hikae.Quiescer = agentQuiescer{}
+var _ hikae.Quiescer = (*agentQuiescer)(nil)
 
-func (q agentQuiescer) Freeze(ctx context.Context) error {
+// Freeze implements [hikae.Quiescer].
+func (q *agentQuiescer) Freeze(ctx context.Context) error {
 	n, err := q.agent.Freeze(ctx)
+	q.frozen = n
 	if err == nil && n == 0 {
 		return errNothingFrozen
 	}
 	return err
 }
 
-func (q agentQuiescer) Close() error { return q.agent.Close() }
+// Close ends the connection.
+func (q *agentQuiescer) Close() error { return q.agent.Close() }
 
-func (q agentQuiescer) Thaw(ctx context.Context) error { return q.agent.Thaw(ctx) }
+// Thaw implements [hikae.Quiescer]. That something had thawed the guest before is errLate.
+func (q *agentQuiescer) Thaw(ctx context.Context) error {
+	held, err := q.agent.ThawHeld(ctx, q.frozen)
+	if err == nil && !held {
+		return errLate
+	}
+	return err
+}

@@ -86,9 +86,10 @@ func (a *guestAgent) do(c net.Conn, command string, id int64) any {
 		a.frozen = true
 		return 1
 	case "guest-fsfreeze-thaw":
+		held := map[bool]int{true: 1}[a.frozen]
 		a.frozen = false
 		a.thaws++
-		return 1
+		return held
 	}
 	return struct{}{}
 }

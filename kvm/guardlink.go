@@ -42,8 +42,8 @@ type answer struct {
 	Late  bool   `json:"late,omitempty"` // the lease was over before
 }
 
-// errLate says that the guest is thawed, but has been since the lease was over.
-var errLate = errors.New("the guard had thawed the guest")
+// errLate says that the guest is thawed, but has been for a while: the lease was over, or it did not stay frozen.
+var errLate = errors.New("it was not frozen any more when it was to be thawed")
 
 // freezeErrors are those of a freeze that a session tells apart.
 var freezeErrors = map[string]error{"silent": qga.ErrSilent, "frozen": qga.ErrFrozen, "gone": fs.ErrNotExist}

@@ -75,6 +75,7 @@ type watchman struct {
 	agent  *qga.Client      // from the freeze to the thaw, for the agent takes 100 ms to notice that a client left; nil: nothing is frozen
 	over   <-chan time.Time // the end of the lease
 	late   bool             // it is over, and the guest was thawed
+	frozen int              // how many file systems were
 }
 
 func (w *watchman) serve(ctx context.Context, orders <-chan order) error {
@@ -94,7 +95,7 @@ func (w *watchman) serve(ctx context.Context, orders <-chan order) error {
 			}
 		case <-w.over:
 			w.late = true
-			if err := w.thaw(ctx, orphanThaw); err != nil {
+			if err := w.thaw(ctx, orphanThaw); err != nil && !errors.Is(err, errLate) {
 				return err
 			}
 		}
@@ -111,7 +112,11 @@ func (w *watchman) obey(ctx context.Context, o order) answer {
 		if w.late {
 			return answer{Late: true}
 		}
-		return answerOf(w.thaw(ctx, within))
+		err := w.thaw(ctx, within)
+		if errors.Is(err, errLate) {
+			return answer{Late: true}
+		}
+		return answerOf(err)
 	}
 	return answer{Error: fmt.Sprintf("no order %.40q", o.Do)}
 }
@@ -123,23 +128,28 @@ func (w *watchman) freeze(ctx context.Context, within time.Duration) error {
 		w.agent.Close()
 	}
 	w.agent, w.over, w.late = w.charge.link().open(), time.After(w.lease), false
-	err := agentQuiescer{w.agent}.Freeze(ctx)
+	q := agentQuiescer{agent: w.agent}
+	err := q.Freeze(ctx)
+	w.frozen = q.frozen
 	if err != nil && untouched(err) {
 		w.forget()
 	}
 	return err
 }
 
-// thaw thaws what was frozen. Where nobody confirms that, it stays on the guard's mind.
+// thaw thaws what was frozen; errLate says that it was before. Where nobody confirms that, it stays on the guard's mind.
 func (w *watchman) thaw(ctx context.Context, within time.Duration) error {
 	if w.agent == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	err := w.agent.Thaw(ctx)
+	held, err := w.agent.ThawHeld(ctx, w.frozen)
 	if err == nil {
 		w.forget()
+	}
+	if err == nil && !held {
+		return errLate
 	}
 	return err
 }
@@ -156,5 +166,8 @@ func (w *watchman) alone(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, orphanThaw)
 	defer cancel()
 	err := w.thaw(ctx, orphanThaw)
+	if errors.Is(err, errLate) {
+		err = nil
+	}
 	return errors.Join(err, w.charge.giveUp(ctx))
 }

@@ -147,7 +147,7 @@ func (inv *inventory) takeDisks(ctx context.Context, mon monitor, devices []devi
 		case threaded && !inv.version.AtLeast(9, 0):
 			found.skip = "it has an iothread, and QEMU before 9.0 aborts when the reader of such a disk leaves"
 		case d.Inserted.ReadOnly:
-			found.skip = "the guest cannot write to it"
+			found.skip = skipReadOnly
 		case found.Size <= 0:
 			found.skip = "it has no size"
 		}
@@ -156,6 +156,9 @@ func (inv *inventory) takeDisks(ctx context.Context, mon monitor, devices []devi
 	}
 	return inv.giveKeys(names)
 }
+
+// skipReadOnly says why a disk that the guest only reads is not backed up.
+const skipReadOnly = "the guest cannot write to it"
 
 // inThread reports whether a device does its work in a thread of its own, or of its controller, or may do so. Seen with
 // QEMU 7.2.22: an NBD client that disconnects from an export of such a disk is dropped in that thread, where an assertion

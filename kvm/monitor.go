@@ -3,6 +3,7 @@ package kvm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/hikae/hikae/kvm/qmp"
@@ -68,6 +69,19 @@ func base(mon monitor) monitor {
 		return o.monitor
 	}
 	return mon
+}
+
+// processOf tells a QEMU from the one that has its monitor after it; empty where that cannot be known.
+func processOf(mon monitor) string {
+	switch m := base(mon).(type) {
+	case interface{ PeerPID() (int, bool) }:
+		if pid, ok := m.PeerPID(); ok {
+			return processStart(pid)
+		}
+	case *domainMonitor:
+		return fmt.Sprintf("domain %d", m.dom.ID) // libvirt counts starts
+	}
+	return ""
 }
 
 // words are what a QEMU knows that older ones do not.

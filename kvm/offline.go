@@ -29,8 +29,10 @@ import (
 func (m Machine) isOff(dial error) bool { return IsOff(dial) && len(m.Disks) > 0 }
 
 // IsOff reports whether an error says that a VM is off, or never was where it was looked for: nobody listens at its
-// monitor's socket. A VM that is known to have left for another host is not off.
-func IsOff(err error) bool { return err != nil && gone(err) && !errors.Is(err, ErrMigrated) }
+// monitor's socket. A VM that is known to have left for another host is not off, nor is one whose memory is saved.
+func IsOff(err error) bool {
+	return err != nil && gone(err) && !errors.Is(err, ErrMigrated) && !errors.Is(err, ErrSaved)
+}
 
 // describeOff is a VM as its images show it.
 func (p *Provider) describeOff(ctx context.Context, m Machine) (hikae.VM, error) {
@@ -57,6 +59,7 @@ type offSnapshot struct {
 	vm       hikae.VM
 	disks    []*offDisk
 	warnings []string
+	crashed  bool // QEMU did not end in good order
 
 	release   []func() error // of the files
 	settle    func(context.Context) error
@@ -87,12 +90,27 @@ func (s *offSnapshot) take(ctx context.Context) (err error) {
 		}
 		s.disks = append(s.disks, d)
 	}
+	s.missing()
 	for _, step := range []func(context.Context) error{s.intend, s.addBitmaps, s.hold, s.verify} {
 		if err := step(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// missing warns of disks that the machine had while it ran and that are not named: the point lacks them.
+func (s *offSnapshot) missing() {
+	r, _, err := readRecord(s.machine.Config)
+	if err != nil {
+		return
+	}
+	for _, was := range r.Disks {
+		named := slices.ContainsFunc(s.machine.Disks, func(d DiskImage) bool { return d.Key == was.Key })
+		if !named && was.Skip == "" {
+			s.warnings = append(s.warnings, fmt.Sprintf("disk %s is not in the point: the VM had it in %s, and it is not among the images that are named", was.Key, was.Path))
+		}
+	}
 }
 
 const kindImages = "kvm.images" // the bitmaps that begin with a session on a VM that is off
@@ -166,12 +184,20 @@ func (s *offSnapshot) hold(ctx context.Context) error {
 	return nil
 }
 
-// verify looks at what stands in the images now that nobody can change it.
+// verify looks at what stands in the images now that nobody can change it. A restore in place may have begun since the
+// markers were looked for; none can begin now.
 func (s *offSnapshot) verify(ctx context.Context) error {
 	for _, d := range s.disks {
+		if err := unbroken(d.Path); err != nil {
+			return fmt.Errorf("disk %s: %w", d.Key, err)
+		}
 		list, err := d.bitmaps(ctx)
 		if err != nil {
 			return fmt.Errorf("disk %s: %w", d.Key, err)
+		}
+		if slices.ContainsFunc(list, func(b qcow2.Bitmap) bool { return b.InUse }) && !s.crashed {
+			s.crashed = true
+			s.warnings = append(s.warnings, fmt.Sprintf("disk %s: QEMU did not end in good order since the last backup, so the guest was not shut down; or its image is open on another machine", d.Key))
 		}
 		b, ok := hasBitmap(list, d.Next)
 		d.next = ok && b.Auto && !b.InUse
@@ -189,9 +215,16 @@ func (s *offSnapshot) letGo() error {
 }
 
 // VM, Consistency and Warnings say what is held, and how.
-func (s *offSnapshot) VM() hikae.VM                   { return s.vm }
-func (s *offSnapshot) Consistency() hikae.Consistency { return hikae.Offline }
-func (s *offSnapshot) Warnings() []string             { return slices.Clone(s.warnings) }
+func (s *offSnapshot) VM() hikae.VM       { return s.vm }
+func (s *offSnapshot) Warnings() []string { return slices.Clone(s.warnings) }
+
+// Consistency implements [hikae.Snapshot]. A guest that QEMU's end came over is as after a power cut.
+func (s *offSnapshot) Consistency() hikae.Consistency {
+	if s.crashed {
+		return hikae.Crash
+	}
+	return hikae.Offline
+}
 
 func (s *offSnapshot) disk(key string) (*offDisk, error) {
 	for _, d := range s.disks {

@@ -425,8 +425,8 @@ func (s *parked) die(step string) {
 	defer j.Close() // what is not done is pending from now on
 	snap := &offSnapshot{provider: s.provider(), machine: s.machine, mark: newFootprint(s.machine.QMP).Mark,
 		opts: hikae.SnapshotOptions{Journal: j, Since: map[string]hikae.ChangeID{cowDisk: hikae.ChangeID(newest.Tracking[cowDisk])}}}
-	for _, image := range s.machine.Disks {
-		d := &offDisk{DiskImage: image, Base: string(snap.opts.Since[image.Key])}
+	for i, image := range s.machine.Disks {
+		d := &offDisk{DiskImage: image, Base: string(snap.opts.Since[image.Key]), Next: bitmapOf(snap.mark, i)}
 		require.NoError(s.t, d.look(s.t.Context()))
 		snap.disks = append(snap.disks, d)
 	}

@@ -83,6 +83,9 @@ func (d *offDisk) look(ctx context.Context) error {
 	d.size = img.Size()
 	if q, ok := img.(*qcow2.Image); ok {
 		d.old = q.Info().Version < 3
+		if !d.stated && len(q.Files()) > 1 { // QEMU's programs would write through what may be a guest's word
+			return errors.Join(fmt.Errorf("%s: %w: it looks like a qcow2 image that stands on other files, and nobody said that it is one: write qcow2:%s, or raw: where it is a raw disk", d.Path, fs.ErrInvalid, d.Path), img.Close())
+		}
 	}
 	return img.Close()
 }

@@ -16,9 +16,9 @@ import (
 func (s *snapshot) pin(ctx context.Context, running bool) error {
 	quiescer := s.opts.Quiescer // who brought it keeps a journal of its own: we could not undo it
 	if quiescer == nil && running && s.asksAgent() {
-		agent := agentQuiescer{s.machine.agent().open()}
+		agent := &agentQuiescer{agent: s.machine.agent().open()}
 		defer agent.Close()
-		if err := s.intend(ctx, kindFreeze, map[string]string{"agent": s.machine.Agent}); err != nil {
+		if err := s.intend(ctx, kindFreeze, map[string]string{"agent": s.machine.Agent, "process": processOf(s.mon)}); err != nil {
 			return err
 		}
 		quiescer = agent

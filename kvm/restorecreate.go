@@ -258,6 +258,11 @@ func (d *createDraft) script() (script []byte, why string) {
 			e.stop("the firmware's variables were in %s, which the command line does not name; they are in %s now", f.Path, d.place(f.Blob))
 		}
 	}
+	for _, f := range d.record.Firmware {
+		if _, kept := d.vm.Config[f.Blob]; !kept && e.mentions(f.Path) {
+			e.stop("the firmware's variables are still in %s, which the old machine writes to: the point does not hold them", f.Path)
+		}
+	}
 	e.rename(d.name)
 	if len(e.stops) > 0 {
 		d.notes = append(d.notes, startScript+" needs a person first, and says why")
@@ -270,8 +275,15 @@ func (d *createDraft) moveDisks(e *commandEdit) {
 	for _, was := range d.record.Disks {
 		c, ok := d.disks[was.Key]
 		if !ok {
-			e.note("disk %s is not part of what was restored: it still is %s", was.Key, was.Path)
+			if was.Skip == skipReadOnly {
+				e.note("disk %s is not part of what was restored: it still is %s, which is only read", was.Key, was.Path)
+			} else if was.Path == "" || e.mentions(was.Path) {
+				e.stop("disk %s is not part of what was restored: it still is %s, and this machine would write to it beside the old one", was.Key, was.Path)
+			}
 			continue
+		}
+		if was.Format != formatRaw && was.Format != formatQcow2 {
+			e.stop("disk %s was a node of %q, which is not understood; it is %s in %s now", was.Key, was.Format, c.Format, d.place(c.Path))
 		}
 		format := ""
 		if c.Format != was.Format {
@@ -280,6 +292,7 @@ func (d *createDraft) moveDisks(e *commandEdit) {
 		to := d.place(c.Path)
 		switch {
 		case e.move(was.Path, to, was.Node, format) && !e.mentions(was.Path):
+			e.alone(to, was.Node)
 			e.note("disk %s: %s became %s", was.Key, was.Path, to)
 		case e.mentions(was.Path):
 			e.stop("disk %s was %s, which the command line names in a way that is not understood; it is %s now", was.Key, was.Path, to)
@@ -333,13 +346,23 @@ func (d *createDraft) writeDomain() error {
 		text = moved
 		return hit
 	}
+	files := map[string]bool{}
 	for _, was := range d.record.Disks {
+		if c, ok := d.disks[was.Key]; ok {
+			files[d.place(c.Path)] = true
+		} else if was.Skip != skipReadOnly {
+			d.notes = append(d.notes, fmt.Sprintf("domain.xml: disk %s is not part of what was restored, and still is %s: take it away before you define it", was.Key, was.Path))
+		}
 		if c, ok := d.disks[was.Key]; ok && (!move(was.Path, d.place(c.Path)) || c.Format != was.Format) {
 			d.notes = append(d.notes, fmt.Sprintf("domain.xml: look at disk %s, which is %s now, before you define it", was.Key, d.place(c.Path)))
 		}
 	}
 	for _, f := range d.firmware() {
 		move(f.Path, d.place(f.Blob))
+	}
+	text, err := aloneInXML(text, files)
+	if err != nil {
+		d.notes = append(d.notes, fmt.Sprintf("domain.xml: take away backing files of disks before you define it: %v", err))
 	}
 	d.notes = append(d.notes, "for libvirt: virsh define "+d.place("domain.xml")+", where the old domain is gone or has another name and UUID")
 	return d.write("domain.xml", []byte(text), 0o600)

@@ -34,12 +34,16 @@ const (
 	maxMarker    = 64 << 10
 )
 
-// markerPath is where that file is: beside an image. What is in /dev is gone after a restart, so a device's is in
-// /var/tmp, under its name.
+// markerPath is where that file is: beside an image, by whatever link it is reached. What is in /dev is gone after a
+// restart, so a device's is in /var/tmp, under its name as it was given: what a name such as /dev/vg0/web1 leads to has
+// another number then.
 func markerPath(path string) string {
 	path = filepath.Clean(path)
 	if fi, err := os.Stat(path); err == nil && !fi.Mode().IsRegular() {
 		return filepath.Join("/var/tmp", "hikae"+flat(path)+markerEnding)
+	}
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
 	}
 	return path + markerEnding
 }

@@ -23,7 +23,8 @@ import (
 //
 //	the monitor is asked, and the images' locks: nobody runs it
 //	markers are set beside the images: from now on they are known to be half restored
-//	each disk is opened for writing, which keeps the VM from being started    qemu-nbd, or our own lock for raw images
+//	all disks are held, so that nobody starts the VM on what is half restored
+//	each disk in its turn is opened for writing instead    qemu-nbd, or our own lock for raw images
 //	where the point's own bitmap is in the image, only what it tells is compared; else all of the disk
 //	what differs is written
 //	the markers go
@@ -77,8 +78,10 @@ type placeDraft struct {
 // placeDisk is one disk of it.
 type placeDisk struct {
 	offDisk
-	since  string // bitmap that begins with the point, if the image has it
-	chosen bool   // to be written
+	since  string       // bitmap that begins with the point, if the image has it
+	chosen bool         // to be written
+	broken bool         // a restore before this one did not come to its end
+	letGo  func() error // ends that writers are kept away; nil: they are not
 	target *placeTarget
 	client *nbd.Client
 	whole  bool // it was committed
@@ -166,7 +169,7 @@ func (p *placeDisk) ready(ctx context.Context, since string) error {
 	if err != nil {
 		return err
 	}
-	defer release()
+	p.letGo = release
 	if p.Format == formatQcow2 {
 		if _, err := exec.LookPath("qemu-nbd"); err != nil {
 			return err
@@ -176,7 +179,7 @@ func (p *placeDisk) ready(ctx context.Context, since string) error {
 	if err != nil {
 		return err
 	}
-	if _, broken, err := readMarker(p.Path); err != nil || broken {
+	if _, p.broken, err = readMarker(p.Path); err != nil || p.broken {
 		return err // a bitmap of a disk that is half restored is right too, but let nothing depend on it
 	}
 	if b, ok := hasBitmap(list, since); ok && b.Auto && !b.InUse {
@@ -235,6 +238,9 @@ func (d *placeDraft) OpenDisk(ctx context.Context, key string) (pipe.Target, err
 	if p.target != nil {
 		return nil, fmt.Errorf("disk %s: it is open already: %w", key, fs.ErrExist)
 	}
+	if err := p.release(); err != nil {
+		return nil, err
+	}
 	if p.Format == formatQcow2 {
 		p.target, err = d.openQcow2(ctx, p)
 	} else {
@@ -259,9 +265,7 @@ func (d *placeDraft) openQcow2(ctx context.Context, p *placeDisk) (*placeTarget,
 	p.client = w.client
 	t := newPlaceTarget(to, w.client)
 	t.finish = func(ctx context.Context) error {
-		err := errors.Join(w.end(ctx), syncImage(p.Path))
-		p.whole = err == nil
-		return err
+		return p.written(ctx, errors.Join(w.end(ctx), syncImage(p.Path)))
 	}
 	t.abandon = func() error { return w.end(context.Background()) }
 	return t, nil
@@ -277,12 +281,27 @@ func (p *placeDisk) openRaw() (*placeTarget, error) {
 		return nil, errors.Join(err, to.Close())
 	}
 	t := newPlaceTarget(to, is)
-	t.finish = func(context.Context) error {
-		p.whole = true
-		return is.Close()
-	}
+	t.finish = func(ctx context.Context) error { return p.written(ctx, is.Close()) }
 	t.abandon = func() error { return errors.Join(to.Close(), is.Close()) }
 	return t, nil
+}
+
+// written is called when a disk is whole, or was meant to be: writers are kept away from it again.
+func (p *placeDisk) written(ctx context.Context, failed error) (err error) {
+	if failed == nil {
+		p.letGo, failed = p.hold(ctx)
+	}
+	p.whole = failed == nil
+	return failed
+}
+
+// release lets writers at the disk again.
+func (p *placeDisk) release() error {
+	letGo := p.letGo
+	if p.letGo = nil; letGo == nil {
+		return nil
+	}
+	return letGo()
 }
 
 // Changed says by the bitmap of the point what may differ from it.
@@ -332,7 +351,15 @@ func (d *placeDraft) Commit(ctx context.Context) (string, error) {
 	if err := d.unmark(ctx); err != nil {
 		return "", err
 	}
-	return d.machine.ID(), nil
+	return d.machine.ID(), d.release()
+}
+
+func (d *placeDraft) release() error {
+	var errs []error
+	for _, p := range d.disks {
+		errs = append(errs, p.release())
+	}
+	return errors.Join(errs...)
 }
 
 func (d *placeDraft) unmark(ctx context.Context) error {
@@ -354,8 +381,8 @@ func (d *placeDraft) unmark(ctx context.Context) error {
 	return nil
 }
 
-// Close ends a restore. Without a Commit, disks of which anything was written stay marked as half restored, and that is
-// an *IncompleteError.
+// Close ends a restore. Without a Commit, disks of which anything was written stay marked as half restored, and so do
+// those that were before; that is an *IncompleteError.
 func (d *placeDraft) Close() error {
 	if d.closed {
 		return nil
@@ -369,14 +396,15 @@ func (d *placeDraft) Close() error {
 			errs = append(errs, p.target.Close())
 			written += p.target.Rewritten()
 		}
-		if p.chosen && first == nil {
+		if p.chosen && (first == nil || p.broken && !first.broken) {
 			first = p
 		}
+		errs = append(errs, p.release())
 	}
 	if !d.marked {
 		return errors.Join(errs...)
 	}
-	if written > 0 {
+	if written > 0 || first != nil && first.broken {
 		errs = append(errs, os.RemoveAll(d.dir), &IncompleteError{Path: first.Path, VM: cmpOr(d.machine.Name, d.machine.ID()), Marker: markerPath(first.Path)})
 		return errors.Join(errs...)
 	}

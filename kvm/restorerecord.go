@@ -33,7 +33,7 @@ type recordedDisk struct {
 // recordedMemory is a variable store of the machine's firmware: boot entries, keys of secure boot.
 type recordedMemory struct {
 	Path string `json:"path"`
-	Blob string `json:"blob"` // of the configuration, with its content
+	Blob string `json:"blob"` // of the configuration, with its content; empty: it could not be read
 }
 
 const (
@@ -83,9 +83,10 @@ func (s *snapshot) recordMachine(ctx context.Context, inv *inventory) error {
 func (s *snapshot) compare(r record) error {
 	for _, was := range r.Disks {
 		if i := slices.IndexFunc(s.Disks, func(d disk) bool { return d.Key == was.Key }); i >= 0 {
-			if filepath.IsAbs(was.Path) {
-				s.Disks[i].File, s.Disks[i].Format = was.Path, was.Format
+			if !filepath.IsAbs(was.Path) {
+				continue // options of QEMU's, and no path
 			}
+			s.Disks[i].File, s.Disks[i].Format = was.Path, was.Format
 			if err := unbroken(was.Path); err != nil {
 				return fmt.Errorf("disk %s: %w", was.Key, err)
 			}
@@ -146,6 +147,7 @@ func hasScheme(file string) bool {
 func (r *record) takeFirmware(file string, config map[string][]byte) {
 	content, err := readStill(file)
 	if err != nil {
+		r.Firmware = append(r.Firmware, recordedMemory{Path: file}) // that it was there must be known
 		return
 	}
 	blob := fmt.Sprintf("firmware/%d-%s", len(r.Firmware), filepath.Base(file))

@@ -310,7 +310,11 @@ func (s *snapshot) release(ctx context.Context) error {
 		return err == nil
 	}
 	step(kindPause, func() error { return s.unpause(ctx, s.mon) })
-	step(kindFreeze, func() error { return s.machine.agent().thaw(ctx) })
+	step(kindFreeze, func() error {
+		half, stop := halfOf(ctx) // a guest that does not answer leaves time for what holds its disks
+		defer stop()
+		return s.machine.agent().thaw(half)
+	})
 	if step(kindExport, func() error { return s.removeExports(ctx, s.mon) }) && step(kindFleece, func() error { return s.removeFleece(ctx, s.mon) }) {
 		step(kindBitmap, func() error { return s.removeBitmaps(ctx, s.mon, s.newBitmaps) })
 	}

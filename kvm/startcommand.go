@@ -3,6 +3,8 @@ package kvm
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -25,13 +27,18 @@ type StartedDisk struct {
 	Path string `json:"path"` // of the qcow2 file
 }
 
+// maxNode is the longest name of a block node.
+const maxNode = 31
+
 // maxSerial is the longest serial number of a virtio disk.
 const maxSerial = 20
 
 // Options are options for QEMU that attach the disk as a virtio disk, so that a backup knows it again by its key.
 func (d StartedDisk) Options() []string {
 	node := "disk-" + unplain.ReplaceAllString(d.Key, "-")
-	node = node[:min(len(node), 31)]
+	if len(node) > maxNode || node != "disk-"+d.Key { // what is lost of a key may be what tells it from another
+		node = fmt.Sprintf("%.22s-%08x", node, crc32.ChecksumIEEE([]byte(d.Key)))
+	}
 	device := "virtio-blk-pci,drive=" + node
 	switch {
 	case len(d.Key) <= maxSerial && plainKey.MatchString(d.Key):
@@ -122,6 +129,24 @@ func launch(command []string, log string) (*launched, error) {
 	return l, nil
 }
 
+// endOf is the last of a file, empty where it cannot be read.
+func endOf(path string, n int64) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	text, err := io.ReadAll(io.NewSectionReader(f, max(0, info.Size()-n), n))
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
+
 // over reports that the program has ended, and why in its own words.
 func (l *launched) over() (bool, error) {
 	if l == nil {
@@ -132,8 +157,7 @@ func (l *launched) over() (bool, error) {
 	default:
 		return false, nil
 	}
-	text, _ := os.ReadFile(l.log)
-	said := strings.TrimSpace(string(text[max(0, len(text)-1000):]))
+	said := strings.TrimSpace(endOf(l.log, 1000))
 	if said == "" {
 		return true, l.err
 	}

@@ -51,7 +51,7 @@ func (p *Provider) Undo(ctx context.Context, e hikae.Effect, keep []hikae.Change
 	case kindExport:
 		return f.removeExports(ctx, mon)
 	case kindFreeze:
-		return f.undoFreeze(ctx, mon, e.Facts["agent"])
+		return f.undoFreeze(ctx, mon, e.Facts["agent"], e.Facts["process"])
 	case kindPause:
 		return f.unpause(ctx, mon)
 	case kindFleece:
@@ -73,10 +73,11 @@ func (f *footprint) undoWithout(kind string, dial error) error {
 	return nil
 }
 
-// undoFreeze thaws, if it is still the machine that was frozen.
-func (f *footprint) undoFreeze(ctx context.Context, mon monitor, agent string) error {
+// undoFreeze thaws, if it is still the machine that was frozen: it has nodes of the session, or, where those could be
+// removed and the guest not be thawed, is the same process.
+func (f *footprint) undoFreeze(ctx context.Context, mon monitor, agent, process string) error {
 	nodes, err := takeNodes(ctx, mon)
-	if err != nil || !f.lives(nodes) {
+	if err != nil || !f.lives(nodes) && (process == "" || process != processOf(mon)) {
 		return err
 	}
 	return agentLink{agent, f.Domain}.thaw(ctx)

@@ -36,7 +36,7 @@ func (o owner) give(path string) error {
 		return nil
 	}
 	if o.uid != 0 {
-		if err := os.Chown(path, o.uid, o.gid); err != nil {
+		if err := os.Lchown(path, o.uid, o.gid); err != nil { // the folder is theirs by now: it may be a link to somewhere else
 			return err
 		}
 	}
@@ -67,3 +67,12 @@ func allocatedBytes(path string) (int64, error) {
 
 // detach keeps a guard out of reach of what is sent to our terminal or our process group.
 func detach(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} }
+
+// resize changes the length of a file, and not of one that a link in its place leads to.
+func resize(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(size), f.Close())
+}

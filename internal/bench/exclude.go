@@ -74,7 +74,6 @@ func soundWithout(ctx context.Context, disk string, diff []byteRange) error {
 type busy struct {
 	Clean  skipped `json:"clean"`
 	InUse  skipped `json:"inUse"`
-	Log    int64   `json:"log"`    // bytes of the log that a mount would replay
 	Full   cost    `json:"full"`   // of the disk in use
 	Whole  cost    `json:"whole"`  // restore of the disk
 	Single cost    `json:"single"` // restore of one file of 1 GiB from it
@@ -93,8 +92,7 @@ func measureBusy(ctx context.Context, opts options, fx *fixture) (*busy, error) 
 		return nil, err
 	}
 	res := &busy{}
-	var err error
-	if res.Log, err = logToReplay(ctx, inUse); err != nil {
+	if err := mustReplay(ctx, inUse); err != nil {
 		return nil, err
 	}
 	c := hikae(opts.hikae, manner{name: nameLean, lean: true})
@@ -111,14 +109,28 @@ func measureBusy(ctx context.Context, opts options, fx *fixture) (*busy, error) 
 			return nil, err
 		}
 		cmd, _ := c.step(p, stepOther) // a machine of its own
-		var out []byte
-		if *run.cost, out, err = measure(ctx, cmd); err != nil {
+		spent, out, err := measure(ctx, cmd)
+		if err != nil {
 			return nil, err
 		}
+		*run.cost = spent
 		*run.into = reportedSkipped(out)
 		progress("%-16s %-15s left out %s, found in %.2f s", nameLean, filepath.Base(run.disk), size(run.into.dropped()), run.into.Analysis)
 	}
 	return res, res.restores(ctx, c, p, inUse)
+}
+
+// runBusy is -only=busy.
+func runBusy(ctx context.Context, opts options, fx *fixture) error {
+	res := &record{Fixture: fx}
+	var err error
+	if res.Busy, err = measureBusy(ctx, opts, fx); err != nil {
+		return err
+	}
+	for _, b := range []bar{res.busyBar(), res.analysisBar(), res.singleFileBar()} {
+		fmt.Fprintf(os.Stderr, "%s: %s: %s: %s\n", b.what, b.want, b.got, b.verdict())
+	}
+	return nil
 }
 
 // restores times the whole disk and one large file of it, in turns.
@@ -257,25 +269,16 @@ func churn(dir string, rnd *rand.Rand, stop <-chan struct{}) error {
 	}
 }
 
-// logToReplay is how much of an ext4 log a mount would put into place: without any, the disk was not in use.
-func logToReplay(ctx context.Context, disk string) (int64, error) {
-	fs := &ext4{disk: disk}
-	out, err := exec.CommandContext(ctx, "dumpe2fs", "-h", fs.device()).Output()
+// mustReplay holds that a mount would replay the log of an ext4 file system: without that the disk was not in use.
+func mustReplay(ctx context.Context, disk string) error {
+	out, err := exec.CommandContext(ctx, "dumpe2fs", "-h", (&ext4{disk: disk}).device()).Output()
 	if err != nil {
-		return 0, fmt.Errorf("dumpe2fs: %w", err)
+		return fmt.Errorf("dumpe2fs: %w", err)
 	}
 	if !strings.Contains(string(out), "needs_recovery") {
-		return 0, errors.New("the copy of the mounted disk has nothing to replay: it is no test")
+		return errors.New("the copy of the mounted disk has nothing to replay: it is no test")
 	}
-	spans, err := fs.spans(ctx, "<8>")
-	if err != nil {
-		return 0, err
-	}
-	n := int64(0)
-	for _, s := range spans {
-		n += s.n
-	}
-	return n, nil
+	return nil
 }
 
 // leanSizeBar: what is left out must show in the repository.

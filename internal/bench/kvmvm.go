@@ -40,8 +40,8 @@ func (b *kvmBench) machineOf(ctx context.Context, format, disk string) (mon stri
 	return mon, stop, nil
 }
 
-// full backs up a running VM into an empty repository, by the defaults, which leave out swap and free space; the peer copies the same disk out of the same QEMU and compresses
-// the copy.
+// full backs up a running VM into an empty repository, by the defaults, which leave out swap and free space; the peer
+// copies the same disk out of the same QEMU and compresses the copy.
 func (b *kvmBench) full(ctx context.Context, swap bool) error {
 	disk := b.at("full.raw")
 	if err := reflink(ctx, b.disk, disk); err != nil {

@@ -47,7 +47,7 @@ func main() {
 	flag.IntVar(&opts.blocks, "blocks", 1_000_000, "blocks in the repository of the start-up test; 0 leaves it out")
 	flag.BoolVar(&opts.peers, "peers-only", false, "run the peers only, write no page")
 	flag.BoolVar(&opts.report, "report-only", false, "write the page again from the last run's results")
-	flag.StringVar(&opts.only, "only", "", "run one part alone: kvm, virtual machines and NBD")
+	flag.StringVar(&opts.only, "only", "", "run one part alone: kvm, virtual machines and NBD; busy, exclusions on a mounted disk (prints only)")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -86,8 +86,11 @@ func run(ctx context.Context, opts options) error {
 	if err != nil {
 		return fmt.Errorf("make the input: %w", err)
 	}
-	if opts.only != "" {
+	switch opts.only {
+	case "kvm":
 		return runKVM(ctx, opts, fx)
+	case "busy":
+		return runBusy(ctx, opts, fx)
 	}
 	res, err := measureAll(ctx, opts, fx)
 	if err != nil {
@@ -117,8 +120,8 @@ func writePage(out, text string) error {
 
 // runKVM measures the part for virtual machines and NBD, and puts it into the page.
 func runKVM(ctx context.Context, opts options, fx *fixture) error {
-	if opts.only != "kvm" {
-		return fmt.Errorf("-only %s: there is one such part, kvm", opts.only)
+	if opts.only != "kvm" && opts.only != "busy" {
+		return fmt.Errorf("-only %s: the parts are kvm and busy", opts.only)
 	}
 	b, err := measureKVM(ctx, opts, fx)
 	if err != nil {

@@ -4,7 +4,7 @@
 // kernel, the stock qemu-guest-agent, and as everything else one Go program of this package, which is their init and
 // does what tests ask for ([Guest.Fx]).
 //
-// # Two guests
+// # Three guests
 //
 // [Fixture] is the small one: all of it is in memory but one ext4 file system, on which it writes numbered records. It
 // takes any disks.
@@ -17,13 +17,17 @@
 // taken in it must hold ("moment"): all that were acknowledged before, none that was begun after; mostly that leaves one
 // number or two. Booted quietly from a restored disk it says which records there are ("check").
 //
+// [LVM] is a system as an installer lays it out: GPT, /boot, and in a volume group the root, data on XFS, and swap space;
+// beside it a swap file. It is a server without databases. Its disk is made in a guest, so that no device mapper is
+// needed here.
+//
 // # What it needs
 //
 // Linux on amd64 with qemu-system-x86_64, apt-get, dpkg-deb, mke2fs and a Go toolchain; the server also mkfs.xfs, mkswap,
-// tar and qemu-img. Neither needs root, a mount or a loop device. Where something is missing, [Build] and [BuildServer]
-// return an [UnavailableError] that names it, for a test to skip with. What was built is kept in
-// $HIKAE_FIXTURE_DIR/hikae-fixture, or in the user's cache folder: 90 MB and for the server 140 MB more. The first build
-// downloads 27 MB and 100 MB; it takes half a minute, most of it for the server's first boot.
+// tar and qemu-img, and [LVM] the last two. None needs root, a mount or a loop device. Where something is missing, [Build],
+// [BuildServer] and [BuildLVM] return an [UnavailableError] that names it, for a test to skip with. What was built is kept
+// in $HIKAE_FIXTURE_DIR/hikae-fixture, or in the user's cache folder: 90 MB, for the server 140 MB and for LVM 120 MB more.
+// The first build downloads 27 MB, and 100 MB and 20 MB; each takes half a minute, most of it for the first boot.
 //
 // # Emulation
 //

@@ -4,7 +4,10 @@ package kvmtest
 
 import (
 	"errors"
+	"maps"
 	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -44,4 +47,21 @@ func TestLVM(t *testing.T) {
 	for _, line := range []string{"partition " + LVMSwapUUID, "file " + LVMFileUUID, "/ ext4", "/boot ext2", "/data xfs"} {
 		require.Contains(t, text, line+"\n")
 	}
+}
+
+// A program comes with what it is linked with, and with what that is linked with; what is in no package is named.
+func TestAddLibraries(t *testing.T) {
+	sh, err := filepath.EvalSymlinks("/bin/sh")
+	if err != nil {
+		t.Skip("there is no /bin/sh")
+	}
+	if findLibrary("/", "libc.so.6") == "" {
+		t.Skip("libraries lie elsewhere than in Debian")
+	}
+	files := map[string]string{}
+	require.NoError(t, addLibraries(files, "/", sh))
+	require.Contains(t, slices.Collect(maps.Values(files)), "/"+findLibrary("/", "libc.so.6"))
+	var missing *UnavailableError
+	require.ErrorAs(t, addLibraries(files, t.TempDir(), sh), &missing)
+	require.ErrorContains(t, missing, "libc.so.6")
 }

@@ -105,7 +105,7 @@ func TestCalls(t *testing.T) {
 		procLibVersion:                {payload: xdr(func(e *encoder) { e.uint(0); e.uint(9_000_000) })},
 		procLookupByUUID:              {payload: xdr(func(e *encoder) { e.domain(web1) })},
 		procLookupByName:              refusal(CodeNoDomain, "Domain not found"),
-		procDomainState:               {payload: xdr(func(e *encoder) { e.uint(5); e.uint(3) })},
+		procDomainState:               {payload: xdr(func(e *encoder) { e.uint(5); e.uint(OffMigrated) })},
 		procDomainXML:                 {payload: xdr(func(e *encoder) { e.text("<domain/>\n") })},
 		procListAllDomains:            {payload: xdr(func(e *encoder) { e.uint(2); e.domain(web1); e.domain(web1); e.uint(2) })},
 		qemuOnly + procMonitorCommand: {payload: xdr(func(e *encoder) { e.text(strings.Repeat("x", 3<<20)) })},

@@ -15,6 +15,7 @@ const (
 	procDomainXML      = 14
 	procLookupByName   = 23
 	procLookupByUUID   = 24
+	procHasSaved       = 183
 	procDomainState    = 212
 	procListAllDomains = 273
 )
@@ -111,8 +112,11 @@ const (
 	Suspended
 )
 
-// OffMigrated is the reason of a domain that is off because it runs on another host now.
-const OffMigrated = 3
+// Reasons of a domain that is off.
+const (
+	OffMigrated = 4 // it runs on another host now
+	OffSaved    = 5 // its memory was saved to a file, and it goes on from there
+)
 
 var stateNames = [...]string{"without a state", "running", "blocked", "paused", "shutting down", "off", "crashed", "suspended"}
 
@@ -134,6 +138,19 @@ func (c *Conn) State(ctx context.Context, dom Domain) (s State, reason int, err 
 		take: func(d *decoder) { s, reason = State(d.int()), d.int() },
 	})
 	return s, reason, err
+}
+
+// Saved reports whether libvirt keeps the memory of a domain that is off, and will go on from there when it is started.
+func (c *Conn) Saved(ctx context.Context, dom Domain) (saved bool, err error) {
+	err = c.do(ctx, call{
+		name: "saved memory of " + dom.Name, program: programRemote, procedure: procHasSaved,
+		build: func(e *encoder) {
+			e.domain(dom)
+			e.uint(0)
+		},
+		take: func(d *decoder) { saved = d.int() > 0 },
+	})
+	return saved, err
 }
 
 // XML is a domain's description, byte for byte: as it runs, or as it will start the next time. Passwords in it are left

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"time"
 )
@@ -246,6 +247,16 @@ func request(command string, args any) ([]byte, error) {
 	return append(line, '\n'), nil
 }
 
+// maxWords bounds what a guest says of itself in an error, in bytes: it goes into reports.
+const maxWords = 1 << 10
+
+func words(s string) string {
+	if len(s) <= maxWords {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxWords], "") + "…"
+}
+
 // decode reads an answer into out.
 func decode(command string, text []byte, out any) error {
 	var m struct {
@@ -260,7 +271,7 @@ func decode(command string, text []byte, out any) error {
 	}
 	switch {
 	case m.Error != nil:
-		return &Error{Command: command, Class: m.Error.Class, Desc: m.Error.Desc}
+		return &Error{Command: command, Class: words(m.Error.Class), Desc: words(m.Error.Desc)}
 	case m.Return == nil:
 		return fmt.Errorf("%s: %w: it has neither result nor error", command, ErrProtocol)
 	case out == nil:

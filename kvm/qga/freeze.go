@@ -2,9 +2,11 @@ package qga
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"syscall"
 	"time"
 )
@@ -66,40 +68,56 @@ const refusedFor = 2 * time.Second
 // socket has been refusing for 2 s, which wraps fs.ErrNotExist or syscall.ECONNREFUSED. To thaw what is not frozen is no
 // error.
 func (c *Client) Thaw(ctx context.Context) error {
+	_, err := c.ThawHeld(ctx, 0)
+	return err
+}
+
+// ThawHeld is Thaw by whoever froze that many file systems. It reports whether they were frozen until then, as far as the
+// guest tells: held is false where fewer were thawed, or where the agent refused and nothing is frozen any more, as on
+// Windows after 10 s. Where the first answer was lost nobody knows, and held is true.
+func (c *Client) ThawHeld(ctx context.Context, frozen int) (held bool, err error) {
 	ctx, cancel := bounded(ctx, Timeout)
 	defer cancel()
 	answered := time.Now() // or let us wait, at least
+	thawed, lost := 0, false
 	for {
-		err := c.tryThaw(ctx)
+		n, err := c.tryThaw(ctx)
+		thawed = min(thawed+max(n, 0), math.MaxInt32)
+		lost = lost || n < 0
 		if err == nil {
-			return nil
+			return thawed >= frozen || lost, nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
 			answered = time.Now()
 		}
 		if time.Since(answered) > refusedFor {
-			return fmt.Errorf("thaw: not confirmed: %w", err)
+			return false, fmt.Errorf("thaw: not confirmed: %w", err)
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("thaw: not confirmed: %w", err)
+			return false, fmt.Errorf("thaw: not confirmed: %w", err)
 		case <-c.done:
-			return err
+			return false, err
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
 
-func (c *Client) tryThaw(ctx context.Context) error {
+// tryThaw tries once. n is how many file systems the agent says it has thawed; negative: its answer was lost.
+func (c *Client) tryThaw(ctx context.Context) (n int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.try)
 	defer cancel()
-	thawed := c.Do(ctx, "guest-fsfreeze-thaw", nil, nil)
+	var said json.RawMessage
+	thawed := c.Do(ctx, "guest-fsfreeze-thaw", nil, &said)
 	if thawed != nil && !Refused(thawed) {
-		return thawed
+		return -1, thawed
+	}
+	if thawed == nil && json.Unmarshal(said, &n) != nil {
+		n = -1 // it did something, and did not say how much
 	}
 	frozen, err := c.Frozen(ctx)
 	if err == nil && frozen {
-		return errors.Join(errors.New("the guest says that it is frozen still"), thawed)
+		return n, errors.Join(errors.New("the guest says that it is frozen still"), thawed)
 	}
-	return err
+	return n, err
 }

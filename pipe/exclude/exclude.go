@@ -22,7 +22,8 @@ type Disk = layout.Disk
 type Options struct {
 	// Swap leaves out swap space, but for the first page of each: Linux swap partitions and logical volumes, Linux swap
 	// files (regular files that carry the header and are named in an /etc/fstab or lie at a usual place), and
-	// pagefile.sys and swapfile.sys at the root of an NTFS volume.
+	// pagefile.sys and swapfile.sys at the root of an NTFS volume. All of them have one name; swap files and the
+	// /etc/fstab are root's, and nobody else may write them: a user of the guest cannot hide anything that way.
 	Swap bool
 	// Free leaves out free space of file systems.
 	Free bool

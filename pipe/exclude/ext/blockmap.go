@@ -131,6 +131,9 @@ func (m *mapper) extents(ctx context.Context, p []byte, at uint64, depth int, lo
 		if err != nil {
 			return false, err
 		}
+		if m.total++; m.total > m.v.s.blocks {
+			return false, m.i.corrupt("it has more blocks than the file system")
+		}
 		m.visit(child)
 		if more, err := m.extents(ctx, block, child, depth-1, first, end); err != nil || !more {
 			return more, err

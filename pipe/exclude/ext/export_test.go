@@ -36,6 +36,24 @@ func Places(ctx context.Context, f fsys.FileSystem, file, dir, link fsys.Node) m
 	return out
 }
 
+// OneGroup makes a file system check its bitmaps group by group, as a volume does that is much too large for one window.
+func OneGroup(f fsys.FileSystem) { f.(*FS).window = 1 }
+
+// GroupOf is a block's group, and how many clusters its descriptor calls free.
+func GroupOf(f fsys.FileSystem, block uint64) (group, free uint32) {
+	n := f.(*FS).s.groupOf(block)
+	return n, f.(*FS).groups[n].free
+}
+
+// AttrBlock is the block of an inode's attributes.
+func AttrBlock(ctx context.Context, f fsys.FileSystem, n fsys.Node) uint64 {
+	i, err := f.(*FS).inode(ctx, n)
+	if err != nil {
+		panic(err)
+	}
+	return f.(*FS).attrBlock(i)
+}
+
 // Replayed reads blocks as they are after replay.
 func Replayed(ctx context.Context, f fsys.FileSystem, block uint64, n int) []byte {
 	x := f.(*FS)

@@ -16,14 +16,22 @@ const (
 	freeAhead      = 4       // batches under way
 )
 
-// Free implements [fsys.FileSystem]. The bitmaps are read in large pieces, some of them ahead.
+// Free implements [fsys.FileSystem]. Before the first answer it reads all inodes in use and holds what they have against the
+// bitmaps, as e2fsck would: a block that is free although a file has it makes the volume doubtful, and ends the sequence
+// with a [*fsys.CorruptError]. The bitmaps are read in large pieces, some of them ahead.
 func (f *FS) Free(ctx context.Context) iter.Seq2[fsys.Range, error] {
 	return func(yield func(fsys.Range, error) bool) {
 		if f.Info().Doubt != "" {
 			return
 		}
+		if believed, err := f.checkOnce(ctx); err != nil {
+			yield(fsys.Range{}, err)
+			return
+		} else if !believed {
+			return
+		}
 		j := &joiner{f: f, yield: yield}
-		if err := f.freeBatches(ctx, j); err != nil {
+		if err := f.freeBatches(ctx, 0, j.group); err != nil {
 			yield(fsys.Range{}, f.noted(err))
 			return
 		}
@@ -38,8 +46,9 @@ type batch struct {
 	err   error
 }
 
-// freeBatches works through all groups, with some batches under way at a time. It does not return before they have ended.
-func (f *FS) freeBatches(ctx context.Context, j *joiner) error {
+// freeBatches hands on what the groups from first on have in use until each answers false, with some batches under way at
+// a time. It does not return before they have ended.
+func (f *FS) freeBatches(ctx context.Context, first uint32, each func(n uint32, used bitmap) bool) error {
 	ctx, cancel := context.WithCancel(ctx)
 	size := uint32(max(1, freeBatchBytes/f.d.blockSize()))
 	var ahead []chan batch
@@ -49,7 +58,7 @@ func (f *FS) freeBatches(ctx context.Context, j *joiner) error {
 			<-c
 		}
 	}()
-	for next := uint32(0); next < f.s.groups || len(ahead) > 0; {
+	for next := first; next < f.s.groups || len(ahead) > 0; {
 		for next < f.s.groups && len(ahead) < freeAhead {
 			c, first, end := make(chan batch, 1), next, min(next+size, f.s.groups)
 			go func() { c <- f.usedOf(ctx, first, end) }()
@@ -61,8 +70,7 @@ func (f *FS) freeBatches(ctx context.Context, j *joiner) error {
 			return b.err
 		}
 		for k, used := range b.used {
-			if !j.group(b.first+uint32(k), used) {
-				j.stopped = true
+			if !each(b.first+uint32(k), used) {
 				return nil
 			}
 		}
@@ -70,9 +78,15 @@ func (f *FS) freeBatches(ctx context.Context, j *joiner) error {
 	return nil
 }
 
-// usedOf says what the groups from first up to end have in use, before the log's replay or after it.
-func (f *FS) usedOf(ctx context.Context, first, end uint32) batch {
-	b := batch{first: first, used: make([]bitmap, end-first)}
+// usedOf says what the groups from first up to end have in use, before the log's replay or after it. It runs in a goroutine
+// of its own, where a panic, be it the image's, would end the whole program: it is an error of the batch.
+func (f *FS) usedOf(ctx context.Context, first, end uint32) (b batch) {
+	defer func() {
+		if p := recover(); p != nil {
+			b.err = fmt.Errorf("read bitmaps of groups %d to %d: %v", first, end-1, p)
+		}
+	}()
+	b = batch{first: first, used: make([]bitmap, end-first)}
 	if b.err = f.readBitmaps(ctx, &b); b.err != nil {
 		return b
 	}
@@ -232,6 +246,7 @@ func (j *joiner) group(n uint32, used bitmap) bool {
 		case j.last.Len > 0 && j.last.End() == r.Off:
 			j.last.Len += r.Len
 		case j.last.Len > 0 && !j.yield(j.last, nil):
+			j.stopped = true
 			return false
 		default:
 			j.last = r

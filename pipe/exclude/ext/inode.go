@@ -50,36 +50,50 @@ func (v *view) inode(ctx context.Context, node fsys.Node) (*inode, error) {
 	if node == 0 || node > fsys.Node(v.s.inodes) {
 		return nil, fmt.Errorf("inode %d of %d: %w", node, v.s.inodes, fs.ErrNotExist)
 	}
-	n := uint32(node)
-	g, err := v.group(ctx, (n-1)/v.s.inodesPerGroup)
+	p, off, err := v.storedInode(ctx, uint32(node))
 	if err != nil {
 		return nil, err
 	}
+	if le.Uint16(p) == 0 || le.Uint16(p[0x1a:]) == 0 {
+		return nil, fmt.Errorf("inode %d: %w", node, fs.ErrNotExist)
+	}
+	i := &inode{}
+	if err := v.readInode(i, uint32(node), p, off); err != nil {
+		return nil, err
+	}
+	return i, nil
+}
+
+// storedInode is an inode as it is stored, whether in use or not, and its byte of the volume. The number is that of an inode
+// that there is; one that was never used is fs.ErrNotExist.
+func (v *view) storedInode(ctx context.Context, n uint32) ([]byte, int64, error) {
+	g, err := v.group(ctx, (n-1)/v.s.inodesPerGroup)
+	if err != nil {
+		return nil, 0, err
+	}
 	at := (n - 1) % v.s.inodesPerGroup
 	if g.flags&groupInodesUninit != 0 || at >= v.s.inodesPerGroup-min(g.unused, v.s.inodesPerGroup) {
-		return nil, fmt.Errorf("inode %d was never used: %w", n, fs.ErrNotExist)
+		return nil, 0, fmt.Errorf("inode %d was never used: %w", n, fs.ErrNotExist)
 	}
 	off := g.table<<v.s.blockBits + uint64(at)*uint64(v.s.inodeSize)
 	block, err := v.d.block(ctx, off>>v.s.blockBits)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	in := off & (1<<v.s.blockBits - 1)
-	return v.parseInode(n, block[in:in+uint64(v.s.inodeSize)], int64(off))
+	return block[in : in+uint64(v.s.inodeSize)], int64(off), nil
 }
 
-func (v *view) parseInode(n uint32, p []byte, off int64) (*inode, error) {
-	i := &inode{n: n, raw: p, mode: le.Uint16(p), flags: le.Uint32(p[0x20:]), links: le.Uint16(p[0x1a:])}
-	if i.mode == 0 || i.links == 0 {
-		return nil, fmt.Errorf("inode %d: %w", n, fs.ErrNotExist)
-	}
+// readInode fills in and checks an inode that was read at a byte of the volume.
+func (v *view) readInode(i *inode, n uint32, p []byte, off int64) error {
+	*i = inode{n: n, raw: p, mode: le.Uint16(p), flags: le.Uint32(p[0x20:]), links: le.Uint16(p[0x1a:])}
 	if i.extra()+128 > len(p) || i.extra()%4 != 0 {
-		return nil, &fsys.CorruptError{What: fmt.Sprintf("inode %d", n), Off: off, Why: fmt.Sprintf("%d bytes of more fields", i.extra())}
+		return wrongInode(n, off, "%d bytes of more fields", i.extra())
 	}
 	if v.s.metaSums() {
 		i.seed = crc32cWord(crc32cWord(v.s.seed, n), le.Uint32(p[0x64:]))
 		if stored, want := i.sum(); stored != want {
-			return nil, &fsys.CorruptError{What: fmt.Sprintf("inode %d", n), Off: off, Why: fmt.Sprintf("checksum %#x, not %#x", stored, want)}
+			return wrongInode(n, off, "checksum %#x, not %#x", stored, want)
 		}
 	}
 	i.size = uint64(le.Uint32(p[0x4:]))
@@ -87,9 +101,9 @@ func (v *view) parseInode(n uint32, p []byte, off int64) (*inode, error) {
 		i.size |= uint64(le.Uint32(p[0x6c:])) << 32
 	}
 	if i.size > 1<<62 {
-		return nil, &fsys.CorruptError{What: fmt.Sprintf("inode %d", n), Off: off, Why: fmt.Sprintf("%d bytes", i.size)}
+		return wrongInode(n, off, "%d bytes", i.size)
 	}
-	return i, nil
+	return nil
 }
 
 // sum is an inode's checksum, as stored and as computed over all of it but the checksum's own two halves.

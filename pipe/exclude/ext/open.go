@@ -24,6 +24,10 @@ type FS struct {
 	meta     blockSet // what is in use whatever the bitmaps say
 	replayed int64
 
+	window   int           // bytes that a map of what is free may take
+	checking chan struct{} // held by the one that holds the inodes against the bitmaps
+	checked  bool          // guarded by checking: nothing was wrong
+
 	mu    sync.Mutex
 	doubt string
 }
@@ -38,7 +42,7 @@ func Open(ctx context.Context, vol pipe.Image) (fsys.FileSystem, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &FS{view: view{d: newDisk(vol, before, nil), s: before}, doubt: before.doubt()}
+	f := &FS{view: view{d: newDisk(vol, before, nil), s: before}, window: freeMapBytes, checking: make(chan struct{}, 1), doubt: before.doubt()}
 	if err := f.replay(ctx); err != nil {
 		return nil, err
 	}

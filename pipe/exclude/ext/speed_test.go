@@ -68,7 +68,9 @@ func analyse(t testing.TB, img string) (ranges int, took time.Duration, sysMiB u
 	require.NoError(t, err)
 	require.Empty(t, f.Info().Doubt)
 	for _, err := range f.Free(t.Context()) {
-		require.NoError(t, err)
+		if err != nil { // a require for each of millions would be most of the time
+			require.NoError(t, err)
+		}
 		ranges++
 	}
 	took = time.Since(start)

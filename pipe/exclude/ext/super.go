@@ -53,6 +53,8 @@ type super struct {
 
 	quotas  [3]uint32
 	orphans uint32 // the inode that lists deleted files that are open
+
+	lastOrphan uint32 // the first of the list of such files that has no inode of its own
 }
 
 // parseSuper reads a superblock. What is not one is fsys.ErrOther, one that contradicts itself or the volume's size a
@@ -101,6 +103,7 @@ func (s *super) dynamic(p []byte) {
 		s.mmp = le.Uint64(p[0x168:])
 	}
 	s.sumType = p[0x175]
+	s.lastOrphan = le.Uint32(p[0xe8:])
 	s.quotas = [3]uint32{le.Uint32(p[0x240:]), le.Uint32(p[0x244:]), le.Uint32(p[0x26c:])}
 	s.backups = [2]uint32{le.Uint32(p[0x24c:]), le.Uint32(p[0x250:])}
 	if s.compat&compatOrphanFile != 0 {
@@ -209,6 +212,9 @@ func (s *super) groupStart(g uint32) uint64 { return s.first + uint64(g)*uint64(
 func (s *super) groupEnd(g uint32) uint64 {
 	return min(s.groupStart(g)+uint64(s.perGroup), s.blocks)
 }
+
+// groupOf is the group of a block, which is none before the first.
+func (s *super) groupOf(b uint64) uint32 { return uint32((b - s.first) / uint64(s.perGroup)) }
 
 // clusters are how many bits of a group's bitmap mean something.
 func (s *super) clusters(g uint32) uint32 {

@@ -7,8 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hikae/hikae/pipe"
@@ -53,7 +55,8 @@ func (x *Extracted) skip(name, format string, args ...any) {
 // Extract copies what is wanted of a tree, below root of the tree, into a folder, each under its path below root. It
 // never leaves the folder: links and names of the guest are not followed on the way. Symbolic links are made as they
 // stand there, so they may point anywhere; devices, pipes and sockets are skipped. A file appears whole or not at all.
-// What cannot be read, or is there already, is skipped with its reason; what cannot be written is an error.
+// What cannot be read, was left out of the point, or is there already, is skipped with its reason, and so is a name that
+// the folder's system cannot have; what cannot be written is an error.
 func (t *Tree) Extract(ctx context.Context, root string, into *os.Root, opts *ExtractOptions) (Extracted, error) {
 	x := &extraction{tree: t.WithContext(ctx), into: into, root: root, names: map[place]string{}}
 	if opts != nil {
@@ -94,6 +97,32 @@ type outside struct{ err error }
 
 func (e outside) Error() string { return e.err.Error() }
 func (e outside) Unwrap() error { return e.err }
+
+// made tells what an error of the folder is about: only this name, which the folder's system cannot have, or which
+// stands for something else there already, or the folder as a whole.
+func made(err error) error {
+	if err == nil || ofName(err) {
+		return err
+	}
+	return outside{err}
+}
+
+// ofName: one file system allows names that another does not, and a made one has any, twice also.
+func ofName(err error) bool {
+	for _, name := range []error{syscall.ENAMETOOLONG, syscall.EINVAL, syscall.ENOTDIR, syscall.EISDIR, syscall.ELOOP, fs.ErrExist, fs.ErrInvalid} {
+		if errors.Is(err, name) {
+			return true
+		}
+	}
+	const invalidName, tooLong = syscall.Errno(123), syscall.Errno(206) // of Windows
+	if runtime.GOOS == "windows" && (errors.Is(err, invalidName) || errors.Is(err, tooLong)) {
+		return true
+	}
+	for errors.Unwrap(err) != nil {
+		err = errors.Unwrap(err)
+	}
+	return err.Error() == "path escapes from parent" // what os.Root says of a link that leads out of it
+}
 
 func (x *extraction) visit(name string, e fs.DirEntry, err error) error {
 	if err != nil {
@@ -158,7 +187,7 @@ func (x *extraction) take(name string, e *dirEntry) error {
 
 func (x *extraction) takeDir(to string, attr fsys.Attr) error {
 	if err := x.into.MkdirAll(to, 0o700); err != nil {
-		return outside{err}
+		return made(err)
 	}
 	x.dirs = append(x.dirs, pendingDir{to, attr})
 	x.res.Dirs++
@@ -171,7 +200,7 @@ func (x *extraction) parents(to string) error {
 		return nil
 	}
 	if err := x.into.MkdirAll(dir, 0o700); err != nil {
-		return outside{err}
+		return made(err)
 	}
 	x.made = dir
 	return nil
@@ -183,7 +212,7 @@ func (x *extraction) makeRoom(to string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return outside{err}
+		return made(err)
 	case !x.opts.Overwrite || info.IsDir():
 		return fs.ErrExist
 	}
@@ -201,8 +230,11 @@ func (x *extraction) takeLink(to string, at place, attr fsys.Attr) error {
 	if err := x.makeRoom(to); err != nil {
 		return err
 	}
+	if target == "" || strings.ContainsRune(target, 0) {
+		return fmt.Errorf("a link to %q", target)
+	}
 	if err := x.into.Symlink(target, to); err != nil {
-		return outside{err}
+		return made(err)
 	}
 	if x.opts.Owners {
 		if err := x.into.Lchown(to, int(attr.UID), int(attr.GID)); err != nil {
@@ -224,7 +256,7 @@ func (x *extraction) takeFile(name, to string, at place, attr fsys.Attr) error {
 	part := path.Join(path.Dir(to), fmt.Sprintf(".hikae-%d-%d.part", os.Getpid(), time.Now().UnixNano()))
 	f, err := x.into.OpenFile(part, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return outside{err}
+		return made(err)
 	}
 	defer x.into.Remove(part)
 	err = x.fill(f, at, attr)
@@ -238,7 +270,7 @@ func (x *extraction) takeFile(name, to string, at place, attr fsys.Attr) error {
 		return err
 	}
 	if err := x.into.Rename(part, to); err != nil {
-		return outside{err}
+		return made(err)
 	}
 	if attr.Links > 1 && len(x.names) < maxHardLinks {
 		x.names[at] = to
@@ -268,6 +300,9 @@ func (x *extraction) linkTo(to string, at place) (bool, error) {
 }
 
 func (x *extraction) fill(f *os.File, at place, attr fsys.Attr) error {
+	if err := x.tree.whole(x.tree.ctx, at, attr.Size); err != nil {
+		return err
+	}
 	img, err := Image(x.tree.ctx, at.fs, at.node)
 	if err != nil {
 		return err

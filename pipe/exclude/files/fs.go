@@ -75,7 +75,7 @@ func (t *Tree) Open(name string) (fs.File, error) {
 	case attr.Mode.IsDir():
 		return newDir(t, p, info), nil
 	case attr.Mode.IsRegular():
-		return &file{SectionReader: io.NewSectionReader(t.content(p, attr.Size), 0, attr.Size), info: info}, nil
+		return &file{SectionReader: io.NewSectionReader(&content{tree: t, at: p, size: attr.Size}, 0, attr.Size), info: info}, nil
 	}
 	return &special{info}, nil
 }

@@ -55,18 +55,14 @@ type content struct {
 	at   place
 	size int64
 
-	once    *sync.Once
-	missing *error
+	once    sync.Once
+	missing error
 }
 
-func (t *Tree) content(at place, size int64) content {
-	return content{t, at, size, &sync.Once{}, new(error)}
-}
-
-func (c content) ReadAt(p []byte, off int64) (int, error) {
-	c.once.Do(func() { *c.missing = c.tree.whole(c.tree.ctx, c.at, c.size) })
-	if *c.missing != nil {
-		return 0, *c.missing
+func (c *content) ReadAt(p []byte, off int64) (int, error) {
+	c.once.Do(func() { c.missing = c.tree.whole(c.tree.ctx, c.at, c.size) })
+	if c.missing != nil {
+		return 0, c.missing
 	}
 	return c.at.fs.ReadAt(c.tree.ctx, c.at.node, p, off)
 }

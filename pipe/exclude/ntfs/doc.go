@@ -30,8 +30,9 @@
 //
 // These make a volume doubtful, so that all of it is kept: the dirty flag, flags or a version that are not known, a
 // check under way, the first file records unlike their copy, the boot sector unlike its backup, a file record in use
-// with a torn write, and a log that may hold something. A volume on which Windows sleeps, which includes one that was
-// shut down for a fast start, is both Hibernated and doubtful: a page of hiberfil.sys that is not zero is enough.
+// with a torn write, shadow copies that outlive a restart, and a log that may hold something. A volume on which Windows
+// sleeps, which includes one that was shut down for a fast start, is both Hibernated and doubtful: a page of
+// hiberfil.sys that is not zero is enough.
 //
 // # The log
 //

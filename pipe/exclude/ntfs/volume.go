@@ -54,7 +54,7 @@ func OpenWith(ctx context.Context, vol pipe.Image, opts *Options) (fsys.FileSyst
 	if _, err := v.now.file(ctx, numberRoot); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context) error{v.findSleeper, v.openMaps} {
+	for _, step := range []func(context.Context) error{v.findSleeper, v.findShadows, v.openMaps} {
 		if err := v.doubtful(step(ctx)); err != nil {
 			return nil, err
 		}

@@ -3,6 +3,7 @@ package xfs
 import (
 	"context"
 	"fmt"
+	"math/bits"
 
 	"github.com/hikae/hikae/pipe/exclude/fsys"
 )
@@ -88,20 +89,23 @@ func mix(s span) uint64 {
 // readInodes reads the trees of inodes: the blocks of inodes are in use.
 func (c *check) readInodes(ctx context.Context) error {
 	last, any := uint32(0), false
+	var have, free uint64
 	w := c.f.groupWalk(c.f.after, c.g, inodeTree, func(b []byte) error {
 		r := c.f.parseChunk(b)
 		if any && r.first < last+inodesInChunk {
 			return c.f.corruptTree(c.g, inodeTree, fmt.Sprintf("inode %d after %d", r.first, last))
 		}
 		last, any = r.first, true
+		there := r.there()
+		have, free = have+uint64(bits.OnesCount64(there)), free+uint64(bits.OnesCount64(there&r.free))
 		return c.chunkUsed(r)
 	})
 	w.block = c.block
 	if err := w.run(ctx, uint64(c.g.inodes.block), c.g.inodes.levels); err != nil {
 		return err
 	}
-	if !c.f.sb.finobt {
-		return nil
+	if err := c.f.checkCount(c.g, have, free); err != nil || !c.f.sb.finobt {
+		return err
 	}
 	w = c.f.groupWalk(c.f.after, c.g, freeInoTree, func([]byte) error { return nil })
 	w.block = c.block
@@ -188,6 +192,17 @@ func (f *FS) parseChunk(b []byte) chunk {
 	// Without sparse inodes these bytes are the upper half of the count of free inodes, which is at most 64: zero.
 	r.holes = be.Uint16(b[4:])
 	return r
+}
+
+// there has a bit for each inode that is not in a hole.
+func (r chunk) there() uint64 {
+	all := ^uint64(0)
+	for i := range 16 {
+		if r.holes>>i&1 != 0 {
+			all &^= 0xf << (4 * i)
+		}
+	}
+	return all
 }
 
 // inUse says whether an inode of the group is in use by this record.

@@ -34,6 +34,14 @@
 // The view before the replay is a crash image: a tree may be written in part. There only what can be read counts as free;
 // missing parts cost gain. The view after it must be right in every detail that is known here, or the volume is doubtful.
 //
+// # Files against free space
+//
+// Before anything is called free, every inode in the trees of inodes is read, with all of its extents and the blocks of
+// the trees that these lie in, content and attributes: none of it may be called free. So a volume that was made to hide a
+// file's blocks, or was damaged where no checksum tells, is doubtful, also without a tree of owners (rmapbt). Inodes that
+// their tree calls free must have no mode, and how many there are must be what the AGI says. What is not looked for are
+// whole chunks of inodes that are missing from their tree and from the AGI's count.
+//
 // A version 4 log is replayed for what the files are; what is free then is doubtful, for that replay could not be held
 // against a kernel that still has version 4. An unfinished change of a file's map is not carried out: such a file says so
 // instead of showing a state that the guest would never see.

@@ -1,9 +1,16 @@
 package xfs
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"fmt"
+	"math/bits"
+	"slices"
+	"sync/atomic"
 
 	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/pipe/exclude/fsys"
 )
 
 // LogRecord is a record that a replay needs, for tests that damage one: the bytes of the volume where its blocks lie.
@@ -105,4 +112,92 @@ func resealRecord(img []byte, sector int64) int {
 		return 1
 	}
 	return 0
+}
+
+// SmallWindows makes a file system hold the free extents of one group at a time against its files.
+func SmallWindows(f fsys.FileSystem) { f.(*FS).window = 1 }
+
+// CallFree makes the trees of free extents call the block at byte off free, and another in its group in use: all counts
+// and checksums are right, and only the one whose block it is could tell.
+func CallFree(ctx context.Context, img []byte, off int64) error {
+	o, err := Open(ctx, pipe.FromReaderAt(bytes.NewReader(img), int64(len(img))))
+	if err != nil {
+		return err
+	}
+	f := o.(*FS)
+	no, block := uint32((off>>f.sb.blockLog)/int64(f.sb.agBlocks)), uint32((off>>f.sb.blockLog)%int64(f.sb.agBlocks))
+	g, err := f.readGroup(ctx, f.after, no)
+	if err != nil {
+		return err
+	}
+	list, err := f.freeSpans(ctx, g, nil)
+	if err != nil {
+		return err
+	}
+	if _, ok := overlap(list, block, 1); ok || g.byBlock.levels != 1 || g.byLength.levels != 1 {
+		return fmt.Errorf("block %d of group %d: free already, or a tree of several levels", block, no)
+	}
+	for i := len(list) - 1; ; i-- {
+		if list[i].n > 1 {
+			list[i].n--
+			break
+		}
+	}
+	list = tidySpans(append(list, span{block, 1}))
+	f.putLeaf(img, g, g.byBlock, list)
+	slices.SortFunc(list, func(a, b span) int { return cmp.Or(cmp.Compare(a.n, b.n), cmp.Compare(a.first, b.first)) })
+	f.putLeaf(img, g, g.byLength, list)
+	agf := int(f.sb.at(no, 0) + f.sb.sectorSize)
+	be.PutUint32(img[agf+56:], list[len(list)-1].n)
+	Reseal(img, agf/512)
+	return nil
+}
+
+// putLeaf writes the only block of a tree of free extents.
+func (f *FS) putLeaf(img []byte, g *group, r root, list []span) {
+	at := int(f.sb.at(g.no, r.block))
+	be.PutUint16(img[at+6:], uint16(len(list)))
+	for i, s := range list {
+		b := img[at+byBlockTree.headLen(f.sb.v5)+i*8:]
+		be.PutUint32(b, s.first)
+		be.PutUint32(b[4:], s.n)
+	}
+	Reseal(img, at/512)
+}
+
+// WakeInode gives the first inode that its tree calls free a mode. It returns its number.
+func WakeInode(ctx context.Context, img []byte) (ino uint64, err error) {
+	o, err := Open(ctx, pipe.FromReaderAt(bytes.NewReader(img), int64(len(img))))
+	if err != nil {
+		return 0, err
+	}
+	f := o.(*FS)
+	g, err := f.inodeRoot(ctx, 0)
+	if err != nil {
+		return 0, err
+	}
+	err = f.groupWalk(f.after, g, inodeTree, func(b []byte) error {
+		r := f.parseChunk(b)
+		if i := bits.TrailingZeros64(r.free & r.there()); i < inodesInChunk && ino == 0 {
+			ino = uint64(r.first) + uint64(i)
+		}
+		return nil
+	}).run(ctx, uint64(g.inodes.block), g.inodes.levels)
+	if at, ok := f.sb.inodeAt(ino); ok && ino > 0 {
+		be.PutUint16(img[at+2:], 0o100644)
+		Reseal(img, int(at/512))
+	}
+	return ino, err
+}
+
+// CheckTrees goes through the inodes of the first group, of whose trees of extents there may be so many blocks.
+func CheckTrees(ctx context.Context, fs fsys.FileSystem, blocks int64) error {
+	f := fs.(*FS)
+	w, err := f.freeWindow(ctx, 0)
+	if err != nil {
+		return err
+	}
+	c := &claims{f: f, window: w, trees: &atomic.Int64{}}
+	c.trees.Store(blocks)
+	return c.group(ctx)
 }

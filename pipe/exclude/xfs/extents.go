@@ -46,46 +46,55 @@ func (f *FS) mappings(ctx context.Context, in *inode, from uint64, fn func(m map
 		}
 		return fn(m)
 	}
-	fork := f.forkOf(in.raw, false)
-	switch in.format {
+	k := f.dataFork(in)
+	switch k.format {
 	case forkExtents:
-		if in.extents > uint64(len(fork)/16) {
-			return in.corrupt("%d extents in %d bytes", in.extents, len(fork))
-		}
-		for i := range int(in.extents) {
-			if err := rec(fork[i*16 : i*16+16]); err != nil {
-				if errors.Is(err, errStop) {
-					return nil
-				}
-				return err
-			}
-		}
-		return nil
+		return in.eachExtent(k, rec)
 	case forkTree:
-		return f.treeMappings(ctx, in, fork, from, rec)
+		w, top, err := f.forkWalk(in, k, rec)
+		if err != nil {
+			return err
+		}
+		w.from, w.cached = from, true
+		return w.runBelow(ctx, top)
 	}
-	return in.corrupt("content in format %d", in.format)
+	return in.corrupt("%s in format %d", k.what, k.format)
 }
 
-// treeMappings walks the tree whose top node is in the inode.
-func (f *FS) treeMappings(ctx context.Context, in *inode, fork []byte, from uint64, rec func(b []byte) error) error {
-	if len(fork) < 4 {
-		return in.corrupt("a tree in %d bytes", len(fork))
+// eachExtent goes through a list of extents that is in the inode. errStop ends it without an error.
+func (in *inode) eachExtent(k fork, rec func(b []byte) error) error {
+	if k.extents > uint64(len(k.b)/16) {
+		return in.corrupt("%d extents in %d bytes", k.extents, len(k.b))
 	}
-	room := (len(fork) - 4) / 16
-	n := node{level: int(be.Uint16(fork)), count: int(be.Uint16(fork[2:]))}
-	if n.count == 0 || n.count > room {
-		return in.corrupt("a tree's top with %d keys", n.count)
+	for i := range int(k.extents) {
+		if err := rec(k.b[i*16 : i*16+16]); errors.Is(err, errStop) {
+			return nil
+		} else if err != nil {
+			return err
+		}
 	}
-	n.keys, n.ptrs = fork[4:4+n.count*8], fork[4+room*8:][:n.count*8]
-	w := &walk{f: f, v: f.after, shape: extentTree, owner: in.no, rec: rec, from: from, cached: true, at: func(ptr uint64) (int64, bool) {
+	return nil
+}
+
+// forkWalk prepares the walk of a tree whose top node is in the inode, for [walk.runBelow].
+func (f *FS) forkWalk(in *inode, k fork, rec func(b []byte) error) (w *walk, top node, err error) {
+	if len(k.b) < 4 {
+		return nil, top, in.corrupt("a tree in %d bytes", len(k.b))
+	}
+	room := (len(k.b) - 4) / 16
+	top = node{level: int(be.Uint16(k.b)), count: int(be.Uint16(k.b[2:]))}
+	if top.count == 0 || top.count > room {
+		return nil, top, in.corrupt("a tree's top with %d keys", top.count)
+	}
+	top.keys, top.ptrs = k.b[4:4+top.count*8], k.b[4+room*8:][:top.count*8]
+	w = &walk{f: f, v: f.after, shape: extentTree, owner: in.no, rec: rec, at: func(ptr uint64) (int64, bool) {
 		ag, first, ok := f.sb.split(ptr, 1)
 		return f.sb.at(ag, first), ok
 	}}
 	if _, ok := f.adopted[in.no]; ok {
 		w.owner = anyOwner
 	}
-	return w.runBelow(ctx, n)
+	return w, top, nil
 }
 
 // regular reads the inode of a regular file.

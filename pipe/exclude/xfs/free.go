@@ -12,10 +12,16 @@ import (
 // anything in it could be left out as whole blocks of an image.
 const maxSpans = 4 << 20
 
-// Free is as [fsys.FileSystem] has it. It holds one group's extents at a time.
+// Free is as [fsys.FileSystem] has it. Before the first answer it reads all inodes and holds what every file has against
+// the trees of free extents, as xfs_repair would: a block that they give away although a file has it makes the volume
+// doubtful, and ends the sequence with a [*fsys.CorruptError]. After that it holds one group's extents at a time.
 func (f *FS) Free(ctx context.Context) iter.Seq2[fsys.Range, error] {
 	return func(yield func(fsys.Range, error) bool) {
-		if f.doubt != "" {
+		if f.Info().Doubt != "" {
+			return
+		}
+		if err := f.checkOnce(ctx); err != nil {
+			yield(fsys.Range{}, err)
 			return
 		}
 		var last fsys.Range

@@ -3,6 +3,7 @@ package xfs
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/exclude/fsys"
@@ -14,13 +15,18 @@ type FS struct {
 	after   view   // as it is after the log's replay
 	head    uint64 // position of the log's head; 0 while it is not known
 	applied int64
+
+	mu      sync.Mutex // guards what follows, once Open has returned
 	doubt   string
+	checked bool // what files have was held against what is free
 
 	busy    [][]span            // by group: touched by the log, or named by an unfinished free
 	between map[uint64]struct{} // files that the log leaves between two states
 	adopted map[uint64]struct{} // files whose trees change their owner
+	sharing bool                // what files share changes with the next mount
 
-	cache *cache
+	cache  *cache
+	window int // free extents that are in memory at once, about
 }
 
 var _ fsys.FileSystem = (*FS)(nil)
@@ -29,7 +35,7 @@ var _ fsys.FileSystem = (*FS)(nil)
 // [fsys.ErrOther] where the volume holds no XFS, and a [*fsys.CorruptError] where it claims an impossible geometry. What
 // can be read and not be relied on has Info.Doubt.
 func Open(ctx context.Context, vol pipe.Image) (fsys.FileSystem, error) {
-	f := &FS{after: view{vol: vol}, cache: newCache(), between: map[uint64]struct{}{}, adopted: map[uint64]struct{}{}}
+	f := &FS{after: view{vol: vol}, cache: newCache(), window: windowSpans, between: map[uint64]struct{}{}, adopted: map[uint64]struct{}{}}
 	sb, reason, err := readSuper(ctx, f.after, vol.Size())
 	if err != nil {
 		return nil, err
@@ -83,8 +89,10 @@ var errVersion4 = &fsys.CorruptError{What: "log", Off: -1, Why: "a replay for ve
 // replayed says whether the log changed anything.
 func (f *FS) replayed() bool { return f.after.over != nil }
 
-// Info is as [fsys.FileSystem] has it.
+// Info is as [fsys.FileSystem] has it. A doubt may also come from the first [FS.Free], which reads all inodes.
 func (f *FS) Info() fsys.Info {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	u := f.sb.uuid
 	return fsys.Info{
 		Kind: "xfs", Label: f.sb.label, Size: f.sb.size(), BlockSize: f.sb.blockSize, Doubt: f.doubt, Replayed: f.applied,

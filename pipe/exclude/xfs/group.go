@@ -15,8 +15,9 @@ type group struct {
 	byBlock, byLength, rmap, ref root // trees of the AGF
 	inodes, freeInodes           root // trees of the AGI
 
-	free, longest uint32
-	aside         []uint32 // the AGFL: set aside for the trees, not free
+	free, longest         uint32
+	inodeCount, inodeFree uint32
+	aside                 []uint32 // the AGFL: set aside for the trees, not free
 }
 
 // root is where a B+tree begins and how many levels it has. No levels: there is no such tree.
@@ -116,6 +117,7 @@ func (f *FS) readAGI(ctx context.Context, v view, g *group) error {
 		return err
 	}
 	g.inodes = root{be.Uint32(b[20:]), be.Uint32(b[24:])}
+	g.inodeCount, g.inodeFree = be.Uint32(b[16:]), be.Uint32(b[28:])
 	if f.sb.finobt {
 		g.freeInodes = root{be.Uint32(b[328:]), be.Uint32(b[332:])}
 	}

@@ -37,6 +37,8 @@ const (
 	forkLocal
 	forkExtents
 	forkTree
+
+	forkNone = 0xff // there is no such fork
 )
 
 // inode is a node in use.
@@ -72,6 +74,32 @@ func (f *FS) forkOf(b []byte, attr bool) []byte {
 		return area
 	}
 	return area[:at]
+}
+
+// fork is one of the two that an inode may have.
+type fork struct {
+	what    string
+	b       []byte
+	format  byte
+	extents uint64
+}
+
+func (f *FS) dataFork(in *inode) fork {
+	return fork{"content", f.forkOf(in.raw, false), in.format, in.extents}
+}
+
+// attrFork is that of the extended attributes. One that has no room in the inode and yet claims extents is returned as it
+// stands, so that reading it fails.
+func (f *FS) attrFork(in *inode) fork {
+	b := in.raw
+	k := fork{"attributes", f.forkOf(b, true), b[83], uint64(be.Uint16(b[80:]))}
+	if in.flags2&flagLargeCounts != 0 {
+		k.extents = uint64(be.Uint32(b[76:]))
+	}
+	if b[82] == 0 && k.extents == 0 && k.format != forkTree {
+		k.format = forkNone
+	}
+	return k
 }
 
 // node reads an inode that is in use.
@@ -202,6 +230,8 @@ func (f *FS) kept(in *inode) string {
 		return "it lies in the realtime section"
 	case between:
 		return "a change of where it lies is not finished"
+	case f.sharing && in.flags2&flagReflink != 0:
+		return "a clone is not finished, and may be of it"
 	}
 	return ""
 }

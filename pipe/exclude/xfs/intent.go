@@ -86,7 +86,11 @@ func (p *replayer) done(kind uint16, i *item) error {
 // finish turns what the replay noted into what [FS.Free] and the files need: the parts of each group that are busy, and
 // the files that are between two states.
 func (p *replayer) finish() error {
-	for _, in := range p.intents {
+	for key, in := range p.intents {
+		switch key.kind {
+		case itemRefIntent, itemMapIntent, itemSwapIntent:
+			p.f.sharing = true
+		}
 		for _, e := range in.freed {
 			ag, first, ok := p.f.sb.split(e.block, e.n)
 			if !ok {

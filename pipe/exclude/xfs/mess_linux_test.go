@@ -116,3 +116,8 @@ func grow(dir string, blocks uint64) error {
 	}
 	return nil
 }
+
+func setAttribute(path, name string, value []byte) error { return unix.Setxattr(path, name, value, 0) }
+
+// fileNumber is that of a file's inode.
+func fileNumber(fi os.FileInfo) uint64 { return fi.Sys().(*syscall.Stat_t).Ino }

@@ -34,7 +34,7 @@ func Age(dir string, seed uint64, ops int, opts *AgeOptions) error {
 		return err
 	}
 	for i := range ops {
-		if err := a.step(); err != nil && !errors.Is(err, fs.ErrExist) { // an earlier Age gave the name
+		if err := a.step(); err != nil {
 			return fmt.Errorf("seed %d, operation %d: %w", seed, i, err)
 		}
 	}
@@ -84,7 +84,7 @@ func (a *ager) discover() error {
 		}
 		for _, e := range entries {
 			path := a.dirs[at] + "/" + e.Name()
-			a.made++
+			a.made = max(a.made, numberOf(e.Name()))
 			switch {
 			case e.Name() == "lost+found" && at == 0:
 			case e.IsDir():

@@ -229,7 +229,21 @@ func (m *Mounted) ioctl(req uint) error {
 	return errors.Join(unix.IoctlSetInt(int(f.Fd()), req, 0), f.Close())
 }
 
-// Unmount ends the mount. Again it does nothing. All files in it must be closed.
+// busyFor is how long an unmount waits for others to let go: a program that indexes what it sees mounted, or a child
+// process that was forked with our files and has not come to its exec yet.
+const busyFor = 5 * time.Second
+
+// unmountNTFS unmounts, and tries again for some time where somebody still looks at the place.
+func (m *Mounted) unmountNTFS() error {
+	for end := time.Now().Add(busyFor); ; time.Sleep(20 * time.Millisecond) {
+		err := unix.Unmount(m.Dir, 0)
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+// Unmount ends the mount. Again it does nothing. All files in it must be closed; where that comes a little late it waits.
 func (m *Mounted) Unmount() error {
 	if m.gone {
 		return nil
@@ -238,7 +252,7 @@ func (m *Mounted) Unmount() error {
 	if m.daemon == nil {
 		return unix.Close(m.fd)
 	}
-	if err := unix.Unmount(m.Dir, 0); err != nil {
+	if err := m.unmountNTFS(); err != nil {
 		return errors.Join(err, m.daemon.Process.Signal(syscall.SIGTERM), <-m.ended)
 	}
 	select {

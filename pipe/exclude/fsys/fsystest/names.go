@@ -2,6 +2,7 @@ package fsystest
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -32,6 +33,21 @@ func (a *ager) name(number int) string {
 		return id + "\xff\xfe\x80" + string([]byte{byte(1 + a.rng.IntN(46)), byte(128 + a.rng.IntN(128))})
 	}
 	return id + awkward[a.rng.IntN(len(awkward))] + "e"
+}
+
+// numberOf is the number that a name was made for; 0 where none can be made out. It stands at the beginning or at the end,
+// where none of the awkward parts has a digit.
+func numberOf(name string) int {
+	const digits = "0123456789"
+	head := name[:len(name)-len(strings.TrimLeft(name, digits))]
+	tail := name[len(strings.TrimRight(name, digits)):]
+	n := 0
+	for _, part := range []string{head, tail} {
+		if k, err := strconv.ParseInt(part, 10, 32); err == nil { // a longer one is nobody's of ours
+			n = max(n, int(k))
+		}
+	}
+	return n
 }
 
 // cut shortens a name without cutting through a character.

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package kvm
+
+func processStart(int) string { return "" }
