@@ -161,6 +161,9 @@ func (d *placeDraft) Ready(ctx context.Context, disks []hikae.Disk, since map[st
 
 // ready finds out whether a disk can be written, and by which bitmap it can be known what differs.
 func (p *placeDisk) ready(ctx context.Context, since string) error {
+	if err := p.release(); err != nil { // it is asked again
+		return err
+	}
 	release, err := p.hold(ctx)
 	var busy *hikae.BusyError
 	if errors.As(err, &busy) {

@@ -41,9 +41,10 @@ func (t *tool) restoreFiles(ctx context.Context, f *restoreFlags, spec string) (
 	return f.extracted(g, done)
 }
 
-// openFolder opens the folder that files go to, and makes it where it is missing.
+// openFolder opens the folder that files go to, and makes it where it is missing, for this user alone: who may read a
+// guest's files is for them to decide.
 func openFolder(name string) (*os.Root, error) {
-	if err := os.MkdirAll(name, 0o777); err != nil {
+	if err := os.MkdirAll(name, 0o700); err != nil {
 		return nil, err
 	}
 	return os.OpenRoot(name)

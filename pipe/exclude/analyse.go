@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/exclude/fsys"
@@ -89,6 +90,14 @@ func (r *result) fail(ctx context.Context, err error) {
 	}
 }
 
+// swapTypes are the types of partitions and logical volumes that swap space is made on: its own, that of any Linux data,
+// and those without a type. A database on a raw partition may have an old header of swap space in front of it.
+var swapTypes = map[string]bool{
+	"": true, "linear": true, "striped": true, "linear, striped": true,
+	"0x82": true, "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f": true, // Linux swap
+	"0x83": true, "0fc63daf-8483-4772-8e79-3d69d8477de4": true, // Linux data
+}
+
 // swapSpace judges a swap partition or logical volume.
 func (a *analysis) swapSpace(ctx context.Context, r *result) error {
 	area, err := swap.Open(ctx, r.volume.Image())
@@ -102,6 +111,8 @@ func (a *analysis) swapSpace(ctx context.Context, r *result) error {
 		r.store(true, "it holds the memory of a sleeping system")
 	case area.Doubt != "":
 		r.store(true, "%s", area.Doubt)
+	case !swapTypes[strings.ToLower(r.volume.Type)]:
+		r.store(true, "it has the header of swap space, and the type %s: the header may be old", r.volume.Type)
 	case a.opts.Swap:
 		d := area.Droppable()
 		var found finds

@@ -32,8 +32,11 @@
 //
 // The bitmaps are, where the checksums of superblock, group descriptor and bitmap are right, the number of free clusters in the
 // descriptor agrees, and everything that must be in use whatever the bitmaps say (superblocks, descriptors and the room
-// for more, bitmaps, inode tables, the log) is in use there. Otherwise there is a [fsys.CorruptError] with the place, and from
-// then on a doubt.
+// for more, bitmaps, inode tables, the log) is in use there. And no file may have a block that they call free: before its
+// first answer [FS.Free] reads all inodes in use with their maps, those that have a name and those that a list of deleted but
+// open files names, and the bitmaps of inodes must agree with them. What is free is in memory for that, a bit for a cluster
+// and 64 MiB at most; a volume that has more is checked part by part. Otherwise there is a [fsys.CorruptError] with the
+// place, and from then on a doubt.
 //
 // # Source
 //

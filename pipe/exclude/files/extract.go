@@ -55,6 +55,8 @@ func (x *Extracted) skip(name, format string, args ...any) {
 // Extract copies what is wanted of a tree, below root of the tree, into a folder, each under its path below root. It
 // never leaves the folder: links and names of the guest are not followed on the way. Symbolic links are made as they
 // stand there, so they may point anywhere; devices, pipes and sockets are skipped. A file appears whole or not at all.
+// Set-user-id and set-group-id bits are not given back: on this machine they would let the guest's programs run as its
+// users.
 // What cannot be read, was left out of the point, or is there already, is skipped with its reason, and so is a name that
 // the folder's system cannot have; what cannot be written is an error.
 func (t *Tree) Extract(ctx context.Context, root string, into *os.Root, opts *ExtractOptions) (Extracted, error) {
@@ -328,22 +330,13 @@ func (x *extraction) dress(name string, attr fsys.Attr) error {
 			return outside{err}
 		}
 	}
-	if err := x.into.Chmod(name, attr.Mode.Perm()|attr.Mode&x.special()); err != nil {
+	if err := x.into.Chmod(name, attr.Mode.Perm()|attr.Mode&fs.ModeSticky); err != nil {
 		return outside{err}
 	}
 	if err := x.into.Chtimes(name, attr.Mod, attr.Mod); err != nil {
 		return outside{err}
 	}
 	return nil
-}
-
-// special are the mode bits besides permissions that are given back: a program that runs as its owner only where the
-// owner is the guest's, for anybody else's it would be a hole.
-func (x *extraction) special() fs.FileMode {
-	if x.opts.Owners {
-		return fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
-	}
-	return fs.ModeSticky
 }
 
 // finishDirs gives directories their attributes, the deepest first.

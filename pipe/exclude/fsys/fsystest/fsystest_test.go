@@ -241,3 +241,15 @@ func TestOverlap(t *testing.T) {
 		}
 	}
 }
+
+// Age goes on where an earlier one ended: no number is given twice, whatever was removed between.
+func TestAgeGoesOn(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("the names are those of POSIX")
+	}
+	dir := t.TempDir()
+	for seed := range uint64(12) {
+		require.NoError(t, fsystest.Age(dir, seed%3, 80, &fsystest.AgeOptions{MaxFile: 1 << 10, RawNames: true}))
+	}
+}

@@ -2,6 +2,7 @@ package exclude_test
 
 import (
 	"context"
+	"encoding/binary"
 	"io/fs"
 	"testing"
 
@@ -97,4 +98,21 @@ func TestSleeperOnADoubtfulVolume(t *testing.T) {
 	require.Equal(t, int64(2*mib), free(), "what was swap space once says nothing about the others")
 	copy(both[4086:], "S1SUSPEND\x00")
 	require.Zero(t, free())
+}
+
+// A database on a raw partition may have an old header of swap space before it: only the types that swap space is made
+// on are believed.
+func TestSwapHeaderOnAnotherType(t *testing.T) {
+	for typ, want := range map[byte]bool{0x82: true, 0x83: true, 0x07: false, 0xda: false} {
+		disk := make([]byte, 9*mib)
+		disk[510], disk[511] = 0x55, 0xaa
+		disk[450] = typ
+		binary.LittleEndian.PutUint32(disk[454:], mib/512)
+		binary.LittleEndian.PutUint32(disk[458:], 8*mib/512)
+		copy(disk[mib:], swapFile(t, 8*mib))
+		plan := analyse(t, &exclude.Options{Swap: true}, exclude.Disk{Key: "d", Image: pipetest.Bytes(disk)})
+		v := volume(t, plan, "d:1")
+		require.Equal(t, want, v.Swap > 0, "type 0x%02x: %+v", typ, v)
+		require.Equal(t, want, v.Whole == "", "type 0x%02x", typ)
+	}
 }
