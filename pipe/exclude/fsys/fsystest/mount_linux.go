@@ -22,7 +22,9 @@ const deadline = 2 * time.Minute
 type Mounted struct {
 	Dir string // the root directory; good for child processes too
 
-	fd     int // the mount; closing it ends it
+	fd     int    // the mount; closing it ends it
+	loop   string // the device that it is on
+	img    string // the file behind that
 	daemon *exec.Cmd
 	ended  chan error
 	gone   bool
@@ -78,7 +80,14 @@ func mount(t testing.TB, kind, img string, opts []string) (*Mounted, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Mounted{Dir: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd), fd: fd}, nil
+	img, err = filepath.EvalSymlinks(img)
+	if err == nil {
+		img, err = filepath.Abs(img)
+	}
+	if err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	return &Mounted{Dir: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd), fd: fd, loop: filepath.Base(loop.Name()), img: img}, nil
 }
 
 // attach gives a file to a free loop device that detaches itself when it is closed for the last time.
@@ -250,7 +259,7 @@ func (m *Mounted) Unmount() error {
 	}
 	m.gone = true
 	if m.daemon == nil {
-		return unix.Close(m.fd)
+		return errors.Join(unix.Close(m.fd), m.detached())
 	}
 	if err := m.unmountNTFS(); err != nil {
 		return errors.Join(err, m.daemon.Process.Signal(syscall.SIGTERM), <-m.ended)
@@ -261,6 +270,18 @@ func (m *Mounted) Unmount() error {
 	case <-time.After(deadline):
 		return errors.Join(errors.New("ntfs-3g does not end"), m.daemon.Process.Kill())
 	}
+}
+
+// detached waits until the driver has let the image go. The last close unmounts, and that need not be ours: a process that
+// another test is just starting has all descriptors until it runs its program.
+func (m *Mounted) detached() error {
+	for end := time.Now().Add(deadline); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		name, err := os.ReadFile("/sys/block/" + m.loop + "/loop/backing_file")
+		if err != nil || strings.TrimSpace(string(name)) != m.img {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is still attached to %s", m.img, m.loop)
 }
 
 // Clone makes a copy of a file in one moment, as a snapshot of a disk is made; both must lie in one file system that can
