@@ -71,7 +71,7 @@ func (p *Provider) snapshotOff(ctx context.Context, m Machine, opts hikae.Snapsh
 	if err := s.take(ctx); err != nil {
 		host, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		return nil, errors.Join(fmt.Errorf("VM %s is off: %w", m.ID(), err), s.Release(host))
+		return nil, errors.Join(fmt.Errorf("VM %s, taken to be off: %w", m.ID(), err), s.Release(host))
 	}
 	return s, nil
 }
@@ -195,7 +195,7 @@ func (s *offSnapshot) verify(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("disk %s: %w", d.Key, err)
 		}
-		if slices.ContainsFunc(list, func(b qcow2.Bitmap) bool { return b.InUse }) && !s.crashed {
+		if brokenOff(list, string(s.opts.Since[d.Key])) && !s.crashed {
 			s.crashed = true
 			s.warnings = append(s.warnings, fmt.Sprintf("disk %s: QEMU did not end in good order since the last backup, so the guest was not shut down; or its image is open on another machine", d.Key))
 		}
@@ -203,6 +203,16 @@ func (s *offSnapshot) verify(ctx context.Context) error {
 		d.next = ok && b.Auto && !b.InUse
 	}
 	return nil
+}
+
+// brokenOff reports whether the QEMU that had the image open last did not end in good order. The base's bitmap was whole at
+// the last backup, so it tells of the time since; others may be in use from long ago, and are asked only where it is not
+// there.
+func brokenOff(list []qcow2.Bitmap, base string) bool {
+	if b, ok := hasBitmap(list, base); ok {
+		return b.InUse
+	}
+	return slices.ContainsFunc(list, func(b qcow2.Bitmap) bool { return b.InUse })
 }
 
 func (s *offSnapshot) letGo() error {

@@ -172,7 +172,7 @@ func (d *offDisk) below(ctx context.Context) ([]string, error) {
 func (d *offDisk) inUse(err error) error {
 	what := "disk " + d.Key + " (" + d.Path + ")"
 	if locked, ok := errors.AsType[*diskfile.LockedError](err); ok {
-		return &hikae.BusyError{What: what, Owner: locked.Owner + ", although nobody listens at the monitor's socket"}
+		return &hikae.BusyError{What: what, Owner: locked.Owner + ": is this the path of the VM's monitor? Nobody listens there"}
 	}
 	if failed, ok := errors.AsType[*ProgramError](err); ok && strings.Contains(failed.Output, `Failed to get "write" lock`) {
 		return &hikae.BusyError{What: what, Owner: "another process: " + failed.Output}

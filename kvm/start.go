@@ -75,7 +75,7 @@ type Started struct {
 	closer []func() error
 	served chan error    // the server's end
 	rest   time.Duration // until it is looked again
-	seen   bool          // the VM has answered
+	seen   bool          // the VM has answered, and has not ended since
 	busy   *copyOf
 }
 
@@ -303,10 +303,13 @@ func (s *Started) Finish(ctx context.Context) error {
 	return s.folder.forget()
 }
 
+// Seen reports whether the VM answered at its monitor the last time it was asked. It is not for use while Finish is.
+func (s *Started) Seen() bool { return s.seen }
+
 // Close ends the service. Before Finish has come to its end, the copy that goes on in QEMU is stopped, and the guest waits
 // where it reads what is not copied.
 func (s *Started) Close() error {
-	if s.busy != nil {
+	if s.busy != nil && s.seen {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		if err := s.busy.cancel(ctx); err != nil && !errors.Is(err, ErrVMEnded) {

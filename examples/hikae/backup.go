@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -164,6 +166,12 @@ func backedUp(result job.Result, heard *said) *reply {
 	if len(result.Warnings) > 0 {
 		left.status = outcome.Warned
 	}
+	for _, f := range result.Fallbacks {
+		// That a file says nothing of what changed is how it is, and no news; that a record of changes was lost is.
+		if f.From == job.Changed && strings.Contains(f.Reason, "bitmap") {
+			left.notes = append(left.notes, fmt.Sprintf("disk %s was read whole: %s", f.Disk, f.Reason))
+		}
+	}
 	return left
 }
 
@@ -301,10 +309,25 @@ func (f *backupFlags) basePoint(ctx context.Context, r *repo.Repository) (string
 // findPoint finds a point by what the user wrote.
 func findPoint(ctx context.Context, r *repo.Repository, place, spec string) (pipe.PointInfo, error) {
 	p, err := r.Resolve(ctx, spec)
+	if errors.Is(err, fs.ErrNotExist) {
+		return p, noPoint(ctx, r, place, spec)
+	}
 	if err != nil {
 		return p, &outcome.Error{Object: spec, Text: "point " + spec, Err: err, Hint: missingHint(err, place)}
 	}
 	return p, nil
+}
+
+// noPoint says that there is none, and what was meant if it is a VM's name.
+func noPoint(ctx context.Context, r *repo.Repository, place, spec string) error {
+	e := &outcome.Error{Kind: outcome.KindNotFound, Object: spec, Text: fmt.Sprintf("there is no point %s", spec), Hint: missingHint(fs.ErrNotExist, place)}
+	for _, err := range r.Points(ctx, spec) {
+		if err == nil {
+			e.Text, e.Hint = fmt.Sprintf("%s is a VM, not a point", spec), fmt.Sprintf("Its newest point is %s@latest.", spec)
+		}
+		break
+	}
+	return e
 }
 
 // sessions is where reports of past sessions are kept.

@@ -126,6 +126,9 @@ func (t *tool) kvmStart(ctx context.Context, f *startFlags, spec string, command
 	if err := t.serving(s); err != nil {
 		return nil, err
 	}
+	if len(opts.Command) == 0 && f.resume == "" {
+		t.tell("note: no command was given: waiting for a QEMU with these disks at %s", s.Monitor())
+	}
 	err = s.Finish(ctx)
 	bars.Close()
 	return f.finished(ctx, s, begun, err)
@@ -206,6 +209,9 @@ func (f *startFlags) finished(ctx context.Context, s *kvm.Started, begun time.Ti
 	switch {
 	case err == nil:
 		return &reply{notes: []string{fmt.Sprintf("the disks are whole after %s, and the VM runs on without Hikae: %s", show.Seconds(time.Since(begun).Seconds()), paths(s))}}, nil
+	case context.Cause(ctx) == errInterrupted && !s.Seen():
+		return &reply{status: outcome.Interrupted, warnings: []string{
+			"no QEMU answered at " + s.Monitor() + ", so nothing was copied; start one with the files above and go on with " + again}}, nil
 	case context.Cause(ctx) == errInterrupted:
 		return &reply{status: outcome.Interrupted, warnings: []string{
 			"the VM runs on, and waits where it reads what is not copied yet, for " + f.wait.String() + " at most; go on with " + again}}, nil

@@ -39,6 +39,9 @@ func (f *backupFlags) kvmProvider(ctx context.Context, source string) (hikae.Sna
 		return nil, outcome.Usage("Name one VM by &vm=.", "--name and --base are for one VM, and %d are meant", len(machines))
 	}
 	if f.name != "" {
+		if given := machines[0].Name; machines[0].Domain == nil && given != "" && given != f.name {
+			return nil, outcome.Usage("Under another name it would be another VM in the repository: give one of them.", "--name %s, and name=%s in the URL", f.name, given)
+		}
 		machines[0].Name = f.name
 	}
 	if self, err := os.Executable(); err == nil {
