@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,8 +24,8 @@ type Mounted struct {
 	Dir string // the root directory; good for child processes too
 
 	fd     int    // the mount; closing it ends it
-	loop   string // the device that it is on
-	img    string // the file behind that
+	loop   string // the device that it is on, in /sys
+	seq    string // what the kernel counts up when another file is put behind that
 	daemon *exec.Cmd
 	ended  chan error
 	gone   bool
@@ -80,14 +81,12 @@ func mount(t testing.TB, kind, img string, opts []string) (*Mounted, error) {
 	if err != nil {
 		return nil, err
 	}
-	img, err = filepath.EvalSymlinks(img)
-	if err == nil {
-		img, err = filepath.Abs(img)
-	}
+	m := &Mounted{Dir: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd), fd: fd, loop: "/sys/block/" + filepath.Base(loop.Name())}
+	m.seq, err = m.sequence()
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
-	return &Mounted{Dir: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd), fd: fd, loop: filepath.Base(loop.Name()), img: img}, nil
+	return m, nil
 }
 
 // attach gives a file to a free loop device that detaches itself when it is closed for the last time.
@@ -272,16 +271,24 @@ func (m *Mounted) Unmount() error {
 	}
 }
 
+func (m *Mounted) sequence() (string, error) {
+	seq, err := os.ReadFile(m.loop + "/diskseq")
+	return string(seq), err
+}
+
 // detached waits until the driver has let the image go. The last close unmounts, and that need not be ours: a process that
 // another test is just starting has all descriptors until it runs its program.
 func (m *Mounted) detached() error {
 	for end := time.Now().Add(deadline); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		name, err := os.ReadFile("/sys/block/" + m.loop + "/loop/backing_file")
-		if err != nil || strings.TrimSpace(string(name)) != m.img {
+		seq, err := m.sequence()
+		if err != nil || seq != m.seq {
+			return err
+		}
+		if _, err := os.Stat(m.loop + "/loop/backing_file"); errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s is still attached to %s", m.img, m.loop)
+	return fmt.Errorf("%s still has the image", m.loop)
 }
 
 // Clone makes a copy of a file in one moment, as a snapshot of a disk is made; both must lie in one file system that can
