@@ -309,11 +309,13 @@ func (s *Started) Seen() bool { return s.seen }
 // Close ends the service. Before Finish has come to its end, the copy that goes on in QEMU is stopped, and the guest waits
 // where it reads what is not copied.
 func (s *Started) Close() error {
-	if s.busy != nil && s.seen {
+	if s.busy != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if err := s.busy.cancel(ctx); err != nil && !errors.Is(err, ErrVMEnded) {
-			s.warn("the copy goes on in QEMU, and waits for the disks to be served again: %v", err)
+		if s.seen || s.lives(ctx) { // an earlier process may have left a copy that this one has not reached yet
+			if err := s.busy.cancel(ctx); err != nil && !errors.Is(err, ErrVMEnded) {
+				s.warn("the copy goes on in QEMU, and waits for the disks to be served again: %v", err)
+			}
 		}
 		s.busy = nil
 	}

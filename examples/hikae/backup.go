@@ -168,7 +168,7 @@ func backedUp(result job.Result, heard *said) *reply {
 	}
 	for _, f := range result.Fallbacks {
 		// That a file says nothing of what changed is how it is, and no news; that a record of changes was lost is.
-		if f.From == job.Changed && strings.Contains(f.Reason, "bitmap") {
+		if f.From == job.Changed && strings.HasPrefix(f.Reason, hikae.ErrTrackingLost.Error()) {
 			left.notes = append(left.notes, fmt.Sprintf("disk %s was read whole: %s", f.Disk, f.Reason))
 		}
 	}
