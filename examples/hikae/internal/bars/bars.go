@@ -88,9 +88,7 @@ func (b *Bars) Close() {
 		return
 	}
 	for _, line := range b.bars {
-		if !line.Completed() {
-			line.Abort(false)
-		}
+		line.Abort(false) // leaves a full bar alone; to ask whether it is full would race with the last drawing of it
 	}
 	b.progress.Wait()
 }
