@@ -52,6 +52,14 @@ func (t *guardedBlocks) Mark(ctx context.Context, e pipe.Extent) error {
 	return t.guard.mark(ctx, t.BlockTarget, e)
 }
 
+// Flight hands on what the target says: see pipe.Far.
+func (t *guardedBlocks) Flight() pipe.Flight {
+	if far, ok := t.BlockTarget.(pipe.Far); ok {
+		return far.Flight()
+	}
+	return pipe.Flight{}
+}
+
 // Assemble hands on where the target can: see pipe.Assembler.
 func (t *guardedBlocks) Assemble(ctx context.Context, off int64, id pipe.ID, block []byte) (pipe.PutResult, bool, error) {
 	if a, ok := t.BlockTarget.(pipe.Assembler); ok {

@@ -17,7 +17,7 @@ type CopyOptions struct {
 	// Workers is how many blocks are worked on at once. Zero: one for each processor.
 	Workers int
 	// BufferBytes bounds what is in flight between the stages; it is never less than two blocks or 128 KiB.
-	// Zero: 8 MiB for each worker, at least 16 MiB. The encoders' own tables come on top, about 1 MiB for each processor.
+	// Zero: 8 MiB for each worker, at least 16 MiB, and what a [Far] target asks for. The encoders' own tables come on top, about 1 MiB for each processor.
 	BufferBytes int64
 	// Progress, if set, is called from one goroutine, at most every 100 ms and once at the end.
 	Progress func(Progress)
@@ -33,6 +33,8 @@ const (
 	bufferBytesEach = 8 << 20 // for each worker
 	minBufferBytes  = 16 << 20
 	maxWorkers      = 1024
+	maxFlight       = 1024
+	maxFlightBytes  = 1 << 30
 	maxBlockSize    = maxZstd
 )
 
@@ -52,10 +54,26 @@ func (o *CopyOptions) withDefaults() (CopyOptions, error) {
 	if c.Workers == 0 {
 		c.Workers = runtime.GOMAXPROCS(0)
 	}
-	if c.BufferBytes == 0 {
-		c.BufferBytes = max(minBufferBytes, int64(c.Workers)*bufferBytesEach)
-	}
 	return c, nil
+}
+
+// bufferBytes is what the options leave open, for a target that is as far as flight says.
+func (o *CopyOptions) bufferBytes(flight Flight) int64 {
+	if o.BufferBytes != 0 {
+		return o.BufferBytes
+	}
+	return max(minBufferBytes, int64(o.Workers)*bufferBytesEach, min(flight.Bytes, maxFlightBytes))
+}
+
+// flightOf is how many calls of each kind are under way at a target.
+func flightOf(target Target, workers int) Flight {
+	var f Flight
+	if far, ok := target.(Far); ok {
+		f = far.Flight()
+	}
+	f.Asks = min(max(f.Asks, askerCount), maxFlight)
+	f.Puts = min(max(f.Puts, minWriters, workers), maxFlight)
+	return f
 }
 
 // Copy is the one function of Hikae: it makes target hold what img holds. It does not commit the target: the caller

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// How many goroutines wait for the image and for the target. Both mostly wait, for a disk or a wire; more in flight
-// hides their latency, and the buffers bound what that costs.
+// How many goroutines wait for the image, and at least for the target. Both mostly wait, for a disk or a wire; more in
+// flight hides their latency, and the buffers bound what that costs.
 const (
 	readerCount = 4
 	askerCount  = 2
@@ -70,18 +70,18 @@ func newCopier(target Target, img Image, o CopyOptions) (*copier, error) {
 			return nil, err
 		}
 	}
-	writers := max(minWriters, o.Workers)
-	c.layout = divide(o.BufferBytes, int(c.grain), o.Workers+writers)
+	flight := flightOf(target, o.Workers)
+	c.layout = divide(o.bufferBytes(flight), int(c.grain), o.Workers+flight.Puts)
 	c.batches = newPool(c.layout.batches, func() *batch { return &batch{buf: make([]byte, c.layout.batchBytes)} })
 	c.outs = newPool(c.layout.outs, func() []byte { return make([]byte, 0, c.enc.bound(int(c.grain))) })
 	c.flights.init()
 	c.meters = &meters{size: c.size, start: time.Now()}
 	c.meters.workers = [stageCount]int{
-		stageRead: min(readerCount, c.layout.batches), stageExclude: o.Workers, stageWrite: writers,
+		stageRead: min(readerCount, c.layout.batches), stageExclude: o.Workers, stageWrite: flight.Puts,
 	}
 	if c.blocks != nil {
 		c.meters.workers[stageFingerprint] = o.Workers
-		c.meters.workers[stageDeduplicate] = askerCount
+		c.meters.workers[stageDeduplicate] = flight.Asks
 		c.meters.workers[stageCompress] = o.Workers
 	}
 	c.makeChannels()

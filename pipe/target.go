@@ -70,6 +70,26 @@ type Assembler interface {
 	Assemble(ctx context.Context, off int64, id ID, block []byte) (PutResult, bool, error)
 }
 
+// Far is an optional ability of a Target that is reached over a line: each call takes a round trip, so that a copy keeps
+// more of them under way than it would with a disk.
+type Far interface{ Flight() Flight }
+
+// Flight is what a copy to a far target keeps under way. What is zero is as for a near one.
+type Flight struct {
+	Asks  int   // calls of Missing
+	Puts  int   // calls of PutBlock, Mark and WriteAt
+	Bytes int64 // buffers, unless the options say otherwise
+}
+
+// Durable is an optional ability of a [PointWriter]: it tells, while the point is written, what of it would survive the
+// end of the process. Blocks that do are found by their fingerprints by whoever tries again.
+type Durable interface {
+	// Stamp is a number for everything that was put by calls that have returned.
+	Stamp() uint64
+	// Durable is a number that only grows: what was put before a Stamp of at most that number is durable.
+	Durable() uint64
+}
+
 // PutResult says what one PutBlock did, in bytes.
 type PutResult struct {
 	Deduplicated int64 // plain bytes that were already there, in this block or as parts of others
