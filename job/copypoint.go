@@ -1,0 +1,140 @@
+package job
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	"github.com/hikae/hikae/pipe"
+)
+
+// CopiedFrom is the fact that a copied point carries: the id of the point that it is a copy of. By it a copy that was
+// begun again finds what is there already.
+const CopiedFrom = "hikae.copied-from"
+
+// CopyOptions change how points are copied. Nil and zero fields are good defaults.
+type CopyOptions struct {
+	VM          string           // its name where the point goes; empty: the same
+	Compression pipe.Compression // empty: the default of pipe
+	Workers     int              // zero: one for each processor
+	BufferBytes int64            // zero: the default of pipe
+	// Wrap puts an image around a disk's image: a limit, or somebody else who wants to see the content. Nil: none.
+	Wrap   func(disk string, img pipe.Image) pipe.Image
+	Events func(Event) // nil: nobody listens
+}
+
+// Copied is what was done for one point.
+type Copied struct {
+	From    string `json:"from"`
+	To      string `json:"to"`
+	VM      string `json:"vm"`                // its name where the point went
+	Already bool   `json:"already,omitempty"` // it had been copied before
+	Moved   int64  `json:"moved"`             // plain bytes handed to the target
+	Stored  int64  `json:"stored"`            // bytes in packs, without parity
+}
+
+// CopyPoint copies a committed point from one place to another: its disks with the reasons of what is not there, its
+// blobs, its facts, and the change ids. So the next backup into the other place can go on from it: a full backup that
+// travels on a shipped disk is taken in by this, and increments follow over the line.
+//
+// A point that was copied to the same VM before is not copied again.
+func CopyPoint(ctx context.Context, to, from pipe.Backend, point pipe.PointInfo, opts *CopyOptions) (Copied, error) {
+	c := pointCopy{to: to, from: from, point: point}
+	if opts != nil {
+		c.opts = *opts
+	}
+	if c.opts.Events == nil {
+		c.opts.Events = func(Event) {}
+	}
+	c.res = Copied{From: point.ID, VM: cmp.Or(c.opts.VM, point.VM)}
+	err := c.run(ctx)
+	if err != nil {
+		err = fmt.Errorf("copy point %s of %s: %w", point.ID, point.VM, err)
+	}
+	return c.res, err
+}
+
+// pointCopy is one copy under way.
+type pointCopy struct {
+	to, from pipe.Backend
+	point    pipe.PointInfo
+	opts     CopyOptions
+	res      Copied
+}
+
+func (c *pointCopy) run(ctx context.Context) error {
+	for p, err := range c.to.Points(ctx, c.res.VM) {
+		if err == nil && p.Facts[CopiedFrom] == c.point.ID {
+			c.res.To, c.res.Already = p.ID, true
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	facts := maps.Clone(c.point.Facts)
+	if facts == nil {
+		facts = map[string]string{}
+	}
+	facts[CopiedFrom] = c.point.ID
+	w, err := c.to.Begin(ctx, c.res.VM, &pipe.PointOptions{Time: c.point.Time, Consistency: c.point.Consistency, Facts: facts})
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	for i, d := range c.point.Disks {
+		c.opts.Events(DiskStarted{Key: d.Key, Size: d.Size, Method: Whole, Index: i, Count: len(c.point.Disks)})
+		if err := c.disk(ctx, w, d); err != nil {
+			return fmt.Errorf("disk %s: %w", d.Key, err)
+		}
+	}
+	for _, b := range c.point.Blobs {
+		if err := c.blob(ctx, w, b.Name); err != nil {
+			return fmt.Errorf("blob %s: %w", b.Name, err)
+		}
+	}
+	c.res.To, err = w.Commit(ctx, c.point.Tracking)
+	if err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	if a, ok := w.(pipe.Accountant); ok {
+		c.res.Stored = a.Usage().Stored
+	}
+	return nil
+}
+
+func (c *pointCopy) disk(ctx context.Context, w pipe.PointWriter, d pipe.DiskInfo) (err error) {
+	img, err := c.from.Open(ctx, c.point.ID, d.Key)
+	if err != nil {
+		return err
+	}
+	if c.opts.Wrap != nil {
+		img = c.opts.Wrap(d.Key, img)
+	}
+	defer func() { err = errors.Join(err, closeImage(img, err)) }()
+	target, err := w.Disk(ctx, d.Key, d.Size)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	stats, err := pipe.Copy(ctx, target, img, &pipe.CopyOptions{
+		Compression: c.opts.Compression, Workers: c.opts.Workers, BufferBytes: c.opts.BufferBytes,
+		Progress: func(p pipe.Progress) { c.opts.Events(DiskProgress{Key: d.Key, Progress: p}) },
+	})
+	c.res.Moved += stats.Moved
+	if err != nil {
+		return err
+	}
+	c.opts.Events(DiskDone{Key: d.Key, Stats: stats})
+	return target.Commit(ctx)
+}
+
+func (c *pointCopy) blob(ctx context.Context, w pipe.PointWriter, name string) error {
+	r, err := c.from.OpenBlob(ctx, c.point.ID, name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(w.Blob(ctx, name, r), r.Close())
+}
