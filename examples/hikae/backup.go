@@ -22,7 +22,6 @@ import (
 	"github.com/hikae/hikae/job/diskvm"
 	"github.com/hikae/hikae/kvm"
 	"github.com/hikae/hikae/pipe"
-	"github.com/hikae/hikae/repo"
 )
 
 // backupFlags are how a backup is made.
@@ -122,7 +121,7 @@ func (t *tool) backup(ctx context.Context, f *backupFlags, sources []string) (*r
 		return nil, err
 	}
 	defer r.Close()
-	journal, err := t.journal(ctx, r.Repository)
+	journal, err := t.journal(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -130,16 +129,16 @@ func (t *tool) backup(ctx context.Context, f *backupFlags, sources []string) (*r
 	opts.Journal = journal
 	if f.off != nil {
 		var note string
-		if provider, note, err = f.off.provider(ctx, r.Repository); err != nil {
+		if provider, note, err = f.off.provider(ctx, r); err != nil {
 			return nil, err
 		}
 		opts.Notes = append(opts.Notes, note)
 	}
 	if opts.Compression == "" {
-		opts.Compression = r.Params().Compression
+		opts.Compression = r.params().Compression
 	}
-	opts.Exclude = f.excluder(int64(r.Params().BlockSize))
-	if opts.Base, err = f.basePoint(ctx, r.Repository); err != nil {
+	opts.Exclude = f.excluder(int64(r.params().BlockSize))
+	if opts.Base, err = f.basePoint(ctx, r); err != nil {
 		return nil, err
 	}
 	progress := t.bars()
@@ -292,7 +291,7 @@ func limited(l *rate.Limiter) func(context.Context, hikae.Disk, pipe.Image) (pip
 }
 
 // basePoint is the id of the point that --base names; empty: the VM's newest.
-func (f *backupFlags) basePoint(ctx context.Context, r *repo.Repository) (string, error) {
+func (f *backupFlags) basePoint(ctx context.Context, r *opened) (string, error) {
 	if f.base == "" {
 		return "", nil
 	}
@@ -307,7 +306,7 @@ func (f *backupFlags) basePoint(ctx context.Context, r *repo.Repository) (string
 }
 
 // findPoint finds a point by what the user wrote.
-func findPoint(ctx context.Context, r *repo.Repository, place, spec string) (pipe.PointInfo, error) {
+func findPoint(ctx context.Context, r *opened, place, spec string) (pipe.PointInfo, error) {
 	p, err := r.Resolve(ctx, spec)
 	if errors.Is(err, fs.ErrNotExist) {
 		return p, noPoint(ctx, r, place, spec)
@@ -319,7 +318,7 @@ func findPoint(ctx context.Context, r *repo.Repository, place, spec string) (pip
 }
 
 // noPoint says that there is none, and what was meant if it is a VM's name.
-func noPoint(ctx context.Context, r *repo.Repository, place, spec string) error {
+func noPoint(ctx context.Context, r *opened, place, spec string) error {
 	e := &outcome.Error{Kind: outcome.KindNotFound, Object: spec, Text: fmt.Sprintf("there is no point %s", spec), Hint: missingHint(fs.ErrNotExist, place)}
 	for _, err := range r.Points(ctx, spec) {
 		if err == nil {
@@ -341,7 +340,7 @@ func (t *tool) sessions() (*job.Sessions, error) {
 
 // journal is where effects are written down before they happen. What a killed command left is taken back first, but for
 // what the repository's points stand on.
-func (t *tool) journal(ctx context.Context, r *repo.Repository) (*hikae.FileJournal, error) {
+func (t *tool) journal(ctx context.Context, r *opened) (*hikae.FileJournal, error) {
 	state, err := t.stateDir()
 	if err != nil {
 		return nil, err

@@ -69,7 +69,7 @@ func (t *tool) openGuest(ctx context.Context, f *guestFlags, spec string) (_ *gu
 			err = errors.Join(err, g.Close())
 		}
 	}()
-	if g.point, err = findPoint(ctx, r.Repository, f.repo, spec); err != nil {
+	if g.point, err = findPoint(ctx, r, f.repo, spec); err != nil {
 		return nil, err
 	}
 	var disks []layout.Disk

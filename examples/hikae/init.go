@@ -80,7 +80,7 @@ func (t *tool) init(ctx context.Context, f *initFlags) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkPlace(f.repo); err != nil {
+	if err := checkFolder(f.repo); err != nil {
 		return nil, err
 	}
 	isNew, err := checkEmpty(f.repo)
@@ -92,12 +92,12 @@ func (t *tool) init(ctx context.Context, f *initFlags) (*reply, error) {
 		return nil, err
 	}
 	if f.from.repo != "" {
-		from, err := t.open(ctx, &f.from, true)
+		from, err := t.openHere(ctx, &f.from, true)
 		if err != nil {
 			return nil, err
 		}
 		defer from.Close()
-		opts.CopyFrom = from.Repository
+		opts.CopyFrom = from.local
 	}
 	r, err := t.create(ctx, f.repo, secret, opts)
 	if err != nil {
@@ -106,7 +106,7 @@ func (t *tool) init(ctx context.Context, f *initFlags) (*reply, error) {
 		}
 		return nil, about(f.repo, "make repository "+f.repo, err)
 	}
-	left := made(f.repo, r.Repository)
+	left := made(f.repo, r.local)
 	return left, r.Close()
 }
 
@@ -123,7 +123,7 @@ func (t *tool) create(ctx context.Context, dir string, secret repo.Secret, opts 
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
-	return &opened{Repository: r, store: st, said: new(said)}, nil
+	return &opened{place: r, local: r, store: st, said: new(said)}, nil
 }
 
 // initDoc is what init prints for scripts.

@@ -110,7 +110,7 @@ func (t *tool) kvmStart(ctx context.Context, f *startFlags, spec string, command
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	journal, err := t.journal(ctx, r.Repository)
+	journal, err := t.journal(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +157,7 @@ func (f *startFlags) start(ctx context.Context, t *tool, r *opened, spec string,
 		s, err := kvm.Resume(ctx, r, f.resume, opts)
 		return s, f.explain(err, f.resume)
 	}
-	point, err := findPoint(ctx, r.Repository, f.repo, spec)
+	point, err := findPoint(ctx, r, f.repo, spec)
 	if err != nil {
 		return nil, err
 	}

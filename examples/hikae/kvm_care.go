@@ -160,7 +160,7 @@ func (t *tool) keepIDs(ctx context.Context, a *access) ([]hikae.ChangeID, error)
 		return nil, err
 	}
 	defer r.Close()
-	ids, err := job.KeepIDs(ctx, r.Repository)
+	ids, err := job.KeepIDs(ctx, r)
 	return append([]hikae.ChangeID{}, ids...), err
 }
 

@@ -18,6 +18,8 @@ import (
 	"golang.org/x/term"
 
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
+	"github.com/hikae/hikae/job"
+	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo"
 	"github.com/hikae/hikae/repo/store"
 	"github.com/hikae/hikae/repo/store/dirstore"
@@ -56,24 +58,35 @@ func (a *access) secretFlags(cmd *cobra.Command) {
 	cmd.MarkFlagsMutuallyExclusive(a.prefix+"password-file", a.prefix+"key-file", a.prefix+"identity")
 }
 
-// checkPlace tells folders from the other kinds of repositories.
-func checkPlace(place string) error {
-	if place == "" {
-		return outcome.Usage("Name the repository's folder.", "the repository has no name")
-	}
-	scheme, _, ok := strings.Cut(place, "://")
-	if !ok {
-		return nil
-	}
-	return &outcome.Error{Kind: outcome.KindUsage, Object: place,
-		Text: fmt.Sprintf("repositories at %s:// are not there yet", scheme), Hint: "Use a folder."}
+// place is where points live: a repository in a folder, or one behind a mover.
+type place interface {
+	pipe.Backend
+	ID() string
+	Close() error
 }
 
-// opened is an open repository with the store that it is in.
+// opened is an open place.
 type opened struct {
-	*repo.Repository
-	store store.Store
+	place
+	local *repo.Repository // nil where the place is behind a mover
+	store store.Store      // of local
 	said  *said
+}
+
+// Resolve finds a point by what a person writes.
+func (o *opened) Resolve(ctx context.Context, spec string) (pipe.PointInfo, error) {
+	if o.local != nil {
+		return o.local.Resolve(ctx, spec)
+	}
+	return job.FindPoint(ctx, o, spec)
+}
+
+// params are a repository's fixed parameters as far as they are known: a mover tells none, and the defaults are used.
+func (o *opened) params() repo.Params {
+	if o.local != nil {
+		return o.local.Params()
+	}
+	return repo.Params{}
 }
 
 // said keeps what the repository warned of while a command ran, for the command's result: it has been printed already.
@@ -99,12 +112,43 @@ func (s *said) onto(warnings []string) []string {
 	return append(slices.Clip(warnings), s.list...)
 }
 
-// Close closes both.
-func (o *opened) Close() error { return errors.Join(o.Repository.Close(), o.store.Close()) }
+// Close closes the place and the store that it is in.
+func (o *opened) Close() error {
+	err := o.place.Close()
+	if o.store != nil {
+		err = errors.Join(err, o.store.Close())
+	}
+	return err
+}
 
-// open opens a repository.
+// open opens the place that --repo names.
 func (t *tool) open(ctx context.Context, a *access, readOnly bool) (*opened, error) {
-	if err := checkPlace(a.repo); err != nil {
+	if strings.HasPrefix(a.repo, moverScheme) {
+		return t.openFar(ctx, a)
+	}
+	return t.openHere(ctx, a, readOnly)
+}
+
+// checkFolder tells folders from the other kinds of places.
+func checkFolder(place string) error {
+	if place == "" {
+		return outcome.Usage("Name the repository's folder.", "the repository has no name")
+	}
+	scheme, _, ok := strings.Cut(place, "://")
+	switch {
+	case !ok:
+		return nil
+	case scheme+"://" == moverScheme:
+		return &outcome.Error{Kind: outcome.KindUsage, Object: place, Text: "this cannot be done through a mover",
+			Hint: "Run it on the repository's machine, with the repository's folder."}
+	}
+	return &outcome.Error{Kind: outcome.KindUsage, Object: place,
+		Text: fmt.Sprintf("repositories at %s:// are not there yet", scheme), Hint: "Use a folder, or mover://HOST:PORT/NAME."}
+}
+
+// openHere opens a repository in a folder of this machine.
+func (t *tool) openHere(ctx context.Context, a *access, readOnly bool) (*opened, error) {
+	if err := checkFolder(a.repo); err != nil {
 		return nil, err
 	}
 	heard := new(said)
@@ -142,7 +186,7 @@ func openWith(ctx context.Context, dir string, secret repo.Secret, opts *repo.Op
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
-	return &opened{Repository: r, store: st}, nil
+	return &opened{place: r, local: r, store: st}, nil
 }
 
 // about names the repository where an error names no object of its own.

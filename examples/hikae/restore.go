@@ -108,12 +108,12 @@ func (t *tool) restore(ctx context.Context, f *restoreFlags, spec string) (*repl
 		return nil, err
 	}
 	defer r.Close()
-	journal, err := t.journal(ctx, r.Repository)
+	journal, err := t.journal(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	defer journal.Close()
-	point, err := findPoint(ctx, r.Repository, f.repo, spec)
+	point, err := findPoint(ctx, r, f.repo, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +121,7 @@ func (t *tool) restore(ctx context.Context, f *restoreFlags, spec string) (*repl
 		return nil, err
 	}
 	if f.toKVM() {
-		if restorer, target, err = f.kvmRestorer(ctx, r.Repository, point); err != nil {
+		if restorer, target, err = f.kvmRestorer(ctx, r, point); err != nil {
 			return nil, err
 		}
 	}

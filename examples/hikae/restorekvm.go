@@ -13,7 +13,6 @@ import (
 	"github.com/hikae/hikae/job"
 	"github.com/hikae/hikae/kvm"
 	"github.com/hikae/hikae/pipe"
-	"github.com/hikae/hikae/repo"
 )
 
 // toKVM reports whether a VM of QEMU is to be made, or written over.
@@ -21,7 +20,7 @@ func (f *restoreFlags) toKVM() bool { return isKVM(f.to) }
 
 // kvmRestorer restores to a kvm:// URL: with --in-place to the VM whose monitor it names, else to a new folder. Where the
 // URL does not say which images the VM has, it has those that it had when the point was made.
-func (f *restoreFlags) kvmRestorer(ctx context.Context, r *repo.Repository, point pipe.PointInfo) (hikae.Restorer, string, error) {
+func (f *restoreFlags) kvmRestorer(ctx context.Context, r *opened, point pipe.PointInfo) (hikae.Restorer, string, error) {
 	if !f.inPlace {
 		folder, err := f.kvmFolder()
 		if err != nil {
@@ -61,7 +60,7 @@ func (f *restoreFlags) kvmFolder() (string, error) {
 	return u.Path, nil
 }
 
-func recordedDisks(ctx context.Context, r *repo.Repository, point pipe.PointInfo) ([]kvm.DiskImage, error) {
+func recordedDisks(ctx context.Context, r *opened, point pipe.PointInfo) ([]kvm.DiskImage, error) {
 	config, err := job.PointConfig(ctx, r, point)
 	if err != nil {
 		return nil, err
@@ -85,7 +84,7 @@ type offline struct {
 }
 
 // provider makes a provider of a VM that is off. What its monitor cannot be asked for is as in the VM's newest point.
-func (o *offline) provider(ctx context.Context, r *repo.Repository) (hikae.SnapshotProvider, string, error) {
+func (o *offline) provider(ctx context.Context, r *opened) (hikae.SnapshotProvider, string, error) {
 	if o.machine.Name == "" && len(o.machine.Disks) > 0 {
 		return nil, "", outcome.Usage("Add &name=web1 to the URL, or --name web1.", "the VM at %s is off, and cannot tell its name", o.machine.ID())
 	}
@@ -115,7 +114,7 @@ func (o *offline) provider(ctx context.Context, r *repo.Repository) (hikae.Snaps
 }
 
 // newest is the newest point of a VM, nil where there is none.
-func newest(ctx context.Context, r *repo.Repository, vm string) (*pipe.PointInfo, error) {
+func newest(ctx context.Context, r *opened, vm string) (*pipe.PointInfo, error) {
 	if vm == "" {
 		return nil, nil
 	}

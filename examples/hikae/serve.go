@@ -88,7 +88,7 @@ func (t *tool) serveNBD(ctx context.Context, f *serveFlags, spec string) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	point, err := findPoint(ctx, r.Repository, f.repo, spec)
+	point, err := findPoint(ctx, r, f.repo, spec)
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/job"
 	"github.com/hikae/hikae/kvm"
-	"github.com/hikae/hikae/repo"
 )
 
 // Schemes of URLs that are running VMs.
@@ -143,7 +142,7 @@ func (t *tool) guardCommand() *cobra.Command {
 }
 
 // kvmSweeper takes back what a killed backup left in a QEMU. It asks for the points only when there is something.
-type kvmSweeper struct{ repo *repo.Repository }
+type kvmSweeper struct{ repo *opened }
 
 func (s kvmSweeper) Undo(ctx context.Context, e hikae.Effect, _ []hikae.ChangeID) error {
 	keep, err := job.KeepIDs(ctx, s.repo)

@@ -41,12 +41,12 @@ type statsDoc struct {
 }
 
 func (t *tool) stats(ctx context.Context, a *access) (*reply, error) {
-	r, err := t.open(ctx, a, true)
+	r, err := t.openHere(ctx, a, true)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	s, err := r.Stats(ctx)
+	s, err := r.local.Stats(ctx)
 	if err != nil {
 		return nil, about(a.repo, "count what is stored", err)
 	}

@@ -61,13 +61,13 @@ func (t *tool) verify(ctx context.Context, f *verifyFlags) (*reply, error) {
 		return nil, err
 	}
 	start := time.Now()
-	r, err := t.open(ctx, f.access, !f.repair)
+	r, err := t.openHere(ctx, f.access, !f.repair)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
 	progress := t.bars()
-	report, err := r.Verify(ctx, &repo.VerifyOptions{
+	report, err := r.local.Verify(ctx, &repo.VerifyOptions{
 		DataPercent: share, Repair: f.repair,
 		Progress: func(done, total int64) { progress.Set("verify", done, total) },
 	})
