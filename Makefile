@@ -86,7 +86,8 @@ deps:
 		mkfs.fat:dosfstools mcopy:mtools strace:strace \
 		mkfs.xfs:xfsprogs xfs_repair:xfsprogs ntfs-3g:ntfs-3g mkntfs:ntfs-3g \
 		sgdisk:gdisk sfdisk:fdisk parted:parted pvcreate:lvm2 libvirtd:libvirt-daemon virsh:libvirt-clients \
-		qemu-system-x86_64:qemu-system-x86 lz4:lz4 nbdkit:nbdkit nbdcopy:libnbd-bin | tee bin/not-run
+		qemu-system-x86_64:qemu-system-x86 lz4:lz4 nbdkit:nbdkit nbdcopy:libnbd-bin \
+		ip:iproute2 tc:iproute2 smbd:samba smbpasswd:samba-common-bin | tee bin/not-run
 
 bin/testsummary: $(wildcard internal/testsummary/*.go)
 	@mkdir -p bin && touch bin/not-run

@@ -36,6 +36,7 @@ type BackupOptions struct {
 	// Exclude finds what need not be stored: swap, excluded files, free space. Nil: everything is stored. See package
 	// pipe/exclude.
 	Exclude Excluder
+	Target  string   // where the points go, in words for the report: a mover, and what it may know; empty: nothing to say
 	Notes   []string // the caller's own notes, put before those of the session
 
 	Journal        hikae.Journal  // handed to the provider
@@ -79,7 +80,7 @@ func Backup(ctx context.Context, provider hikae.SnapshotProvider, vmID string, b
 	o := opts.orDefault()
 	s := &backup{opts: o, provider: provider, backend: backend, clock: startClock()}
 	s.res = Result{
-		Session: o.Sessions.newID(), Started: s.clock.start, Consistency: hikae.Unknown.String(),
+		Session: o.Sessions.newID(), Target: o.Target, Started: s.clock.start, Consistency: hikae.Unknown.String(),
 		Disks: []DiskResult{}, Fallbacks: []Fallback{}, Warnings: []string{}, Notes: append([]string{}, o.Notes...),
 		Stages: map[string]float64{},
 	}

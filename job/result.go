@@ -12,6 +12,7 @@ type Result struct {
 	Point       string             `json:"point"` // full id; empty where no point was made
 	VM          string             `json:"vm"`    // its name in the repository
 	Base        string             `json:"base,omitempty"`
+	Target      string             `json:"target,omitempty"` // where the point went, in words, if it went over a line
 	Started     time.Time          `json:"started"`
 	Disks       []DiskResult       `json:"disks"`
 	Volumes     []VolumeResult     `json:"volumes,omitempty"` // where it was looked for what need not be stored

@@ -317,7 +317,7 @@ func (r *Repository) loadAnchors(ctx context.Context, x *index) (*anchorTable, e
 
 func (r *Repository) loadAnchorObject(ctx context.Context, x *index, t *anchorTable, name string) error {
 	ref, ok := parseRef(strings.TrimPrefix(name, "anchor/"), "/")
-	if !ok {
+	if !ok || !r.ofScope(ref.Lease, x.scope) {
 		return nil
 	}
 	file, err := store.ReadAll(ctx, r.st, name, maxPackFile)

@@ -316,7 +316,7 @@ func TestChosenCellsCostABoundedSearch(t *testing.T) {
 	for i := range 32 {
 		hash := uint64(i+1)<<42 | uint64(i)<<8 | 1
 		id := r.keys.id(object.TypeBlock, content[i*size:][:size])
-		rec, ok, err := r.idx.recordOf(id)
+		rec, ok, err := r.indexes[scope{}].idx.recordOf(id)
 		require.NoError(t, err)
 		require.True(t, ok)
 		s.anchors.add(hash, rec, 0)

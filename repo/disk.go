@@ -301,7 +301,7 @@ func (d *diskTarget) markBlocks(ctx context.Context, e pipe.Extent) error {
 // checkBase looks whether the repository still has what the base has in blocks [lo, hi), before a new point refers to
 // it. What is unchanged is taken over without being read, so this is done only where something is known to be missing.
 func (d *diskTarget) checkBase(ctx context.Context, lo, hi int64) error {
-	if !d.w.s.idx.doubtful() {
+	if !d.w.s.idx.doubtful() || d.w.r.writer != nil { // a write-only client sees no pack: the committed base vouches for them
 		return nil
 	}
 	img, err := d.baseImage(ctx)
@@ -339,7 +339,7 @@ func (d *diskTarget) baseImage(ctx context.Context) (*diskImage, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.baseImg == nil {
-		img, err := d.w.r.openDisk(ctx, d.base)
+		img, err := d.w.r.openDisk(ctx, d.w.base.Lease, d.base)
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -193,7 +194,7 @@ func (r *Repository) openInto(ctx context.Context, idx *index, dst []byte, c *ob
 	if err := r.decode(ctx, idx, dst, encoded, loc.codec); err != nil {
 		return err
 	}
-	if r.keys.id(loc.typ, dst) != id {
+	if idx.ids.id(loc.typ, dst) != id {
 		return errors.New("the content does not match its id")
 	}
 	return nil
@@ -276,7 +277,7 @@ func (r *Repository) fetchMended(ctx context.Context, idx *index, p packRef, id 
 	if err := r.decode(ctx, idx, dst, encoded, loc.codec); err != nil {
 		return err
 	}
-	if r.keys.id(loc.typ, dst) != id {
+	if idx.ids.id(loc.typ, dst) != id {
 		return errors.New("the content does not match its id")
 	}
 	return nil
@@ -310,40 +311,63 @@ func (r *Repository) openPack(ctx context.Context, p packRef, id pipe.ID, loc lo
 // maxPackFile bounds a pack's file: the largest stream, half of it again as parity, and trailers.
 const maxPackFile = 100 << 20
 
-// index loads what the repository holds: the tables in index objects, and for packs that none of them names, the
-// packs' own. A later call finds it loaded, and adds what has come since.
-func (r *Repository) index(ctx context.Context) (*index, error) {
+// loadedIndex is the index of one scope, and how far it was loaded.
+type loadedIndex struct {
+	idx  *index
+	at   uint64          // number of the log's last record when it was brought up to date
+	read map[string]bool // index objects that were read
+}
+
+// index loads what the repository holds of one scope: the tables in index objects, and for packs that none of them
+// names, the packs' own. A later call finds it loaded, and adds what has come since.
+func (r *Repository) index(ctx context.Context, s scope) (*index, error) {
 	r.indexMu.Lock()
 	defer r.indexMu.Unlock()
-	if r.loaded && r.idx == nil {
+	if r.indexClosed {
 		return nil, fmt.Errorf("repository: %w", fs.ErrClosed)
 	}
 	var head uint64
 	r.log.view(func(l *ledger) { head = l.n })
-	if r.loaded {
-		if head == r.indexedAt {
-			return r.idx, nil
+	if l := r.indexes[s]; l != nil {
+		if head == l.at {
+			return l.idx, nil
 		}
 		// The log has moved: another client's point may need packs that were not there yet.
-		if err := r.loadIndex(ctx, r.idx); err != nil {
+		if err := r.loadIndex(ctx, l); err != nil {
 			return nil, err
 		}
-		r.indexedAt = head
-		return r.idx, nil
+		l.at = head
+		return l.idx, nil
+	}
+	x, err := r.newIndex(s)
+	if err != nil {
+		return nil, err
+	}
+	l := &loadedIndex{idx: x, at: head, read: map[string]bool{}}
+	if err := r.loadIndex(ctx, l); err != nil {
+		return nil, errors.Join(err, x.close())
+	}
+	r.indexes[s] = l
+	return x, nil
+}
+
+// newIndex makes an empty index for one scope.
+func (r *Repository) newIndex(s scope) (*index, error) {
+	ids, err := r.keys.contentsOf(s)
+	if err != nil {
+		return nil, err
 	}
 	x, err := newIndex(r.opts.CacheDir)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.loadIndex(ctx, x); err != nil {
-		return nil, errors.Join(err, x.close())
-	}
-	r.idx, r.loaded, r.indexedAt = x, true, head
+	x.scope, x.ids = s, ids
 	return x, nil
 }
 
-func (r *Repository) loadIndex(ctx context.Context, x *index) error {
-	present, err := r.packs(ctx)
+func (r *Repository) loadIndex(ctx context.Context, l *loadedIndex) error {
+	x := l.idx
+	present, err := r.packsOf(ctx, x.scope)
 	if err != nil {
 		return err
 	}
@@ -358,12 +382,15 @@ func (r *Repository) loadIndex(ctx context.Context, x *index) error {
 		if err != nil {
 			return err
 		}
-		if !r.indexRead[info.Name] {
+		if l.read[info.Name] {
+			continue
+		}
+		if ref, ok := parseRef(strings.TrimPrefix(info.Name, "index/"), "/"); ok && r.ofScope(ref.Lease, x.scope) {
 			names = append(names, info.Name)
 		}
 	}
 	for _, name := range names {
-		r.indexRead[name] = true
+		l.read[name] = true
 		if err := r.loadIndexObject(ctx, x, name, present); err != nil {
 			if ctx.Err() != nil || errors.Is(err, fs.ErrClosed) {
 				return err
@@ -397,6 +424,21 @@ func (r *Repository) packs(ctx context.Context) (map[packRef]int64, error) {
 			}
 		}
 	}
+	return present, nil
+}
+
+// packsOf lists the packs of one scope.
+func (r *Repository) packsOf(ctx context.Context, s scope) (map[packRef]int64, error) {
+	present, err := r.packs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.log.view(func(l *ledger) {
+		maps.DeleteFunc(present, func(p packRef, _ int64) bool {
+			of, known := l.scopeOf(p.Lease)
+			return !known || of != s
+		})
+	})
 	return present, nil
 }
 

@@ -21,9 +21,12 @@ func (r *Repository) Open(ctx context.Context, point, disk string) (pipe.Image, 
 	if err != nil {
 		return nil, err
 	}
+	if r.writer != nil {
+		return nil, errWriteOnly
+	}
 	for i := range m.Disks {
 		if m.Disks[i].Key == disk {
-			img, err := r.openDisk(ctx, &m.Disks[i])
+			img, err := r.openDisk(ctx, m.Lease, &m.Disks[i])
 			if err != nil {
 				return nil, err
 			}
@@ -34,8 +37,9 @@ func (r *Repository) Open(ctx context.Context, point, disk string) (pipe.Image, 
 	return nil, fmt.Errorf("disk %q of point %s: %w", disk, point, fs.ErrNotExist)
 }
 
-func (r *Repository) openDisk(ctx context.Context, d *manifestDisk) (*diskImage, error) {
-	x, err := r.index(ctx)
+// openDisk opens a disk of the point that a lease committed.
+func (r *Repository) openDisk(ctx context.Context, lease uint64, d *manifestDisk) (*diskImage, error) {
+	x, err := r.indexFor(ctx, lease)
 	if err != nil {
 		return nil, err
 	}

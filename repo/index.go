@@ -30,6 +30,10 @@ func (l location) whole() bool { return l.codec != codecAssembled }
 // records, with the full ids, are in a scratch file, and a hit is a hit only after all 32 bytes were compared there;
 // that costs one small read from the page cache, against the hashing of a whole block that went before.
 type index struct {
+	scope  scope        // whose content it is
+	ids    *contentKeys // of that scope
+	blocks blockCache
+
 	mu      sync.RWMutex
 	slots   []uint64 // tag<<32 | record number+1
 	records records

@@ -200,7 +200,7 @@ func TestIndexObjectThatLies(t *testing.T) {
 
 	present, err := r.packs(ctx)
 	require.NoError(t, err)
-	s := &session{r: r, lease: &lease{n: 99}, ctx: ctx}
+	s := &session{r: r, lease: &lease{n: w.(*pointWriter).s.lease.n}, ctx: ctx}
 	var lies []packTable
 	for p, size := range present {
 		entries, err := r.readTable(ctx, p, size)

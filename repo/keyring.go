@@ -39,23 +39,22 @@ type slotDocument struct {
 type keyring struct {
 	repo     [16]byte
 	suite    uint8
-	slot     slotDocument
-	root     ed25519.PrivateKey
-	block    *blake3.Hasher // keyed; cloned for use
-	page     *blake3.Hasher
-	chunk    *blake3.Hasher
+	slot     slotDocument       // zero for a write-only client
+	root     ed25519.PrivateKey // nil for a write-only client
+	scope    scope              // whose ids new content gets
+	contents *contentKeys       // of that scope
 	vmTag    [32]byte
+	vms      map[string]id16 // of a write-only client: the tags that it was given
 	wraps    []object.Wrapper
+	ownWraps []object.Wrapper // of what a write-only client has to read again; nil: wraps
 	unwraps  []object.Unwrapper
 	permille int
 }
 
 func newKeyring(repo [16]byte, suite uint8, permille int, slot slotDocument) (*keyring, error) {
 	k := &keyring{repo: repo, suite: suite, slot: slot, permille: permille, root: keyFromSeed(slot.RootSeed[:])}
-	k.block = keyedHasher(slot.IDKey)
-	k.page = keyedHasher(k.derive("hikae/1/id/page"))
-	k.chunk = keyedHasher(k.derive("hikae/1/id/blob"))
-	k.vmTag = k.derive("hikae/1/vm")
+	k.contents = newContentKeys(slot.IDKey)
+	k.vmTag = derive(slot.IDKey, "hikae/1/vm")
 	if suite == object.SuiteClear {
 		k.wraps = []object.Wrapper{object.Clear{}}
 		k.unwraps = []object.Unwrapper{object.Clear{}}
@@ -76,8 +75,8 @@ func newKeyring(repo [16]byte, suite uint8, permille int, slot slotDocument) (*k
 	return k, nil
 }
 
-func (k *keyring) derive(info string) [32]byte {
-	b, err := hkdf.Key(sha256.New, k.slot.IDKey[:], nil, info, 32)
+func derive(key [32]byte, info string) [32]byte {
+	b, err := hkdf.Key(sha256.New, key[:], nil, info, 32)
 	if err != nil {
 		panic("repo: hkdf of 32 bytes: " + err.Error())
 	}
@@ -92,22 +91,25 @@ func keyedHasher(key [32]byte) *blake3.Hasher {
 	return h
 }
 
-// id is the identity of content of one of the types that are found by id.
-func (k *keyring) id(typ uint8, content []byte) (id pipe.ID) {
-	h := k.block
-	switch typ {
-	case object.TypePage:
-		h = k.page
-	case object.TypeChunk:
-		h = k.chunk
+// id is the identity of content that this client writes.
+func (k *keyring) id(typ uint8, content []byte) pipe.ID { return k.contents.id(typ, content) }
+
+// tag is what the log calls a VM. The zero tag is no VM's: a write-only client knows those of its own VMs only.
+func (k *keyring) tag(vm string) id16 {
+	if k.vms != nil {
+		return k.vms[vm]
 	}
-	h = h.Clone()
-	_, _ = h.Write(content)
-	_, _ = h.Digest().Read(id[:])
-	return id
+	return domainTag(k.vmTag, vm)
 }
 
-func (k *keyring) tag(vm string) id16 { return domainTag(k.vmTag, vm) }
+// wrapsOf are the ways to the data key of a new object. What a write-only client has to read again it can open itself;
+// the blocks that it writes it cannot.
+func (k *keyring) wrapsOf(kind uint8) []object.Wrapper {
+	if k.ownWraps != nil && kind != kindData {
+		return k.ownWraps
+	}
+	return k.wraps
+}
 
 // maker seals one document as an object of its own.
 func (k *keyring) maker(suite uint8, wraps []object.Wrapper) objectMaker {
@@ -125,8 +127,7 @@ func (k *keyring) maker(suite uint8, wraps []object.Wrapper) objectMaker {
 	}
 }
 
-// clear seals what is signed but not secret, sealed what is secret.
+// clear seals what is signed but not secret.
 func (k *keyring) clear() objectMaker {
 	return k.maker(object.SuiteClear, []object.Wrapper{object.Clear{}})
 }
-func (k *keyring) sealed() objectMaker { return k.maker(k.suite, k.wraps) }

@@ -32,7 +32,7 @@ func (r *Repository) newLease(ctx context.Context, access string, points []id16)
 	if err != nil {
 		return nil, err
 	}
-	if access == accessWrite && !r.shared {
+	if access == accessWrite && !r.shared && r.writer == nil { // who may only append cannot end another's lease
 		if err := r.takeOver(ctx, key); err != nil {
 			return nil, err
 		}

@@ -22,6 +22,7 @@ import (
 // record came first, the creation fails, the state is brought up to date, and the decision is taken again.
 type ledger struct {
 	vitals
+	ahead *logAhead // the store of vitals
 	repo  [16]byte
 	root  publicKey   // signs key records
 	clear objectMaker // seals records: signed, not encrypted
@@ -57,6 +58,7 @@ type enrolment struct {
 // leaseState is what the log says of a lease.
 type leaseState struct {
 	key     publicKey
+	scope   scope // of its content: the key's own where that may only append
 	access  string
 	points  []id16
 	over    bool // ended or revoked
@@ -73,8 +75,10 @@ type committed struct {
 }
 
 func newLedger(v vitals, repo [16]byte, root publicKey, header hash, clear objectMaker) *ledger {
+	ahead := newLogAhead(v.st)
+	v.st = ahead
 	return &ledger{
-		vitals: v, repo: repo, root: root, clear: clear, last: header,
+		vitals: v, ahead: ahead, repo: repo, root: root, clear: clear, last: header,
 		keys: map[publicKey]enrolment{}, leases: map[uint64]*leaseState{}, mend: true,
 	}
 }
@@ -88,7 +92,15 @@ func (l *ledger) refresh(ctx context.Context) error {
 }
 
 func (l *ledger) refreshLocked(ctx context.Context) error {
-	for {
+	defer l.ahead.forget()
+	fetched := l.n
+	for row := 0; ; row++ {
+		if row >= aheadAfter && l.n >= fetched {
+			count := min(row, aheadMost)
+			l.ahead.forget()
+			l.ahead.fetch(ctx, l.n, count)
+			fetched = l.n + uint64(count)
+		}
 		found, err := l.next(ctx)
 		if corrupt, ok := errors.AsType[*ErrCorrupt](err); ok {
 			l.broken = corrupt
@@ -235,7 +247,11 @@ func (l *ledger) apply(by publicKey, r *record) {
 	}
 	switch r.Kind {
 	case recordLease:
-		l.leases[r.N] = &leaseState{key: by, access: r.Access, points: r.Points}
+		s := &leaseState{key: by, access: r.Access, points: r.Points}
+		if who.role == roleAppend {
+			s.scope = scope(by)
+		}
+		l.leases[r.N] = s
 	case recordEnd, recordRevoke:
 		if s := l.leases[r.Lease]; s != nil && (r.Kind == recordRevoke || s.key == by) {
 			s.over, s.revoked = true, s.revoked || r.Kind == recordRevoke

@@ -218,6 +218,9 @@ func (r *Repository) readManifest(ctx context.Context, c committed) (*manifest, 
 		return nil
 	})
 	if err != nil {
+		if _, damaged := errors.AsType[*ErrCorrupt](err); r.writer != nil && (damaged || errors.Is(err, fs.ErrNotExist)) {
+			return nil, fmt.Errorf("this machine's cache does not have %s: %w", name, fs.ErrNotExist)
+		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, &ErrCorrupt{Object: name, Reason: "it is missing in all three places"}
 		}
@@ -258,6 +261,9 @@ func (r *Repository) committed(ctx context.Context) ([]committed, error) {
 	}
 	var list []committed
 	r.log.view(func(l *ledger) { list = slices.Clone(l.points) })
+	if r.writer != nil {
+		list = slices.DeleteFunc(list, func(c committed) bool { return !r.ofScope(c.lease, r.keys.scope) })
+	}
 	return list, nil
 }
 
@@ -276,6 +282,9 @@ func (r *Repository) Points(ctx context.Context, vm string) iter.Seq2[pipe.Point
 				continue
 			}
 			m, err := r.readManifest(ctx, c)
+			if r.writer != nil && errors.Is(err, fs.ErrNotExist) {
+				continue // it could not build on it: as good as not there
+			}
 			var p pipe.PointInfo
 			if err == nil {
 				p = r.info(m)
@@ -380,11 +389,14 @@ func (r *Repository) OpenBlob(ctx context.Context, point, name string) (io.ReadC
 	if err != nil {
 		return nil, err
 	}
+	if r.writer != nil {
+		return nil, errWriteOnly
+	}
 	i := slices.IndexFunc(m.Blobs, func(b manifestBlob) bool { return b.Name == name })
 	if i < 0 {
 		return nil, fmt.Errorf("blob %q of point %s: %w", name, point, fs.ErrNotExist)
 	}
-	x, err := r.index(ctx)
+	x, err := r.indexFor(ctx, m.Lease)
 	if err != nil {
 		return nil, err
 	}

@@ -163,7 +163,7 @@ func isSourceError(err error) bool {
 
 // wholeBlock fetches a block that is stored whole. The result is shared: it is not written to.
 func (r *Repository) wholeBlock(ctx context.Context, idx *index, id pipe.ID) ([]byte, error) {
-	if b, ok := r.blocks.get(id); ok {
+	if b, ok := idx.blocks.get(id); ok {
 		return b, nil
 	}
 	loc, ok, _, err := idx.whole(id)
@@ -177,7 +177,7 @@ func (r *Repository) wholeBlock(ctx context.Context, idx *index, id pipe.ID) ([]
 	if err := r.fetchAny(ctx, idx, id, loc, b, true); err != nil {
 		return nil, err
 	}
-	r.blocks.put(id, b)
+	idx.blocks.put(id, b)
 	return b, nil
 }
 

@@ -156,7 +156,7 @@ func TestHostileRecipes(t *testing.T) {
 	content := make([]byte, 64<<10)
 	_, _ = rand.Read(content)
 	backupBytes(t, r, "vm", content)
-	x, err := r.index(ctx)
+	x, err := r.index(ctx, scope{})
 	require.NoError(t, err)
 	id := r.keys.id(1, content)
 	dst := make([]byte, 64<<10)

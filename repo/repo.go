@@ -95,18 +95,16 @@ type Repository struct {
 	opts       OpenOptions
 	shared     bool // the store can be shared by writers
 
-	sealClear, sealSecret objectMaker
+	sealClear objectMaker
 
 	client *client
+	writer *writeOnly // nil for who opened a slot
 
-	indexMu   sync.Mutex
-	idx       *index // nil until it is needed
-	loaded    bool
-	indexedAt uint64          // number of the log's last record when the index was brought up to date
-	indexRead map[string]bool // index objects that were read
+	indexMu     sync.Mutex
+	indexes     map[scope]*loadedIndex // those that were needed
+	indexClosed bool
 
 	ciphers cipherCache
-	blocks  blockCache
 	lost    lostPacks
 
 	anchorMu sync.Mutex
@@ -128,50 +126,58 @@ func Init(ctx context.Context, st store.Store, secret Secret, opts *InitOptions,
 	if err != nil {
 		return nil, err
 	}
-	if err := mustBeEmpty(ctx, st); err != nil {
+	if err := create(ctx, st, secret, h, slot); err != nil {
 		return nil, err
+	}
+	return Open(ctx, st, secret, open)
+}
+
+// create makes the repository that h and slot describe.
+func create(ctx context.Context, st store.Store, secret Secret, h headerDocument, slot slotDocument) error {
+	if err := mustBeEmpty(ctx, st); err != nil {
+		return err
 	}
 	doc, err := encodeJSON(h)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	slot.Header = hashBytes(doc)
 	keys, err := newKeyring(h.ID, h.Suite, h.ParityPermille, slot)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	wraps := keys.wraps
 	if secret != nil {
 		w, err := secret.wrapper()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		wraps = []object.Wrapper{w}
 	}
 	slotDoc, err := encodeJSON(slot)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	v := vitals{st, func(string) {}}
 	slotID, slotFile, err := keys.maker(h.Suite, wraps)(kindSlot, slotDoc)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := v.create(ctx, slotName(slotID), slotFile); err != nil {
-		return nil, fmt.Errorf("init: %w", err)
+		return fmt.Errorf("init: %w", err)
 	}
 	// The header comes last: its exclusive creation is what makes the repository, and decides between two inits.
 	_, file, err := keys.clear()(kindHeader, doc)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := v.create(ctx, headerName, file); err != nil {
 		if errors.Is(err, fs.ErrExist) {
-			return nil, ErrExists
+			return ErrExists
 		}
-		return nil, fmt.Errorf("init: %w", err)
+		return fmt.Errorf("init: %w", err)
 	}
-	return Open(ctx, st, secret, open)
+	return nil
 }
 
 func newRepository(secret Secret, opts *InitOptions) (headerDocument, slotDocument, error) {
@@ -260,7 +266,16 @@ func mustBeEmpty(ctx context.Context, st store.Store) error {
 // *ErrUnsupported, *ErrCorrupt. A store that shows an older state than this client has seen is opened, with a
 // warning; writing to it is then refused with *ErrRollback.
 func Open(ctx context.Context, st store.Store, secret Secret, opts *OpenOptions) (*Repository, error) {
-	r := &Repository{st: st, indexRead: map[string]bool{}, pins: map[string]*pin{}, own: map[uint64]bool{}}
+	r := newClosed(st, opts)
+	if err := r.unlock(ctx, secret); err != nil {
+		return nil, err
+	}
+	return r.start(ctx)
+}
+
+// newClosed is a repository of which nothing was read yet.
+func newClosed(st store.Store, opts *OpenOptions) *Repository {
+	r := &Repository{st: st, indexes: map[scope]*loadedIndex{}, pins: map[string]*pin{}, own: map[uint64]bool{}}
 	if opts != nil {
 		r.opts = *opts
 	}
@@ -268,10 +283,12 @@ func Open(ctx context.Context, st store.Store, secret Secret, opts *OpenOptions)
 		r.opts.Warn = func(string) {}
 	}
 	r.vital = vitals{st, r.opts.Warn}
-	if err := r.unlock(ctx, secret); err != nil {
-		return nil, err
-	}
-	r.sealClear, r.sealSecret = r.keys.clear(), r.keys.sealed()
+	return r
+}
+
+// start reads the log and finds out what the store can do, once the keys are there.
+func (r *Repository) start(ctx context.Context) (*Repository, error) {
+	r.sealClear = r.keys.clear()
 	r.log = newLedger(r.vital, r.header.ID, r.header.Root, r.headerHash, r.sealClear)
 	r.log.mend = !r.opts.ReadOnly
 	var err error
@@ -288,7 +305,7 @@ func Open(ctx context.Context, st store.Store, secret Secret, opts *OpenOptions)
 	if r.client.suspect != nil {
 		r.warn(r.client.suspect.Error())
 	}
-	if p, ok := store.As[store.Prober](st); ok && !r.opts.ReadOnly {
+	if p, ok := store.As[store.Prober](r.st); ok && !r.opts.ReadOnly {
 		can, err := p.Probe(ctx)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -425,10 +442,10 @@ func (r *Repository) Close() error {
 	err := r.unpinAll()
 	r.indexMu.Lock()
 	defer r.indexMu.Unlock()
-	if r.idx != nil {
-		err = errors.Join(err, r.idx.close())
+	for _, l := range r.indexes {
+		err = errors.Join(err, l.idx.close())
 	}
-	r.idx, r.loaded = nil, true
+	r.indexes, r.indexClosed = nil, true
 	return err
 }
 
@@ -453,6 +470,9 @@ func (r *Repository) writable() error {
 func (r *Repository) signingKey(ctx context.Context) (ed25519.PrivateKey, error) {
 	if err := r.writable(); err != nil {
 		return nil, err
+	}
+	if r.writer != nil {
+		return r.asWriter(ctx)
 	}
 	return r.client.enrolled(ctx, r.log, r.keys.root)
 }

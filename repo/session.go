@@ -45,8 +45,10 @@ type session struct {
 	meta    *openPack
 	metaMu  sync.Mutex // held while the meta pack is written to
 	usage   pipe.Usage
-	tables  []packTable // durable, not yet in an index object
-	tabled  int         // entries in tables
+	puts    uint64               // blocks written so far
+	begun   map[*openPack]uint64 // data packs that are not durable: how many blocks were written before their first
+	tables  []packTable          // durable, not yet in an index object
+	tabled  int                  // entries in tables
 
 	closing  sync.Once
 	closeErr error
@@ -87,7 +89,7 @@ const (
 )
 
 func (r *Repository) newSession(ctx context.Context, base []id16) (*session, error) {
-	idx, err := r.index(ctx)
+	idx, err := r.index(ctx, r.keys.scope)
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +104,7 @@ func (r *Repository) newSession(ctx context.Context, base []id16) (*session, err
 		overlay: map[contentID]inPack{},
 		claims:  map[contentID]chan struct{}{},
 		looked:  map[pipe.ID][]anchor{},
+		begun:   map[*openPack]uint64{},
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	return s, nil
@@ -205,11 +208,41 @@ func (s *session) write(ctx context.Context, f *frame) (pipe.PutResult, error) {
 	p.ids = append(p.ids, f.id)
 	p.anchors = append(p.anchors, f.anchors...)
 	s.usage.Stored += int64(ref.Stored)
+	if f.typ == object.TypeBlock {
+		s.count(p)
+	}
 	s.mu.Unlock()
 	if err := s.giveBack(ctx, f.typ, p); err != nil {
 		return pipe.PutResult{}, err
 	}
 	return pipe.PutResult{Stored: int64(ref.Stored), Deduplicated: int64(f.copied)}, nil
+}
+
+// count numbers a block that was written to a pack. The caller holds the session's lock.
+func (s *session) count(p *openPack) {
+	if _, ok := s.begun[p]; !ok {
+		s.begun[p] = s.puts
+	}
+	s.puts++
+}
+
+// stamp is how many blocks were written.
+func (s *session) stamp() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.puts
+}
+
+// durable is how many blocks, of those that were written first, are in packs that are durable. The packs that are not
+// are one that is written to, and those that are being uploaded or wait for that: a handful.
+func (s *session) durable() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.puts
+	for _, first := range s.begun {
+		n = min(n, first)
+	}
+	return n
 }
 
 // frame is one piece of content on its way into a pack.
@@ -313,6 +346,9 @@ func (f *frame) seal(p *openPack, buf *buffers) (object.FrameRef, error) {
 
 // loadAnchors makes the anchors ready; without them blocks are stored whole.
 func (s *session) loadAnchors(ctx context.Context) bool {
+	if s.r.writer != nil {
+		return false // it could not read what an anchor leads to
+	}
 	s.anchorOnce.Do(func() {
 		t, err := s.r.loadAnchors(ctx, s.idx)
 		if err != nil {
@@ -412,7 +448,7 @@ func (s *session) builder(kind uint8) (*object.Builder, error) {
 	if kind == kindMeta {
 		room = 1 << 20 // most sessions fill no more; it grows where one does
 	}
-	return object.NewBuilder(k.repo, k.suite, kind, k.permille, room, k.wraps)
+	return object.NewBuilder(k.repo, k.suite, kind, k.permille, room, k.wrapsOf(kind))
 }
 
 // uploadOrKeep uploads a full pack. If the caller gives up, the pack waits for the next one who needs room: what is in it
@@ -482,6 +518,9 @@ func (s *session) store(p *openPack) error {
 	if err := s.r.vital.createFirst(s.ctx, p.ref.name(), file); err != nil {
 		return err
 	}
+	if s.r.writer != nil {
+		s.r.writer.keep(s.ctx, p.ref, p.b.Len(), entries, len(file))
+	}
 	if err := s.r.addTable(s.idx, p.ref, entries); err != nil {
 		return err
 	}
@@ -497,6 +536,7 @@ func (s *session) store(p *openPack) error {
 			delete(s.overlay, id)
 		}
 	}
+	delete(s.begun, p)
 	s.usage.Parity += int64(len(file) - stream)
 	s.tables = append(s.tables, packTable{p.ref, stream, entries, p.anchors})
 	s.tabled += len(entries)
@@ -556,7 +596,7 @@ func (s *session) writeIndex(tables []packTable) error {
 		return nil
 	}
 	k := s.r.keys
-	b, err := object.NewBuilder(k.repo, k.suite, kindIndex, k.permille, 1<<20, k.wraps)
+	b, err := object.NewBuilder(k.repo, k.suite, kindIndex, k.permille, 1<<20, k.wrapsOf(kindIndex))
 	if err != nil {
 		return err
 	}
@@ -570,8 +610,12 @@ func (s *session) writeIndex(tables []packTable) error {
 	if err != nil {
 		return err
 	}
-	if err := s.r.st.Create(s.ctx, indexName(objectRef{s.lease.n, b.ID()}), file); err != nil && s.ctx.Err() == nil {
+	err = s.r.st.Create(s.ctx, indexName(objectRef{s.lease.n, b.ID()}), file)
+	switch {
+	case err != nil && s.ctx.Err() == nil:
 		s.r.warn(fmt.Sprintf("index object: %v", err))
+	case err == nil && s.r.writer != nil:
+		s.r.writer.forget(s.ctx, tables)
 	}
 	s.writeAnchors(tables)
 	return nil

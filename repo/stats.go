@@ -21,6 +21,9 @@ type Stats struct {
 // Stats reads the log, the manifests and the index, no pack.
 func (r *Repository) Stats(ctx context.Context) (Stats, error) {
 	var s Stats
+	if r.writer != nil {
+		return s, errWriteOnly
+	}
 	list, err := r.committed(ctx)
 	if err != nil {
 		return s, err
@@ -38,18 +41,21 @@ func (r *Repository) Stats(ctx context.Context) (Stats, error) {
 			s.Original += r.bytesOf(&m.Disks[i])[pipe.Data]
 		}
 	}
-	x, err := r.index(ctx)
-	if err != nil {
-		return s, err
-	}
-	err = x.each(func(_ pipe.ID, loc location) {
-		if loc.typ == object.TypeBlock {
-			s.Blocks++
-			s.Unique += int64(loc.plain)
+	var scopes []scope
+	r.log.view(func(l *ledger) { scopes = l.scopes() })
+	for _, of := range scopes {
+		x, err := r.index(ctx, of)
+		if err == nil {
+			err = x.each(func(_ pipe.ID, loc location) {
+				if loc.typ == object.TypeBlock {
+					s.Blocks++
+					s.Unique += int64(loc.plain)
+				}
+			})
 		}
-	})
-	if err != nil {
-		return s, err
+		if err != nil {
+			return s, err
+		}
 	}
 	for info, err := range r.st.List(ctx, "") {
 		if err != nil {

@@ -80,7 +80,10 @@ const maxAffected = 100_000
 
 // Verify checks the repository. The error is for what stopped the check; what it found is in the report.
 func (r *Repository) Verify(ctx context.Context, opts *VerifyOptions) (VerifyReport, error) {
-	v := &verification{r: r, needs: map[badPlace][]pipe.ID{}, absent: map[pipe.ID]packRef{}, pages: map[pipe.ID]bool{}}
+	if r.writer != nil {
+		return VerifyReport{}, errWriteOnly
+	}
+	v := &verification{r: r}
 	if opts != nil {
 		v.opts = *opts
 	}
@@ -100,36 +103,83 @@ func (r *Repository) Verify(ctx context.Context, opts *VerifyOptions) (VerifyRep
 	if err != nil {
 		return v.rep, err
 	}
-	idx, err := newIndex(r.opts.CacheDir)
-	if err != nil {
+	if err := v.vitals(ctx, list); err != nil {
 		return v.rep, err
 	}
+	if err := v.list(ctx); err != nil {
+		return v.rep, err
+	}
+	var scopes []scope
+	r.log.view(func(l *ledger) { scopes = l.scopes() })
+	for _, s := range scopes {
+		if err := v.scope(ctx, s, list); err != nil {
+			return v.rep, err
+		}
+	}
+	if err := v.foreign(ctx, list); err != nil {
+		return v.rep, err
+	}
+	v.finish()
+	return v.rep, nil
+}
+
+// list finds the packs, of all scopes.
+func (v *verification) list(ctx context.Context) error {
+	all, err := v.r.packs(ctx)
+	if err != nil {
+		return err
+	}
+	v.all = all
+	for p, size := range all {
+		if _, known := v.scopeOf(p.Lease); known {
+			v.total.Add(size)
+		}
+	}
+	return nil
+}
+
+func (v *verification) scopeOf(lease uint64) (s scope, known bool) {
+	v.r.log.view(func(l *ledger) { s, known = l.scopeOf(lease) })
+	return s, known
+}
+
+// scope checks the content of one scope and the points that are made of it.
+func (v *verification) scope(ctx context.Context, s scope, list []committed) error {
+	idx, err := v.r.newIndex(s)
+	if err != nil {
+		return err
+	}
 	defer idx.close()
-	v.idx = idx
+	v.idx, v.needed, v.recipes, v.sizes = idx, nil, nil, map[packRef]int64{}
+	v.needs, v.absent, v.pages = map[badPlace][]pipe.ID{}, map[pipe.ID]packRef{}, map[pipe.ID]bool{}
+	for p, size := range v.all {
+		if of, known := v.scopeOf(p.Lease); known && of == s {
+			v.sizes[p] = size
+		}
+	}
+	list = slices.DeleteFunc(slices.Clone(list), func(c committed) bool { return !v.r.ofScope(c.lease, s) })
 	for _, step := range []func(context.Context) error{
-		func(ctx context.Context) error { return v.vitals(ctx, list) },
 		v.packs,
 		v.indexObjects,
 		v.anchorObjects,
 		v.assembled,
 		func(ctx context.Context) error { return v.points(ctx, list) },
-		func(ctx context.Context) error { return v.foreign(ctx, list) },
 	} {
 		if err := step(ctx); err != nil {
-			return v.rep, err
+			return err
 		}
 	}
-	v.finish()
-	return v.rep, v.remember(ctx)
+	v.reclaimable()
+	return v.remember(ctx, s)
 }
 
 // remember tells the repository's own index what is bad, so that this process stores it again when its content next
 // appears, and never deduplicates against it.
-func (v *verification) remember(ctx context.Context) error {
-	if v.rep.OK {
+func (v *verification) remember(ctx context.Context, s scope) error {
+	if len(v.rep.Damaged) == 0 && len(v.rep.Affected) == 0 {
 		return nil
 	}
-	x, err := v.r.index(ctx)
+	x, err := v.r.index(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -158,12 +208,15 @@ func (v *verification) remembered(x *index, id pipe.ID, p packRef) {
 type verification struct {
 	r    *Repository
 	opts VerifyOptions
-	idx  *index // made from the packs' own tables, not from the cache
+	all  map[packRef]int64 // packs that are there, with the sizes of their files
 
 	total, done atomic.Int64
 
-	mu      sync.Mutex
-	rep     VerifyReport
+	mu  sync.Mutex
+	rep VerifyReport
+
+	// Of the scope that is just being checked.
+	idx     *index                 // made from the packs' own tables, not from the cache
 	absent  map[pipe.ID]packRef    // content of packs that index objects know and that are not there
 	pages   map[pipe.ID]bool       // subtrees that were seen and are sound
 	recipes []recipeFrame          // assembled blocks, for when every pack's table is known
@@ -193,17 +246,9 @@ func (v *verification) note(s string) {
 
 // packs reads every pack's table, and of the data as much as was asked for.
 func (v *verification) packs(ctx context.Context) error {
-	sizes, err := v.r.packs(ctx)
-	if err != nil {
-		return err
-	}
-	v.sizes = sizes
-	for _, size := range sizes {
-		v.total.Add(size)
-	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
-	for p, size := range sizes {
+	for p, size := range v.sizes {
 		g.Go(func() error {
 			defer v.advance(size)
 			if v.opts.DataPercent == 100 {
@@ -468,13 +513,17 @@ func (v *verification) recipe(ctx context.Context, f recipeFrame) error {
 	return nil
 }
 
-func (v *verification) finish() {
+// reclaimable counts the packs that no point of the scope needs.
+func (v *verification) reclaimable() {
 	for p, size := range v.sizes {
 		num, known := v.idx.packNum[p]
 		if known && !v.needed[num] {
 			v.rep.Reclaimable += size
 		}
 	}
+}
+
+func (v *verification) finish() {
 	if !v.r.client.proven() {
 		v.rep.Notes = append(v.rep.Notes, "this machine has not seen the repository before: whether this is its newest state is unproven")
 	}

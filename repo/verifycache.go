@@ -18,7 +18,7 @@ func (v *verification) indexObjects(ctx context.Context) error {
 			return err
 		}
 		ref, ok := parseRef(strings.TrimPrefix(info.Name, "index/"), "/")
-		if !ok {
+		if !ok || !v.r.ofScope(ref.Lease, v.idx.scope) {
 			continue
 		}
 		file, err := store.ReadAll(ctx, v.r.st, info.Name, maxPackFile)
@@ -96,7 +96,7 @@ func (v *verification) foreign(ctx context.Context, list []committed) error {
 		committed[manifestName(c.lease, c.point)] = true
 	}
 	ids := map[[16]byte]packRef{}
-	for p := range v.sizes {
+	for p := range v.all {
 		if twin, ok := ids[p.ID]; ok {
 			v.note(fmt.Sprintf("%s and %s are the same pack", min(p.name(), twin.name()), max(p.name(), twin.name())))
 		}
@@ -156,7 +156,7 @@ func (v *verification) anchorObjects(ctx context.Context) error {
 			return err
 		}
 		ref, ok := parseRef(strings.TrimPrefix(info.Name, "anchor/"), "/")
-		if !ok {
+		if !ok || !v.r.ofScope(ref.Lease, v.idx.scope) {
 			continue
 		}
 		v.count(1, 0, info.Size, 0)

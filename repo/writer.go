@@ -25,6 +25,9 @@ func (r *Repository) Begin(ctx context.Context, vm string, opts *pipe.PointOptio
 	if err := r.writable(); err != nil {
 		return nil, err
 	}
+	if r.keys.tag(vm) == (id16{}) {
+		return nil, fmt.Errorf("VM %q is not one that this client may add points of: %w", vm, fs.ErrPermission)
+	}
 	w := &pointWriter{r: r, vm: vm, disks: map[string]*diskTarget{}}
 	if opts != nil {
 		w.opts = *opts
@@ -37,6 +40,9 @@ func (r *Repository) Begin(ctx context.Context, vm string, opts *pipe.PointOptio
 		m, err := r.find(ctx, w.opts.Base)
 		if err != nil {
 			return nil, fmt.Errorf("base: %w", err)
+		}
+		if !r.ofScope(m.Lease, r.keys.scope) {
+			return nil, fmt.Errorf("base: point %s was written with another key, whose blocks have other ids: %w", w.opts.Base, ErrNoBase)
 		}
 		w.base = m
 		pins = []id16{m.Point}
@@ -64,7 +70,18 @@ type pointWriter struct {
 	closed bool
 }
 
-var _ pipe.Accountant = (*pointWriter)(nil)
+var _ interface {
+	pipe.Accountant
+	pipe.Durable
+} = (*pointWriter)(nil)
+
+// Stamp counts the blocks that were written. One that was there already gets no number of its own: either it is
+// durable, or it was written by this session under a lower one.
+func (w *pointWriter) Stamp() uint64 { return w.s.stamp() }
+
+// Durable is how many of them, counted from the first, lie in packs that are durable under their names: a repository
+// that is opened anew finds them, whatever becomes of this session and its point. Pages and blobs are not counted.
+func (w *pointWriter) Durable() uint64 { return w.s.durable() }
 
 func (w *pointWriter) Usage() pipe.Usage {
 	w.s.mu.Lock()
@@ -226,7 +243,7 @@ func (w *pointWriter) publish(ctx context.Context, m *manifest) error {
 	}
 	// The object's id is the point's id, and stands in the signed document too: so the object is begun first.
 	k := w.r.keys
-	b, err := object.NewBuilder(k.repo, k.suite, kindManifest, k.permille, 64<<10, k.wraps)
+	b, err := object.NewBuilder(k.repo, k.suite, kindManifest, k.permille, 64<<10, k.wrapsOf(kindManifest))
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ type backupFlags struct {
 	excludeSwap, excludeFree bool
 	excludeFiles             []string
 
+	line    lineFlags
 	off     *offline // the VM, where it turned out to be off
 	several []vmOf   // the VMs, where a URL means more than one
 }
@@ -97,6 +98,8 @@ hikae backup --repo /backup/hikae --name web1 --changed disk0=changed.json --lim
 	flags.BoolVar(&f.excludeSwap, "exclude-swap", true, "leave out swap space (--exclude-swap=false keeps it)")
 	flags.BoolVar(&f.excludeFree, "exclude-free", true, "leave out free space of file systems (--exclude-free=false keeps it)")
 	flags.StringArrayVar(&f.excludeFiles, "exclude-file", nil, "leave out files of the guest that match `GLOB`, or with ! in front keep them; may repeat")
+	f.line.flags(cmd)
+	f.access.line = &f.line
 	completeWith(cmd, "compression", levels...)
 	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) {
 		return t.backup(ctx, f, args)
@@ -105,6 +108,9 @@ hikae backup --repo /backup/hikae --name web1 --changed disk0=changed.json --lim
 }
 
 func (t *tool) backup(ctx context.Context, f *backupFlags, sources []string) (*reply, error) {
+	if len(sources) == 1 && isFarSource(sources[0]) {
+		return t.collect(ctx, f, sources[0])
+	}
 	provider, err := f.provider(ctx, sources)
 	if err != nil {
 		return nil, err
@@ -121,6 +127,7 @@ func (t *tool) backup(ctx context.Context, f *backupFlags, sources []string) (*r
 		return nil, err
 	}
 	defer r.Close()
+	opts.Target = r.target
 	journal, err := t.journal(ctx, r)
 	if err != nil {
 		return nil, err
@@ -205,7 +212,7 @@ func (f *backupFlags) provider(ctx context.Context, sources []string) (hikae.Sna
 	for _, s := range sources {
 		if scheme, _, ok := strings.Cut(s, "://"); ok {
 			return nil, &outcome.Error{Kind: outcome.KindUsage, Object: s,
-				Text: fmt.Sprintf("sources at %s:// are not there yet", scheme), Hint: "Name disk image files, or one kvm:// or kvm+libvirt:// URL."}
+				Text: fmt.Sprintf("sources at %s:// are not there yet", scheme), Hint: "Name disk image files, or one kvm://, kvm+libvirt:// or mover:// URL."}
 		}
 	}
 	if f.name == "" {

@@ -91,7 +91,7 @@ func (t *tool) copy(ctx context.Context, f *copyFlags, specs []string) (*reply, 
 		return nil, err
 	}
 	opts.Compression = to.params().Compression
-	seed, err := t.seedFor(ctx, f.peer, to)
+	land, err := t.landingFor(ctx, f.peer, to, f.repo)
 	if err != nil {
 		return nil, err
 	}
@@ -101,11 +101,10 @@ func (t *tool) copy(ctx context.Context, f *copyFlags, specs []string) (*reply, 
 	doc := copyDoc{Points: []job.Copied{}}
 	for _, p := range points {
 		one := opts
-		one.VM = seed.vm(p.VM)
-		done, err := job.CopyPoint(ctx, to, from, p, &one)
-		if err == nil {
-			err = seed.take(ctx, done)
+		if one.VM, err = land.vm(p.VM); err != nil {
+			return nil, about(f.repo, "", err)
 		}
+		done, err := job.CopyPoint(ctx, land, from, p, &one)
 		if err != nil {
 			return nil, about(f.repo, "", err)
 		}

@@ -80,6 +80,9 @@ func (t *tool) init(ctx context.Context, f *initFlags) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
+	if strings.HasPrefix(f.repo, moverScheme) {
+		return t.initFar(ctx, f, opts)
+	}
 	if err := checkFolder(f.repo); err != nil {
 		return nil, err
 	}

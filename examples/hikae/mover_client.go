@@ -2,17 +2,171 @@ package main
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hikae/hikae/examples/hikae/internal/outcome"
+	"github.com/hikae/hikae/examples/hikae/internal/show"
+	"github.com/hikae/hikae/pipe/mover"
+	"github.com/hikae/hikae/pipe/mover/bandwidth"
+	"github.com/hikae/hikae/pipe/mover/trust"
 )
 
-// openFar opens a place behind a mover.
-func (t *tool) openFar(ctx context.Context, a *access) (*opened, error) {
-	p, err := parseFar(a.repo)
+// lineFlags are how a line is used.
+type lineFlags struct {
+	giveUp time.Duration
+	lanes  int
+	limit  string
+}
+
+func (f *lineFlags) flags(cmd *cobra.Command) {
+	cmd.Flags().DurationVar(&f.giveUp, "give-up", 30*time.Minute, "with mover://: how long to wait for a line that is cut")
+	cmd.Flags().IntVar(&f.lanes, "connections", 0, "with mover://: use `N` connections, 1 to 8 (default as many as help)")
+	cmd.Flags().StringVar(&f.limit, "line-limit", "", "with mover://: limit the line by `RULES` such as '20MB/s; mon-fri 08:00-18:00 2MB/s'")
+}
+
+// dialOptions are how to connect to where this machine is enrolled.
+func (t *tool) dialOptions(e enrolment, dir string, line *lineFlags) (*mover.DialOptions, error) {
+	pin, err := trust.ParsePin(e.Server)
 	if err != nil {
 		return nil, err
 	}
-	if _, _, err = t.enrolled(p); err != nil {
+	cache, err := t.cacheDir()
+	if err != nil {
 		return nil, err
 	}
-	return nil, errors.ErrUnsupported
+	opts := &mover.DialOptions{IdentityDir: dir, ServerPin: pin, CacheDir: cache, Warn: func(text string) {
+		fmt.Fprintf(t.stderr, "%s %s\n", t.printer(t.stderr).Yellow("warning:"), outcome.Clean(text))
+	}}
+	if line == nil {
+		return opts, nil
+	}
+	if line.giveUp <= 0 || line.lanes < 0 || line.lanes > 8 {
+		return nil, outcome.Usage("", "--give-up is more than nothing, --connections from 1 to 8")
+	}
+	opts.GiveUp, opts.Lanes = line.giveUp, line.lanes
+	if line.limit != "" {
+		rules, err := bandwidth.ParseRules(line.limit)
+		if err != nil {
+			return nil, &outcome.Error{Kind: outcome.KindUsage, Text: "--line-limit", Err: err}
+		}
+		opts.Shaper = bandwidth.New(rules)
+	}
+	return opts, nil
+}
+
+// dial connects to the mover that a URL names.
+func (t *tool) dial(ctx context.Context, url string, line *lineFlags) (_ *mover.Client, e enrolment, dir string, err error) {
+	p, err := parseFar(url)
+	if err != nil {
+		return nil, e, "", err
+	}
+	if len(p.query) > 0 {
+		return nil, e, "", outcome.Usage("", "%s: nothing comes after the name", url)
+	}
+	if e, dir, err = t.enrolled(p); err != nil {
+		return nil, e, dir, err
+	}
+	opts, err := t.dialOptions(e, dir, line)
+	if err != nil {
+		return nil, e, dir, err
+	}
+	c, err := mover.Dial(ctx, p.address, opts)
+	if err != nil {
+		return nil, e, dir, about(p.String(), "mover at "+p.address, err)
+	}
+	return c, e, dir, nil
+}
+
+// openFar opens a place behind a mover.
+func (t *tool) openFar(ctx context.Context, a *access) (*opened, error) {
+	c, e, dir, err := t.dial(ctx, a.repo, a.line)
+	if err != nil {
+		return nil, err
+	}
+	if e.Mode == blindMode {
+		return t.openBlind(ctx, a, c, e, dir)
+	}
+	return &opened{place: c, said: new(said), target: fmt.Sprintf("mover %s as %s, trusted: it holds the repository's keys", e.Address, e.Name)}, nil
+}
+
+func (t *tool) moverEnrolCommand() *cobra.Command {
+	var file, writer string
+	cmd := &cobra.Command{
+		Use:   "enrol HOST[:PORT] --token-file FILE",
+		Short: "Make this machine known to a mover",
+		Long: text(`
+Bring a token to a mover, and be known there from then on by a key that is made here and never leaves this machine. It
+lies in HIKAE_STATE_DIR; whoever has that folder is this machine.`),
+		Example: example(`
+hikae mover enrol backup.example.org --token-file token && rm token`),
+		Args: want("HOST[:PORT]"),
+	}
+	cmd.Flags().StringVar(&file, "token-file", "", "`FILE` with the token, - for standard input (required)")
+	cmd.Flags().StringVar(&writer, "writer-key", "", "at a blind target: `FILE` with the key that hikae key writer made")
+	if err := cmd.MarkFlagRequired("token-file"); err != nil {
+		panic(err) // the flag is defined just above
+	}
+	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) { return t.enrol(ctx, args[0], file, writer) })
+	return cmd
+}
+
+// enrolDoc is what enrol prints for scripts.
+type enrolDoc struct {
+	URL  string `json:"url"`
+	Name string `json:"name"`
+	Role string `json:"role"`
+	Mode string `json:"mode"`
+}
+
+func (t *tool) readToken(file string) (trust.Token, error) {
+	path := file
+	if file == "-" {
+		path = "/dev/stdin"
+	}
+	data, err := readSmall(path, 4<<10)
+	if err != nil {
+		return trust.Token{}, err
+	}
+	token, err := trust.ParseToken(string(data))
+	if err != nil {
+		return token, &outcome.Error{Kind: outcome.KindUsage, Object: file, Text: file, Err: err, Hint: "Copy the whole line that `hikae mover token` printed."}
+	}
+	return token, nil
+}
+
+func (t *tool) enrol(ctx context.Context, address, file, writer string) (*reply, error) {
+	if strings.Contains(address, "/") {
+		return nil, outcome.Usage("For instance hikae mover enrol backup.example.org --token-file token.", "%s is not HOST or HOST:PORT", address)
+	}
+	address = withPort(address)
+	token, err := t.readToken(file)
+	if err != nil {
+		return nil, err
+	}
+	state, err := t.stateDir()
+	if err != nil {
+		return nil, err
+	}
+	e, err := t.bringToken(ctx, address, token, state, writer)
+	if err != nil {
+		return nil, err
+	}
+	url := farPlace{address: address, name: e.Name}.String()
+	doc := enrolDoc{URL: url, Name: e.Name, Role: e.Role, Mode: e.Mode}
+	return &reply{doc: doc, text: func(w *show.Printer) error {
+		return w.Printf("enrolled as %s (%s, %s target); the place is called %s\n", e.Name, e.Role, e.Mode, url)
+	}}, nil
+}
+
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return ""
+	}
+	return name
 }

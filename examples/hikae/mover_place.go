@@ -117,13 +117,18 @@ func keepEnrolment(dir string, e enrolment) error {
 	if err != nil {
 		return err
 	}
+	return keepFile(dir, enrolmentFile, append(data, '\n'))
+}
+
+// keepFile writes a file for this user alone, durably and all at once.
+func keepFile(dir, name string, data []byte) error {
 	f, err := os.CreateTemp(dir, ".new-")
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(append(data, '\n'))
+	_, err = f.Write(data)
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, enrolmentFile))
+		err = os.Rename(f.Name(), filepath.Join(dir, name))
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))

@@ -32,8 +32,9 @@ type access struct {
 	keyFile      string
 	identity     string
 
-	prefix   string // of the flags: empty, or "from-"
-	variable string // the environment variable with the passphrase
+	line     *lineFlags // of a place behind a mover; nil: the defaults
+	prefix   string     // of the flags: empty, or "from-"
+	variable string     // the environment variable with the passphrase
 }
 
 // repoFlags adds --repo and the secret flags to a command.
@@ -71,6 +72,8 @@ type opened struct {
 	local *repo.Repository // nil where the place is behind a mover
 	store store.Store      // of local
 	said  *said
+
+	target string // a place behind a mover, in words for the report
 }
 
 // Resolve finds a point by what a person writes.
@@ -176,17 +179,22 @@ func (t *tool) openHere(ctx context.Context, a *access, readOnly bool) (*opened,
 
 func openWith(ctx context.Context, dir string, secret repo.Secret, opts *repo.OpenOptions) (*opened, error) {
 	st, err := dirstore.Open(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %w", repo.ErrNotRepository, err)
-	}
 	if err != nil {
-		return nil, err
+		return nil, noRepository(err)
 	}
 	r, err := repo.Open(ctx, st, secret, opts)
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
 	return &opened{place: r, local: r, store: st}, nil
+}
+
+// noRepository says of a folder that is not there what it was looked for as.
+func noRepository(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", repo.ErrNotRepository, err)
+	}
+	return err
 }
 
 // about names the repository where an error names no object of its own.
@@ -270,14 +278,9 @@ func (t *tool) secret(a *access) (repo.Secret, error) {
 		}
 		return secret, nil
 	case a.passwordFile != "":
-		data, err := readSmall(a.passwordFile, maxPassphrase)
+		line, err := firstLine(a.passwordFile)
 		if err != nil {
 			return nil, err
-		}
-		line, _, _ := strings.Cut(string(data), "\n")
-		if line = strings.TrimSuffix(line, "\r"); line == "" {
-			return nil, &outcome.Error{Kind: outcome.KindUsage, Object: a.passwordFile,
-				Text: "the first line of the password file is empty"}
 		}
 		return repo.Passphrase(line), nil
 	}
@@ -298,6 +301,19 @@ func (a *access) readKey() (repo.Secret, error) {
 			Hint: "Make a key file with: head -c 32 /dev/urandom > FILE"}
 	}
 	return secret, nil
+}
+
+// firstLine reads a secret that is the first line of a file.
+func firstLine(path string) (string, error) {
+	data, err := readSmall(path, maxPassphrase)
+	if err != nil {
+		return "", err
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	if line = strings.TrimSuffix(line, "\r"); line == "" {
+		return "", &outcome.Error{Kind: outcome.KindUsage, Object: path, Text: "the first line of " + path + " is empty"}
+	}
+	return line, nil
 }
 
 // readSmall reads a file of at most max bytes.

@@ -47,7 +47,7 @@ func main() {
 	flag.IntVar(&opts.blocks, "blocks", 1_000_000, "blocks in the repository of the start-up test; 0 leaves it out")
 	flag.BoolVar(&opts.peers, "peers-only", false, "run the peers only, write no page")
 	flag.BoolVar(&opts.report, "report-only", false, "write the page again from the last run's results")
-	flag.StringVar(&opts.only, "only", "", "run one part alone: kvm, virtual machines and NBD; busy, exclusions on a mounted disk (prints only)")
+	flag.StringVar(&opts.only, "only", "", "run one part alone: kvm, virtual machines and NBD; busy, exclusions on a mounted disk (prints only); wan, a bad line (prints only)")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -91,6 +91,11 @@ func run(ctx context.Context, opts options) error {
 		return runKVM(ctx, opts, fx)
 	case "busy":
 		return runBusy(ctx, opts, fx)
+	case "wan":
+		return runWAN(ctx, opts, fx)
+	default:
+		return fmt.Errorf("-only %s: the parts are kvm, busy and wan", opts.only)
+	case "":
 	}
 	res, err := measureAll(ctx, opts, fx)
 	if err != nil {
@@ -120,9 +125,6 @@ func writePage(out, text string) error {
 
 // runKVM measures the part for virtual machines and NBD, and puts it into the page.
 func runKVM(ctx context.Context, opts options, fx *fixture) error {
-	if opts.only != "kvm" && opts.only != "busy" {
-		return fmt.Errorf("-only %s: the parts are kvm and busy", opts.only)
-	}
 	b, err := measureKVM(ctx, opts, fx)
 	if err != nil {
 		return err

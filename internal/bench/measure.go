@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hikae/hikae/internal/netlab"
 )
 
 // cost is what one run of a program took.
@@ -32,6 +34,8 @@ type command struct {
 	args []string
 	dir  string
 	ok   []int // exit codes besides 0 that are no failure
+
+	space *netlab.Space // the network that it runs in; nil: the machine's
 }
 
 // measure runs c and returns what it cost and printed. One run may take half an hour.
@@ -44,7 +48,11 @@ func measure(ctx context.Context, c command) (cost, []byte, error) {
 	cmd.Env = append(os.Environ(), c.env...)
 
 	start := time.Now()
-	if err := cmd.Start(); err != nil {
+	begin := cmd.Start
+	if c.space != nil {
+		begin = func() error { return c.space.Start(cmd) }
+	}
+	if err := begin(); err != nil {
 		return cost{}, nil, err
 	}
 	peak := watchMemory(cmd.Process.Pid)

@@ -28,6 +28,7 @@ const gib = 1 << 30
 func example() job.Record {
 	return job.Record{Kind: job.KindBackup, Backup: &job.Result{
 		Session: "42-k7q2m9ax", Point: "9f31c0ffee5a4d7788aa01b2c3d4e5f6", VM: "web1", Base: "11aa22bb33cc44dd55ee66ff77889900",
+		Target:  "mover backup.example:7420, trusted: it holds the repository's keys",
 		Started: at(28), Consistency: "application",
 		Disks: []job.DiskResult{
 			{Key: "scsi0:0", Size: 80 * gib, Method: job.Changed, Read: 5 * gib, Skipped: map[string]int64{"unchanged": 74 * gib, "zero": gib, "swap": gib / 2},

@@ -60,6 +60,9 @@ func (r *Report) viewBackup(v *view, b *job.Result) {
 	v.Facts = []fact{
 		{"Started", stamp(b.Started), ""}, {"Session", b.Session, ""}, {"Point", or(b.Point, "none was made"), ""}, {"Base", or(b.Base, "none"), ""},
 	}
+	if b.Target != "" {
+		v.Facts = append(v.Facts, fact{"Target", b.Target, ""})
+	}
 	v.Cards = []fact{
 		{"Disks", size(sum.Size), count(len(b.Disks), "disk")},
 		{"Read", size(sum.Read), percent(part(sum.Read, sum.Size)) + " of the disks"},

@@ -28,4 +28,6 @@ const (
 	CodeNoBase      Code = 21 // Unchanged without a base
 	CodeIncomplete  Code = 22 // a disk was sealed, or a point committed, with something missing
 	CodeForeign     Code = 23 // something else sits at the object's name
+
+	codeLast = CodeForeign
 )

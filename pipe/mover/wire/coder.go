@@ -6,14 +6,19 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"unicode/utf8"
 )
 
-// coder writes fields to the end of buf, or reads them from its start. After the first error it does nothing.
+// coder writes fields to the end of buf, or reads them from its start. After the first error it does nothing. Writing
+// changes nothing in the message: an answer may be written to two lanes at once.
 type coder struct {
 	buf     []byte
 	writing bool
 	err     error
+
+	split   bool   // content is not appended but kept
+	content []byte // what is kept
 }
 
 var errShort = errors.New("it ends too early")
@@ -70,26 +75,48 @@ func (c *coder) u64(v *uint64) {
 	}
 }
 
-// size is a length or an offset in bytes: never negative.
-func (c *coder) size(v *int64) {
-	if c.writing && *v < 0 {
-		c.fail("negative size %d", *v)
-		return
-	}
+// size is a length or an offset in bytes, at most MaxSize, so that the sum of two never overflows what they are
+// counted in by more than a sign.
+func (c *coder) size(v *int64) { c.amount(v, MaxSize) }
+
+// amount is a number of bytes from 0 to max.
+func (c *coder) amount(v *int64, max uint64) {
 	u := uint64(*v)
-	c.u64(&u)
-	if int64(u) < 0 {
-		c.fail("size %d is out of range", u)
+	if c.writing && u > max {
+		c.fail("%d bytes, at most %d", *v, max)
 		return
 	}
-	*v = int64(u)
+	c.u64(&u)
+	switch {
+	case c.writing:
+	case u > max:
+		c.fail("%d bytes, at most %d", u, max)
+	default:
+		*v = int64(u)
+	}
+}
+
+// span holds a range against its bound: it ends at MaxSize or before.
+func (c *coder) span(off, n int64) {
+	if off > MaxSize-n {
+		c.fail("%d bytes at %d", n, off)
+	}
+}
+
+// upTo holds a length against its bound.
+func (c *coder) upTo(n uint32, max uint32) {
+	if n > max {
+		c.fail("%d bytes, at most %d", n, max)
+	}
 }
 
 // stamp is a time in nanoseconds since 1970, which may be negative.
 func (c *coder) stamp(v *int64) {
 	u := uint64(*v)
 	c.u64(&u)
-	*v = int64(u)
+	if !c.writing {
+		*v = int64(u)
+	}
 }
 
 func (c *coder) flag(v *bool) {
@@ -101,7 +128,9 @@ func (c *coder) flag(v *bool) {
 	if b > 1 {
 		c.fail("a flag is %d", b)
 	}
-	*v = b == 1
+	if !c.writing {
+		*v = b == 1
+	}
 }
 
 // key is 32 bytes: an id, a public key.
@@ -145,14 +174,41 @@ func (c *coder) text(v *string, max int) {
 	*v = string(b)
 }
 
+// prose is a text for people. What is too long or no UTF-8 is made to fit when it is written, because an error must
+// always be fit to be told.
+func (c *coder) prose(v *string, max int) {
+	if !c.writing {
+		c.text(v, max)
+		return
+	}
+	s := clip(*v, max)
+	c.text(&s, max)
+}
+
+// clip is the longest beginning of s, as UTF-8, of at most max bytes.
+func clip(s string, max int) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= max {
+		return s
+	}
+	for max > 0 && !utf8.RuneStart(s[max]) {
+		max--
+	}
+	return s[:max]
+}
+
 // rest is everything up to the end of the message. What is read refers to the message's memory.
 func (c *coder) rest(v *[]byte, max int) {
 	switch {
 	case c.err != nil:
 	case c.writing && len(*v) > max, !c.writing && len(c.buf) > max:
 		c.fail("more than %d bytes of content", max)
+	case c.writing && c.split:
+		c.content = *v
 	case c.writing:
 		c.buf = append(c.buf, *v...)
+	case len(c.buf) == 0:
+		*v = nil
 	default:
 		*v = c.take(len(c.buf))
 	}
@@ -198,35 +254,41 @@ func (c *coder) table(v *map[string]string, max, maxKey, maxValue int) {
 
 // amounts is a table of byte counts by name.
 func (c *coder) amounts(v *map[string]uint64) {
-	sorted(c, v, 16, 32, 8, c.u64)
+	sorted(c, v, MaxAmounts, MaxKindName, 8, func(u *uint64) {
+		c.u64(u)
+		if *u > MaxSize {
+			c.fail("%d bytes, at most %d", *u, uint64(MaxSize))
+		}
+	})
 }
 
 // sorted is a list of keys with values that take at least each bytes.
 func sorted[T any](c *coder, v *map[string]T, max, maxKey, each int, value func(*T)) {
-	type pair struct {
-		key   string
-		value T
-	}
-	var pairs []pair
-	for _, k := range slices.Sorted(maps.Keys(*v)) {
-		pairs = append(pairs, pair{k, (*v)[k]})
-	}
-	list(c, &pairs, max, 2+each, func(p *pair) {
-		c.text(&p.key, maxKey)
-		value(&p.value)
-	})
-	if c.writing || c.err != nil {
+	n := c.count(len(*v), max, 2+each)
+	if c.writing {
+		for _, k := range slices.Sorted(maps.Keys(*v)) {
+			of := (*v)[k]
+			c.text(&k, maxKey)
+			value(&of)
+		}
 		return
 	}
 	*v = nil
-	if len(pairs) > 0 {
-		*v = make(map[string]T, len(pairs))
+	if n > 0 {
+		*v = make(map[string]T, n)
 	}
-	for i, p := range pairs {
-		if i > 0 && p.key <= pairs[i-1].key {
+	last := ""
+	for i := range n {
+		var k string
+		var of T
+		c.text(&k, maxKey)
+		value(&of)
+		if i > 0 && k <= last {
 			c.fail("keys are not in order")
+		}
+		if c.err != nil {
 			return
 		}
-		(*v)[p.key] = p.value
+		(*v)[k], last = of, k
 	}
 }

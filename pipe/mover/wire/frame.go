@@ -20,7 +20,7 @@ const HeaderSize = 16
 // MaxFrame bounds every frame, header included.
 const MaxFrame = HeaderSize + maxPayload
 
-const maxPayload = maxData + 256
+const maxPayload = maxData + maxFields
 
 // ErrMalformed is wrapped by every error of decoding: the peer does not speak this protocol.
 var ErrMalformed = errors.New("malformed message")
@@ -31,33 +31,27 @@ type Frame struct {
 	Message Message
 }
 
-// Append appends the frame's bytes to dst. It fails where a field is longer than its bound.
+// Append appends the frame's bytes to dst. It fails where a field is longer than its bound, and then returns dst as it
+// was. It changes nothing in the message.
 func Append(dst []byte, f Frame) ([]byte, error) {
-	start := len(dst)
-	dst = append(dst, make([]byte, HeaderSize)...)
-	c := coder{buf: dst, writing: true}
-	f.Message.fields(&c)
-	kind := f.Message.Kind()
-	n := len(c.buf) - start - HeaderSize
-	if c.err == nil && n > bound(kind) {
-		c.err = fmt.Errorf("%d bytes, at most %d", n, bound(kind))
+	b, content, err := Split(dst, f)
+	if err != nil {
+		return b, err
 	}
-	if c.err != nil {
-		return dst[:start], fmt.Errorf("message %v: %w", kind, c.err)
-	}
-	h := c.buf[start:]
-	binary.BigEndian.PutUint32(h, uint32(n))
-	h[4] = byte(kind)
-	binary.BigEndian.PutUint64(h[8:], f.Call)
-	return c.buf, nil
+	return append(b, content...), nil
 }
 
 // Reader reads frames from a stream. What it returns may refer to memory that the next Read overwrites, unless the
 // caller takes it with Take.
 type Reader struct {
-	r      io.Reader
-	header [HeaderSize]byte
-	buf    []byte
+	r       io.Reader
+	header  [HeaderSize]byte
+	buf     []byte
+	largest int // payload that has come whole
+
+	lend func(n int) []byte
+	lent bool
+	own  []byte // while buf is lent
 }
 
 // NewReader returns a reader of frames. It reads ahead nothing.
@@ -76,6 +70,8 @@ func (r *Reader) Read() (Frame, error) {
 		return Frame{}, fmt.Errorf("%w: unknown kind %d", ErrMalformed, kind)
 	case r.header[5]|r.header[6]|r.header[7] != 0:
 		return Frame{}, fmt.Errorf("%w: %v: reserved bytes are set", ErrMalformed, kind)
+	case kind.InCall() != (call > 0):
+		return Frame{}, fmt.Errorf("%w: %v: call %d", ErrMalformed, kind, call)
 	case n > int64(bound(kind)):
 		return Frame{}, fmt.Errorf("%w: %v of %d bytes, at most %d", ErrMalformed, kind, n, bound(kind))
 	}
@@ -92,27 +88,38 @@ func (r *Reader) Read() (Frame, error) {
 // Take hands the memory that the last frame refers to over to the caller: the next Read uses other memory.
 func (r *Reader) Take() { r.buf = nil }
 
-// fill reads n bytes into the buffer, which grows with what has arrived and not with what was announced.
+// fill reads n bytes into the buffer. It makes room for four times what has arrived, or for what arrived whole once
+// before: a peer that announces much and sends little gets little.
 func (r *Reader) fill(n int) error {
 	const step = 64 << 10
-	if n <= cap(r.buf) {
-		r.buf = r.buf[:n]
-		_, err := io.ReadFull(r.r, r.buf)
-		return err
+	r.giveBack()
+	if n > lendFrom && r.lend != nil {
+		return r.borrow(n)
 	}
-	if n <= step {
-		r.buf = make([]byte, n)
-		_, err := io.ReadFull(r.r, r.buf)
-		return err
+	if n <= step && cap(r.buf) > 16*step {
+		r.buf = nil // a lane that has gone quiet holds no large memory
 	}
-	first := make([]byte, step)
-	if _, err := io.ReadFull(r.r, first); err != nil {
-		return err
+	for have := 0; ; {
+		room := max(cap(r.buf), step, r.largest, 4*have)
+		r.grow(have, min(n, room))
+		if _, err := io.ReadFull(r.r, r.buf[have:]); err != nil {
+			return err
+		}
+		if have = len(r.buf); have == n {
+			r.largest = max(r.largest, n)
+			return nil
+		}
 	}
-	r.buf = make([]byte, n)
-	copy(r.buf, first)
-	_, err := io.ReadFull(r.r, r.buf[step:])
-	return err
+}
+
+// grow makes the buffer n bytes long and keeps the first have of them.
+func (r *Reader) grow(have, n int) {
+	if n > cap(r.buf) {
+		b := make([]byte, n)
+		copy(b, r.buf[:have])
+		r.buf = b
+	}
+	r.buf = r.buf[:n]
 }
 
 func unexpected(err error) error {

@@ -96,6 +96,10 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind %d", uint8(k))
 }
 
+// InCall reports whether a message of this kind belongs to a call: its frame then has the call's number, and otherwise
+// 0. A reader refuses a frame where that is not so.
+func (k Kind) InCall() bool { return k >= KindOK }
+
 // makers is the closed set of messages.
 var makers = map[Kind]func() Message{}
 
@@ -139,14 +143,18 @@ func init() {
 const (
 	maxSmall = 4 << 10
 	maxList  = 1 << 20
-	maxData  = 5 << 20 // one block of at most 4 MiB, encoded, with its fields
+	maxData  = 5 << 20 // one block of at most 4 MiB, encoded
+
+	maxFields = 256 // what stands before a message's content
 )
 
 // bound is the most that the payload of a message may take.
 func bound(k Kind) int {
 	switch k {
-	case KindContent, KindPut, KindWrite, KindBlobContent, KindBlobPart, KindStorePart:
+	case KindContent, KindPut, KindWrite:
 		return maxPayload
+	case KindBlobContent, KindBlobPart, KindStorePart:
+		return MaxPart + maxFields
 	case KindPointList, KindExtentList, KindQuery, KindBegin, KindCommit, KindImageList, KindCollect, KindCollected, KindStoreNames:
 		return maxList
 	}

@@ -32,7 +32,13 @@ const (
 	MaxPart     = 1 << 20  // of an object or blob in one message
 	MaxPatterns = 256      // of files to exclude
 	MaxResult   = 512 << 10
-	MaxSessions = 16 // lanes of one session
+	MaxSessions = 16  // lanes of one session
+	MaxCalls    = 256 // under way at once
+
+	MaxAmounts  = 16 // kinds of absence of a disk
+	MaxKindName = 32 // the name of one
+
+	MaxSize = 1 << 62 // of anything that has a size, an offset, or an end
 )
 
 // Hello is the first message on a lane, from the side that opened the connection.
@@ -41,6 +47,8 @@ type Hello struct {
 	Role    Role
 	Session [16]byte // random, chosen by the caller; the collector's own number where Role is Collector
 	Lane    uint32   // counts the lanes that the session ever had, from 0
+
+	other []byte // what another version says behind its number: a Hello of any version can be read, so as to be refused
 }
 
 // Role says who calls on a lane.
@@ -59,7 +67,14 @@ func (m *Hello) fields(c *coder) {
 		c.fail("it does not begin as a mover does")
 	}
 	c.u16(&m.Version)
+	if m.Version != Version {
+		c.rest(&m.other, maxSmall)
+		return
+	}
 	c.u8((*uint8)(&m.Role))
+	if m.Role != Caller && m.Role != Collector {
+		c.fail("role %d", m.Role)
+	}
 	c.id16(&m.Session)
 	c.u32(&m.Lane)
 }
@@ -100,8 +115,23 @@ type Refuse struct {
 
 func (*Refuse) Kind() Kind { return KindRefuse }
 func (m *Refuse) fields(c *coder) {
-	c.u16((*uint16)(&m.Code))
-	c.text(&m.Text, MaxText)
+	c.code(&m.Code)
+	c.prose(&m.Text, MaxText)
+}
+
+// code is one of the codes that there are. A failure that has none is written as CodeFailed.
+func (c *coder) code(v *Code) {
+	u := *v
+	if c.writing && u == 0 {
+		u = CodeFailed
+	}
+	c.u16((*uint16)(&u))
+	if u < CodeFailed || u > codeLast {
+		c.fail("code %d", u)
+	}
+	if !c.writing {
+		*v = u
+	}
 }
 
 // Ping asks whether the other side is there.
@@ -116,11 +146,26 @@ type Pong struct{ Nonce uint64 }
 func (*Pong) Kind() Kind        { return KindPong }
 func (m *Pong) fields(c *coder) { c.u64(&m.Nonce) }
 
-// Ack says that the caller has the answers of all calls below Below, and will not ask for them again.
-type Ack struct{ Below uint64 }
+// Ack says that the caller needs no answer of any call below Below that is not in Open: it has it, or gave the call up.
+// The other side forgets those calls; one that is still under way is ended. An Ack says all of it again, so that one
+// that is lost does no harm, and one that comes late changes nothing.
+type Ack struct {
+	Below uint64
+	Open  []uint64 // calls below Below that wait for their answers, ascending
+}
 
-func (*Ack) Kind() Kind        { return KindAck }
-func (m *Ack) fields(c *coder) { c.u64(&m.Below) }
+func (*Ack) Kind() Kind { return KindAck }
+func (m *Ack) fields(c *coder) {
+	c.u64(&m.Below)
+	list(c, &m.Open, MaxCalls, 8, c.u64)
+	last := uint64(0)
+	for _, n := range m.Open {
+		if n <= last || n >= m.Below {
+			c.fail("call %d is out of order", n)
+		}
+		last = n
+	}
+}
 
 // Durable says that what the calls below Below brought for a writer survives the end of the target's process.
 type Durable struct {
@@ -148,7 +193,8 @@ func (m *Credit) fields(c *coder) {
 	c.u64(&m.Undurable)
 }
 
-// Drain says that the answering side is about to end; the caller comes back later.
+// Drain says that the answering side is about to end, in at most Seconds, or 0 where it does not say; the caller comes
+// back later.
 type Drain struct{ Seconds uint32 }
 
 func (*Drain) Kind() Kind        { return KindDrain }
@@ -171,11 +217,21 @@ type Fail struct {
 
 func (*Fail) Kind() Kind { return KindFail }
 func (m *Fail) fields(c *coder) {
-	c.u16((*uint16)(&m.Code))
-	c.text(&m.Text, MaxText)
-	c.text(&m.Object, MaxName)
-	c.size(&m.Offset)
-	c.size(&m.Length)
+	c.code(&m.Code)
+	c.prose(&m.Text, MaxText)
+	c.prose(&m.Object, MaxName)
+	c.place(&m.Offset)
+	c.place(&m.Length)
+}
+
+// place is a size that is made to fit when it is written, as prose is.
+func (c *coder) place(v *int64) {
+	if !c.writing {
+		c.size(v)
+		return
+	}
+	n := min(max(*v, 0), MaxSize)
+	c.size(&n)
 }
 
 // Ref is a handle of the answering side: of a writer, a disk, an image, a blob, an object. It is good in its session.
@@ -189,7 +245,5 @@ func (c *coder) extent(e *pipe.Extent) {
 	if e.Kind > pipe.Unchanged {
 		c.fail("extent of kind %d", e.Kind)
 	}
-	if e.Len > 1<<62-e.Off {
-		c.fail("extent of %d bytes at %d", e.Len, e.Off)
-	}
+	c.span(e.Off, e.Len)
 }

@@ -24,6 +24,9 @@ func (*PointList) Kind() Kind { return KindPointList }
 func (m *PointList) fields(c *coder) {
 	c.flag(&m.More)
 	list(c, &m.Points, MaxPoints, 32, func(p *Point) { p.fields(c) })
+	if m.More && len(m.Points) == 0 {
+		c.fail("there is more behind nothing")
+	}
 }
 
 // Point is a committed point. Damage: it is there and its description cannot be read; Fail says why, and the other
@@ -73,7 +76,7 @@ func (m *Point) fields(c *coder) {
 	})
 	c.table(&m.Tracking, MaxDisks, MaxName, MaxFact)
 	c.table(&m.Facts, MaxFacts, MaxName, MaxFact)
-	c.text(&m.Damage, MaxText)
+	c.prose(&m.Damage, MaxText)
 }
 
 // OpenDisk opens one disk of a point. Answer: ImageOpened.
@@ -111,6 +114,8 @@ func (m *ReadImage) fields(c *coder) {
 	c.u32(&m.Image)
 	c.size(&m.Off)
 	c.u32(&m.Len)
+	c.upTo(m.Len, MaxContent)
+	c.span(m.Off, int64(m.Len))
 }
 
 // Content is what was read: fewer bytes than asked for only at the end of the image.
@@ -122,16 +127,17 @@ type Content struct {
 
 func (*Content) Kind() Kind { return KindContent }
 func (m *Content) fields(c *coder) {
-	c.u32(&m.Plain)
-	c.u8((*uint8)(&m.Codec))
-	c.plain(m.Plain)
+	c.encoded(&m.Plain, &m.Codec)
 	c.rest(&m.Data, MaxStored)
 }
 
-// plain holds a decoded length against its bound.
-func (c *coder) plain(n uint32) {
-	if n > MaxContent {
-		c.fail("content of %d bytes, at most %d", n, MaxContent)
+// encoded is how long content is once it is decoded, and how it is to be decoded.
+func (c *coder) encoded(plain *uint32, codec *pipe.Codec) {
+	c.u32(plain)
+	c.upTo(*plain, MaxContent)
+	c.u8((*uint8)(codec))
+	if *codec > pipe.Zstd {
+		c.fail("content in %v", *codec)
 	}
 }
 
@@ -148,14 +154,21 @@ func (m *ImageExtents) fields(c *coder) {
 	c.u32(&m.Image)
 	c.size(&m.Off)
 	c.size(&m.Len)
+	c.span(m.Off, m.Len)
 }
 
-// ExtentList are extents, ascending and gap-free.
+// ExtentList are extents, none of them empty, each beginning where the one before it ends.
 type ExtentList struct{ Extents []pipe.Extent }
 
 func (*ExtentList) Kind() Kind { return KindExtentList }
 func (m *ExtentList) fields(c *coder) {
 	list(c, &m.Extents, MaxExtents, 17, c.extent)
+	for i, e := range m.Extents {
+		if e.Len == 0 || i > 0 && e.Off != m.Extents[i-1].End() {
+			c.fail("extent %d of the list is empty or does not begin where the one before it ends", i)
+			return
+		}
+	}
 }
 
 // CloseImage closes an image. Answer: OK.
@@ -177,6 +190,8 @@ func (m *ReadBlob) fields(c *coder) {
 	c.text(&m.Name, MaxName)
 	c.size(&m.Off)
 	c.u32(&m.Len)
+	c.upTo(m.Len, MaxPart)
+	c.span(m.Off, int64(m.Len))
 }
 
 // BlobContent is a part of a blob; Size is the whole blob's.

@@ -1,5 +1,7 @@
 package wire
 
+import "math"
+
 // Images asks a source service for the images that it lets this peer read. Answer: ImageList.
 type Images struct{}
 
@@ -80,7 +82,7 @@ func (m *Enrol) fields(c *coder) {
 type Enrolled struct {
 	Name string
 	Role string
-	Mode string // trusted or blind
+	Mode string // trusted, blind or source
 }
 
 func (*Enrolled) Kind() Kind { return KindEnrolled }
@@ -111,7 +113,7 @@ type HealthIs struct {
 	Lanes    uint32
 	Writers  uint32
 	Waiting  uint32 // sessions that wait for a writer
-	Free     int64  // bytes
+	Free     int64  // bytes; 0 where it is not known
 	Draining bool
 }
 
@@ -124,6 +126,6 @@ func (m *HealthIs) fields(c *coder) {
 	c.u32(&m.Lanes)
 	c.u32(&m.Writers)
 	c.u32(&m.Waiting)
-	c.size(&m.Free)
+	c.amount(&m.Free, math.MaxInt64)
 	c.flag(&m.Draining)
 }

@@ -1,5 +1,7 @@
 package wire
 
+import "math"
+
 // StoreOpen begins an object of Size bytes. Answer: StoreOpened, or CodeExists.
 type StoreOpen struct {
 	Name string
@@ -9,10 +11,7 @@ type StoreOpen struct {
 func (*StoreOpen) Kind() Kind { return KindStoreOpen }
 func (m *StoreOpen) fields(c *coder) {
 	c.text(&m.Name, MaxName)
-	c.size(&m.Size)
-	if m.Size > MaxObject {
-		c.fail("an object of %d bytes, at most %d", m.Size, MaxObject)
-	}
+	c.amount(&m.Size, MaxObject)
 }
 
 // StoreOpened is an object that is being brought.
@@ -33,13 +32,16 @@ func (m *StorePart) fields(c *coder) {
 	c.u32(&m.Object)
 	c.size(&m.Off)
 	c.rest(&m.Data, MaxPart)
+	if m.Off > MaxObject-int64(len(m.Data)) {
+		c.fail("%d bytes at %d of an object of at most %d", len(m.Data), m.Off, MaxObject)
+	}
 }
 
-// StoreSeal creates the object from its parts, exclusively and durably. Answer: OK, or CodeExists. StoreDrop abandons it.
-type (
-	StoreSeal struct{ Object Ref }
-	StoreDrop struct{ Object Ref }
-)
+// StoreSeal creates the object from its parts, exclusively and durably. Answer: OK, or CodeExists.
+type StoreSeal struct{ Object Ref }
+
+// StoreDrop abandons an object that was not sealed. Answer: OK.
+type StoreDrop struct{ Object Ref }
 
 func (*StoreSeal) Kind() Kind        { return KindStoreSeal }
 func (m *StoreSeal) fields(c *coder) { c.u32(&m.Object) }
@@ -58,6 +60,8 @@ func (m *StoreRead) fields(c *coder) {
 	c.text(&m.Name, MaxName)
 	c.size(&m.Off)
 	c.u32(&m.Len)
+	c.upTo(m.Len, MaxPart)
+	c.span(m.Off, int64(m.Len))
 }
 
 // StoreStat asks for an object's size. Answer: StoreSize.
@@ -106,6 +110,9 @@ func (m *StoreNames) fields(c *coder) {
 		c.text(&n.Name, MaxName)
 		c.size(&n.Size)
 	})
+	if m.More && len(m.Names) == 0 {
+		c.fail("there is more behind nothing")
+	}
 }
 
 // StoreRemove removes an object. Answer: OK.
@@ -131,5 +138,5 @@ func (m *StoreIs) fields(c *coder) {
 	c.flag(&m.ExclusiveCreate)
 	c.flag(&m.DurableNames)
 	c.flag(&m.FreshReads)
-	c.size(&m.Free)
+	c.amount(&m.Free, math.MaxInt64)
 }

@@ -97,13 +97,12 @@ func (m *Put) fields(c *coder) {
 	c.u32(&m.Disk)
 	c.size(&m.Off)
 	c.key((*[32]byte)(&m.ID))
-	c.u32(&m.Plain)
-	c.u8((*uint8)(&m.Codec))
+	c.encoded(&m.Plain, &m.Codec)
 	c.flag(&m.Content)
-	c.plain(m.Plain)
+	c.span(m.Off, int64(m.Plain))
 	c.rest(&m.Data, MaxStored)
-	if !m.Content && len(m.Data) > 0 {
-		c.fail("content that is said not to be there")
+	if m.Content != (len(m.Data) > 0) {
+		c.fail("content of %d bytes that is said to be there or not", len(m.Data))
 	}
 }
 
@@ -141,17 +140,16 @@ func (*Write) Kind() Kind { return KindWrite }
 func (m *Write) fields(c *coder) {
 	c.u32(&m.Disk)
 	c.size(&m.Off)
-	c.u32(&m.Plain)
-	c.u8((*uint8)(&m.Codec))
-	c.plain(m.Plain)
+	c.encoded(&m.Plain, &m.Codec)
+	c.span(m.Off, int64(m.Plain))
 	c.rest(&m.Data, MaxStored)
 }
 
-// SealDisk seals a disk, DropDisk abandons it. Answer: OK.
-type (
-	SealDisk struct{ Disk Ref }
-	DropDisk struct{ Disk Ref }
-)
+// SealDisk seals a disk. Answer: OK.
+type SealDisk struct{ Disk Ref }
+
+// DropDisk abandons a disk, and its point cannot be committed any more. Answer: OK.
+type DropDisk struct{ Disk Ref }
 
 func (*SealDisk) Kind() Kind        { return KindSealDisk }
 func (m *SealDisk) fields(c *coder) { c.u32(&m.Disk) }
@@ -188,6 +186,7 @@ func (m *BlobPart) fields(c *coder) {
 	c.u32(&m.Blob)
 	c.size(&m.Off)
 	c.rest(&m.Data, MaxPart)
+	c.span(m.Off, int64(len(m.Data)))
 }
 
 // SealBlob says that a blob of Size bytes is whole. Answer: OK.

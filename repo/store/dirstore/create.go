@@ -1,12 +1,14 @@
 package dirstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"path"
+	"time"
 
 	"github.com/hikae/hikae/repo/store"
 	"github.com/hikae/hikae/repo/store/dirstore/vfs"
@@ -26,6 +28,7 @@ func (s *Store) Create(ctx context.Context, name string, data []byte) error {
 		return fail("create", name, err)
 	}
 	defer s.work.Done()
+	s = s.on(ctx)
 	err := s.create(ctx, name, data)
 	if errors.Is(err, fs.ErrNotExist) {
 		// Somebody removed a folder that was there: make it again, once.
@@ -50,7 +53,7 @@ func (s *Store) create(ctx context.Context, name string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := s.publish(temp, name); err != nil {
+	if err := s.publish(ctx, temp, name, data); err != nil {
 		return errors.Join(err, s.discard(temp))
 	}
 	return s.room(func() error { return s.folders.sync(dir) })
@@ -58,7 +61,7 @@ func (s *Store) create(ctx context.Context, name string, data []byte) error {
 
 // vacant looks before 16 MiB are written for nothing.
 func (s *Store) vacant(name string) error {
-	fi, err := s.fs.Lstat(name)
+	fi, err := s.lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return s.folders.trusted(path.Dir(name))
@@ -70,8 +73,35 @@ func (s *Store) vacant(name string) error {
 	return fs.ErrExist
 }
 
-// write makes a durable file without an object's name.
+// write makes a durable file without an object's name. One whose close failed, or whose connection was lost, is given
+// up, and the data goes into another; what then stands in that is read back.
 func (s *Store) write(ctx context.Context, data []byte) (temp string, err error) {
+	temp, err = s.writeOnce(ctx, data)
+	for tries := 1; tries < again(err) && ctx.Err() == nil; tries++ {
+		temp, err = s.writeOnce(ctx, data)
+		if err == nil {
+			err = s.readBack(ctx, temp, data)
+		}
+	}
+	return temp, err
+}
+
+// errClose says that closing a file told of something that writing and syncing it had not.
+var errClose = errors.New("close")
+
+// again says how often a file may be written that failed so. A disk that cannot close is asked rarely; a connection
+// that comes back is worth more, and the file system bounds how long it waits for it.
+func again(err error) int {
+	switch {
+	case stale(err):
+		return 16
+	case errors.Is(err, errClose):
+		return 3
+	}
+	return 1
+}
+
+func (s *Store) writeOnce(ctx context.Context, data []byte) (temp string, err error) {
 	var f vfs.File
 	err = s.room(func() error {
 		temp, f, err = s.scratch.create()
@@ -86,7 +116,7 @@ func (s *Store) write(ctx context.Context, data []byte) (temp string, err error)
 	}
 	err = fill(ctx, f, data)
 	if closeErr := f.Close(); err == nil && closeErr != nil {
-		err = fmt.Errorf("%w: %w", store.ErrNotDurable, closeErr)
+		err = fmt.Errorf("%w: %w: %w", store.ErrNotDurable, errClose, closeErr)
 	}
 	if err == nil {
 		err = ctx.Err() // the last chance to turn back
@@ -95,6 +125,47 @@ func (s *Store) write(ctx context.Context, data []byte) (temp string, err error)
 		return "", errors.Join(err, s.discard(temp))
 	}
 	return temp, nil
+}
+
+// readBack reads a file by name and compares. One that differs is removed.
+func (s *Store) readBack(ctx context.Context, temp string, data []byte) error {
+	same, err := s.holds(ctx, temp, data)
+	if err == nil && !same {
+		err = fmt.Errorf("%w: %s does not hold what was written", store.ErrNotDurable, temp)
+	}
+	if err != nil {
+		return errors.Join(err, s.discard(temp))
+	}
+	return nil
+}
+
+// holds reports whether a file has exactly this content.
+func (s *Store) holds(ctx context.Context, name string, data []byte) (same bool, err error) {
+	var f vfs.File
+	err = s.room(func() error {
+		f, err = s.fs.Open(name)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil || size != int64(len(data)) {
+		return false, err
+	}
+	p := make([]byte, min(len(data), chunk))
+	for off := 0; off < len(data); off += len(p) {
+		p = p[:min(len(p), len(data)-off)]
+		n, err := readFile(ctx, f, p, int64(off))
+		if n < len(p) && err != io.EOF {
+			return false, err
+		}
+		if !bytes.Equal(p[:n], data[off:off+len(p)]) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 func fill(ctx context.Context, f vfs.File, data []byte) error {
@@ -126,8 +197,48 @@ func fill(ctx context.Context, f vfs.File, data []byte) error {
 	return nil
 }
 
-// publish gives the file its name. It never replaces.
-func (s *Store) publish(temp, name string) error {
+// publish gives the file its name. It never replaces. Where the answer was lost, a look at both names tells what was
+// done.
+func (s *Store) publish(ctx context.Context, temp, name string, data []byte) error {
+	for tries := 1; ; tries++ {
+		err := s.publishOnce(temp, name)
+		if !stale(err) {
+			return err
+		}
+		settled, look := s.settled(ctx, temp, name, data)
+		switch {
+		case settled:
+			return look
+		case look != nil || tries >= publishTries || ctx.Err() != nil:
+			return opaque(errors.Join(err, look, ctx.Err()))
+		}
+	}
+}
+
+// settled looks what became of a name whose giving was not answered. A file that still has its first name was not
+// given the other. One that has not, and whose content stands there, was: nobody else knows its first name but a sweep,
+// and content that a sweep took away is not under the name, unless somebody else stored the very same.
+func (s *Store) settled(ctx context.Context, temp, name string, data []byte) (settled bool, err error) {
+	_, err = s.lstat(temp)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	same, err := s.holds(ctx, name, data)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return true, err // both names are gone: the caller makes another file
+	case err != nil:
+		return false, err
+	case !same:
+		return true, fs.ErrExist
+	}
+	return true, nil
+}
+
+// publishTries bounds how often a name is asked for while the connection goes away.
+const publishTries = 16
+
+func (s *Store) publishOnce(temp, name string) error {
 	err := s.room(func() error { return s.fs.Publish(temp, name) })
 	switch {
 	case errors.Is(err, errors.ErrUnsupported):
@@ -157,9 +268,14 @@ func (s *Store) publishAlone(temp, name string) error {
 	return s.fs.Rename(temp, name)
 }
 
+// discardWait bounds how long an unfinished file is worth waiting for, since the caller may be gone.
+const discardWait = 5 * time.Second
+
 // discard removes an unfinished file. That it stays is worth telling, and no answer about the object.
 func (s *Store) discard(temp string) error {
-	err := s.fs.Remove(temp)
+	ctx, cancel := context.WithTimeout(context.Background(), discardWait)
+	defer cancel()
+	err := s.base.on(ctx).fs.Remove(temp)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -17,6 +17,19 @@
 // nothing, since the system drops the pages that it could not write. A folder that failed to sync is given up for as
 // long as the store is open ([store.ErrNotDurable]); open it again after looking at the file system.
 //
+// A file whose close failed, or whose connection was cut, is removed as well and written once more under another name,
+// and what then stands there is read back before it gets the object's name: NFS and SMB may tell of a lost write only
+// when the file is closed.
+//
+// # Mounted folders
+//
+// On NFS and SMB as the system mounts them, and on FUSE, rename without replacing and hard links may be missing
+// ([Store.Probe] tells), names may be seen late (lookups are cached, also that a name is not there), a handle may go
+// stale (it is opened again, once), and a file that is removed while it is open leaves a ".nfs…" or ".fuse_hidden…"
+// beside it for as long (it is no object; a sweep leaves it while it is busy). Objects are never changed, so a cached
+// page is never wrong; that another machine's new object is not seen yet is why such folders have one writer.
+// Mount with "hard", so that a server that is away does not become an error of the disk.
+//
 // # What to know first
 //
 // System calls cannot be interrupted: a context is looked at between them. A share that hangs makes its callers hang;
@@ -49,7 +62,14 @@ type Store struct {
 	folders *folders
 	scratch *scratch
 	handles *handles
-	solo    sync.Mutex // where the file system cannot publish exclusively, this process at least does
+	*life
+}
+
+// life is what a store and its bound copies share.
+type life struct {
+	base *Store // not bound to any call
+
+	solo sync.Mutex // where the file system cannot publish exclusively, this process at least does
 
 	mu     sync.Mutex
 	closed bool
@@ -90,20 +110,43 @@ func OpenFS(fsys vfs.FS, opts *Options) *Store {
 	if o.OpenFiles <= 0 {
 		o.OpenFiles = 64
 	}
-	return &Store{
+	s := &Store{
 		fs:      fsys,
 		folders: newFolders(fsys),
-		scratch: &scratch{fs: fsys},
+		scratch: newScratch(fsys),
 		handles: newHandles(fsys, o.OpenFiles),
+		life:    new(life),
+	}
+	s.base = s
+	return s
+}
+
+// on is the store whose waits end with ctx, where the file system knows such waits.
+func (s *Store) on(ctx context.Context) *Store {
+	b, ok := s.fs.(vfs.Binder)
+	if !ok {
+		return s
+	}
+	fsys := b.Bind(ctx)
+	return &Store{
+		fs:      fsys,
+		folders: &folders{fs: fsys, folderState: s.folders.folderState},
+		scratch: &scratch{fs: fsys, scratchState: s.scratch.scratchState},
+		handles: &handles{fs: fsys, handleState: s.handles.handleState},
+		life:    s.life,
 	}
 }
+
+// Mounted says how the directory is reached where that is not a disk of this machine: "nfs", "smb", "fuse", "9p",
+// "ceph"; "" for a disk and where it is not known. Such folders belong to one writer at a time, see [Store.Probe].
+func (s *Store) Mounted() string { return s.fs.Place().Kind }
 
 // Free is how many bytes the file system still takes from this user.
 func (s *Store) Free(ctx context.Context) (int64, error) {
 	if err := s.alive(ctx); err != nil {
 		return 0, fail("free", ".", err)
 	}
-	n, err := s.fs.Free()
+	n, err := s.on(ctx).fs.Free()
 	return n, fail("free", ".", err)
 }
 
@@ -161,6 +204,21 @@ func opaque(err error) error { return errors.New(err.Error()) }
 // crowded reports whether a call failed only because too many files are open.
 func crowded(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
+// stale reports whether what was open, or what the system remembered of a name, is good no more while the object may
+// be as it was: a file handle that an NFS server does not know (ESTALE), a connection that was cut.
+func stale(err error) bool {
+	return errors.Is(err, syscall.ESTALE) || errors.Is(err, vfs.ErrLost)
+}
+
+// fresh runs a call by name, and once more where what the system remembered was stale.
+func fresh(call func() error) error {
+	err := call()
+	if stale(err) {
+		err = call()
+	}
+	return err
 }
 
 // room runs a call that opens files, and once more without the files that are open only to be read again.

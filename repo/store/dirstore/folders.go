@@ -18,7 +18,10 @@ const maxFolders = 1 << 16
 // used may have been made a moment ago by somebody else, so its name is synced too, once for each open store.
 type folders struct {
 	fs vfs.FS
+	*folderState
+}
 
+type folderState struct {
 	mu     sync.Mutex
 	known  map[string]*folder
 	failed map[string]error // by folder: why its names are no longer believed to be durable
@@ -31,7 +34,7 @@ type folder struct {
 }
 
 func newFolders(fsys vfs.FS) *folders {
-	return &folders{fs: fsys, known: map[string]*folder{}, failed: map[string]error{}}
+	return &folders{fsys, &folderState{known: map[string]*folder{}, failed: map[string]error{}}}
 }
 
 // ensure makes a folder, and those above it, with durable names.

@@ -12,7 +12,11 @@ import (
 // handles are the objects that are open for reading, the least recently used let go first, so that many ranges of one
 // pack cost one read each.
 type handles struct {
-	fs  vfs.FS
+	fs vfs.FS
+	*handleState
+}
+
+type handleState struct {
 	max int
 
 	mu     sync.Mutex
@@ -31,7 +35,7 @@ type handle struct {
 }
 
 func newHandles(fsys vfs.FS, max int) *handles {
-	return &handles{fs: fsys, max: max, byName: map[string]*handle{}}
+	return &handles{fsys, &handleState{max: max, byName: map[string]*handle{}}}
 }
 
 // get opens an object, or takes the handle that is there as long as its file has a name: another process may have

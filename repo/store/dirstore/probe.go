@@ -12,8 +12,8 @@ import (
 
 // Probe tries, in a folder of its own that it removes again, whether a second file takes the name of a first, and
 // whether a folder can be synced. That other machines see a new name at once cannot be tried from one machine: it is
-// believed of file systems that belong to this kernel alone, and of no other (NFS and SMB remember for a while that a
-// name was not there).
+// believed of file systems that belong to this kernel alone and where one server is asked for every name, and of no
+// other (NFS and SMB as a system mounts them remember for a while that a name was not there).
 //
 // A file system that cannot be written to is an error, with syscall.EROFS behind it.
 func (s *Store) Probe(ctx context.Context) (store.Abilities, error) {
@@ -21,7 +21,8 @@ func (s *Store) Probe(ctx context.Context) (store.Abilities, error) {
 		return store.Abilities{}, fail("probe", tempDir, err)
 	}
 	defer s.work.Done()
-	p := &prober{fs: s.fs, scratch: &scratch{fs: s.fs}}
+	fsys := s.on(ctx).fs
+	p := &prober{fs: fsys, scratch: newScratch(fsys)}
 	err := p.run()
 	err = errors.Join(err, p.clean())
 	if err != nil {
@@ -84,7 +85,8 @@ func (p *prober) exclusive(first, second string) error {
 		return err
 	}
 	p.found.ExclusiveCreate = errors.Is(again, fs.ErrExist) && string(content) == "first"
-	p.found.FreshReads = p.fs.Place().Local
+	place := p.fs.Place()
+	p.found.FreshReads = place.Local || place.Central
 	return nil
 }
 

@@ -22,12 +22,25 @@ func (s *Store) ReadAt(ctx context.Context, name string, p []byte, off int64) (i
 	if err := s.alive(ctx); err != nil {
 		return 0, fail("read", name, err)
 	}
+	s = s.on(ctx)
+	n, err := s.readAt(ctx, name, p, off)
+	if stale(err) {
+		s.handles.drop(name)
+		n, err = s.readAt(ctx, name, p, off)
+	}
+	if err == io.EOF {
+		return n, io.EOF
+	}
+	return n, fail("read", name, err)
+}
+
+func (s *Store) readAt(ctx context.Context, name string, p []byte, off int64) (int, error) {
 	h, err := s.handles.get(name)
 	if err != nil {
-		return 0, fail("read", name, err)
+		return 0, err
 	}
 	defer s.handles.put(h)
-	n, err := h.file.ReadAt(p, off)
+	n, err := readFile(ctx, h.file, p, off)
 	switch {
 	case n == len(p):
 		return n, nil
@@ -36,7 +49,23 @@ func (s *Store) ReadAt(ctx context.Context, name string, p []byte, off int64) (i
 	case err == nil: // a promise of io.ReaderAt that a file system broke
 		err = io.ErrNoProgress
 	}
-	return n, fail("read", name, fmt.Errorf("at byte %d: %w", off+int64(n), err))
+	return n, fmt.Errorf("at byte %d: %w", off+int64(n), err)
+}
+
+func readFile(ctx context.Context, f vfs.File, p []byte, off int64) (int, error) {
+	if r, ok := f.(vfs.ContextReader); ok {
+		return r.ReadAtContext(ctx, p, off)
+	}
+	return f.ReadAt(p, off)
+}
+
+// lstat describes what is at a name, looked up once more where the system's memory of it was stale.
+func (s *Store) lstat(name string) (fi fs.FileInfo, err error) {
+	err = fresh(func() error {
+		fi, err = s.fs.Lstat(name)
+		return err
+	})
+	return fi, err
 }
 
 // Stat returns an object's size.
@@ -47,7 +76,7 @@ func (s *Store) Stat(ctx context.Context, name string) (store.Info, error) {
 	if err := s.alive(ctx); err != nil {
 		return store.Info{}, fail("stat", name, err)
 	}
-	fi, err := s.fs.Lstat(name)
+	fi, err := s.on(ctx).lstat(name)
 	if err == nil && !fi.Mode().IsRegular() {
 		err = vfs.ErrIrregular
 	}
@@ -61,7 +90,7 @@ func (s *Store) Stat(ctx context.Context, name string) (store.Info, error) {
 // are left out.
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Info, error] {
 	return func(yield func(store.Info, error) bool) {
-		if err := s.list(ctx, prefix, yield); err != nil && err != errStop {
+		if err := s.on(ctx).list(ctx, prefix, yield); err != nil && err != errStop {
 			yield(store.Info{}, fail("list", prefix, err))
 		}
 	}
@@ -92,7 +121,7 @@ func (s *Store) top(ctx context.Context, prefix string) (string, error) {
 		return "", err
 	}
 	dir := path.Clean(strings.TrimSuffix(prefix, "/"))
-	fi, err := s.fs.Lstat(dir)
+	fi, err := s.lstat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "", nil

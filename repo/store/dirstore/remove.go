@@ -18,11 +18,11 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 		return fail("remove", name, err)
 	}
 	defer s.work.Done()
-	return fail("remove", name, s.remove(name))
+	return fail("remove", name, s.on(ctx).remove(name))
 }
 
 func (s *Store) remove(name string) error {
-	fi, err := s.fs.Lstat(name)
+	fi, err := s.lstat(name)
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (s *Store) Settle(ctx context.Context, prefix string) error {
 		return fail("settle", prefix, err)
 	}
 	defer s.work.Done()
-	return fail("settle", prefix, s.settle(ctx, prefix))
+	return fail("settle", prefix, s.on(ctx).settle(ctx, prefix))
 }
 
 func (s *Store) settle(ctx context.Context, prefix string) error {

@@ -25,19 +25,26 @@ const tempDir = ".tmp"
 //
 //	local-<kernel>-<random>    by a lock, on a file system of this kernel alone
 //	remote-<kernel>-<random>   by a lock that other machines may not see
+//	served--<random>           by the server that every call asks
 //	unheld-<kernel>-<random>   by nothing
 type scratch struct {
 	fs vfs.FS
+	*scratchState
+}
 
+type scratchState struct {
 	mu   sync.Mutex
 	dir  string
 	hold io.Closer
 	next uint64
 }
 
+func newScratch(fsys vfs.FS) *scratch { return &scratch{fsys, new(scratchState)} }
+
 const (
 	heldLocal  = "local"
 	heldRemote = "remote"
+	heldServed = "served"
 	unheld     = "unheld"
 )
 
@@ -71,8 +78,11 @@ func (s *scratch) name() (string, error) {
 func (s *scratch) make() error {
 	place := s.fs.Place()
 	kind := heldRemote
-	if place.Local {
+	switch {
+	case place.Local:
 		kind = heldLocal
+	case place.Central:
+		kind = heldServed
 	}
 	var err error
 	for range 8 {
@@ -158,14 +168,14 @@ func (s *scratch) own() string {
 }
 
 // Sweep removes the unfinished files of dead writers. A writer is dead when its folder can be locked, as far as a lock
-// tells: on a file system of this kernel alone it does, for writers since long before the last start; elsewhere only
-// for writers of the kernel that runs now. With alone every folder goes that no living process of this kernel holds.
+// tells: on a file system of this kernel alone it does, for writers since long before the last start, and so it does
+// where one server is asked; elsewhere only for writers of the kernel that runs now. With alone every folder goes that no living process of this kernel holds.
 func (s *Store) Sweep(ctx context.Context, alone bool) (store.Swept, error) {
 	if err := s.begin(ctx); err != nil {
 		return store.Swept{}, fail("sweep", tempDir, err)
 	}
 	defer s.work.Done()
-	swept, err := s.sweep(ctx, alone)
+	swept, err := s.on(ctx).sweep(ctx, alone)
 	return swept, fail("sweep", tempDir, err)
 }
 
@@ -218,7 +228,7 @@ func parseWriter(name string) (kind, kernel string, ok bool) {
 		return "", "", false
 	}
 	switch parts[0] {
-	case heldLocal, heldRemote, unheld:
+	case heldLocal, heldRemote, heldServed, unheld:
 		return parts[0], parts[1], true
 	}
 	return "", "", false
@@ -231,7 +241,7 @@ func (s *Store) provable(writer string) bool {
 	switch {
 	case kind == unheld:
 		return false
-	case kind == heldLocal && here.Local:
+	case kind == heldLocal && here.Local, kind == heldServed && here.Central:
 		return true
 	}
 	return kernel != "" && kernel == here.Kernel
@@ -256,10 +266,13 @@ func (s *Store) sweepWriter(dir string, may, alone bool, swept *store.Swept) (go
 	default:
 		return false, err
 	}
-	return true, s.empty(dir, swept)
+	return s.empty(dir, swept)
 }
 
-func (s *Store) empty(dir string, swept *store.Swept) error {
+// empty removes a dead writer's folder. What a system keeps there because some process still has it open stays, and so
+// does the folder, for the next sweep.
+func (s *Store) empty(dir string, swept *store.Swept) (gone bool, err error) {
+	gone = true
 	for fi, err := range s.fs.ReadDir(dir) {
 		if err == nil && !fi.Mode().IsRegular() {
 			err = fmt.Errorf("%s/%s: %w", dir, fi.Name(), vfs.ErrIrregular)
@@ -267,13 +280,25 @@ func (s *Store) empty(dir string, swept *store.Swept) error {
 		if err == nil {
 			err = s.fs.Remove(dir + "/" + fi.Name())
 		}
-		if err != nil {
-			return err
+		switch {
+		case err == nil:
+			swept.Removed++
+			swept.Bytes += fi.Size()
+		case fi != nil && silly(fi.Name()) || errors.Is(err, fs.ErrNotExist):
+			gone = false
+		default:
+			return false, err
 		}
-		swept.Removed++
-		swept.Bytes += fi.Size()
 	}
-	return s.fs.Remove(dir)
+	if !gone {
+		return false, nil
+	}
+	return true, s.fs.Remove(dir)
+}
+
+// silly reports whether a system made the name up for a file that was removed while it was open.
+func silly(name string) bool {
+	return strings.HasPrefix(name, ".nfs") || strings.HasPrefix(name, ".fuse_hidden") || strings.HasPrefix(name, ".smb")
 }
 
 // quiet is an error's words where its identity would mislead.

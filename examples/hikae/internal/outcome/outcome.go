@@ -10,12 +10,16 @@ import (
 	"io"
 	"io/fs"
 	"strings"
+	"syscall"
 
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/job"
 	"github.com/hikae/hikae/job/diskvm"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/diskfile"
+	"github.com/hikae/hikae/pipe/mover"
+	"github.com/hikae/hikae/pipe/mover/session"
+	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/pipe/qcow2"
 	"github.com/hikae/hikae/repo"
 )
@@ -145,6 +149,17 @@ func rules() []rule {
 		{is(diskfile.ErrNotDisk), KindImage, Failed, "Name a disk image file or a block device."},
 		{is(diskfile.ErrNoSpace), KindNoSpace, Failed, "Make room, or choose another place."},
 		{isFull, KindNoSpace, Failed, "Make room, or choose another place."},
+		{is(trust.ErrWrongServer), KindPermission, Failed, "If the mover was set up anew, enrol this machine again with a new token. If not, find out who answers at that address."},
+		{is(trust.ErrRefused), KindPermission, Failed, "The mover does not know this machine's key, or no more: enrol it again with a new token."},
+		{is(mover.ErrCorrupt), KindCorrupt, Damaged, "Run `hikae verify --repair` on the repository's machine, or `hikae restore --salvage` to get the rest."},
+		{is(mover.ErrForgotten), KindForgotten, Failed, "The point was removed. `hikae points --repo REPO` lists those that are left."},
+		{is(mover.ErrBusy), KindBusy, Failed, "The mover is full. Run the command again later."},
+		{is(mover.ErrFenced), KindBusy, Failed, "Another backup of this VM from this machine has taken over."},
+		{is(mover.ErrRevoked), KindBusy, Failed, "Run the command again; blocks that are stored already are not sent twice."},
+		{is(mover.ErrVersion), KindUnsupported, Failed, "Use the same version of Hikae on both machines."},
+		{is(session.ErrGaveUp), KindDeadline, Failed, "Run the command again when the line is back; blocks that have arrived are not sent twice."},
+		{is(syscall.ECONNREFUSED), KindFailed, Failed, "Is a mover running there? On its machine: hikae mover serve."},
+		{is(syscall.EROFS), KindReadOnly, Failed, ""},
 		{is(fs.ErrNotExist), KindNotFound, Failed, ""},
 		{is(fs.ErrExist), KindExists, Failed, "Choose another name, or allow replacing it with --force."},
 		{is(fs.ErrPermission), KindPermission, Failed, "Run as a user who may read and write there."},

@@ -27,5 +27,7 @@ func placeOf(root *os.Root) (Place, error) {
 		return Place{}, err
 	}
 	session, _ := unix.Sysctl("kern.bootsessionuuid") // without it nothing is taken for dead
-	return Place{Kernel: hex(session), Local: st.Flags&unix.MNT_LOCAL != 0}, nil
+	kinds := map[string]string{"nfs": "nfs", "smbfs": "smb", "macfuse": "fuse", "osxfuse": "fuse"}
+	kind := kinds[unix.ByteSliceToString(st.Fstypename[:])]
+	return Place{Kernel: hex(session), Local: st.Flags&unix.MNT_LOCAL != 0, Kind: kind}, nil
 }

@@ -43,6 +43,17 @@ var local = map[int64]bool{
 	0x3153464A:                 true, // JFS
 }
 
+// mounted are the file systems whose server is elsewhere. The numbers are those of statfs(2).
+var mounted = map[int64]string{
+	unix.NFS_SUPER_MAGIC:  "nfs",
+	unix.SMB_SUPER_MAGIC:  "smb",
+	unix.CIFS_SUPER_MAGIC: "smb",
+	unix.SMB2_SUPER_MAGIC: "smb",
+	unix.FUSE_SUPER_MAGIC: "fuse",
+	unix.V9FS_MAGIC:       "9p",
+	unix.CEPH_SUPER_MAGIC: "ceph",
+}
+
 func placeOf(root *os.Root) (Place, error) {
 	d := &osFS{root: root}
 	st, err := d.statfs()
@@ -50,5 +61,6 @@ func placeOf(root *os.Root) (Place, error) {
 		return Place{}, err
 	}
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // without it nothing is taken for dead
-	return Place{Kernel: hex(string(boot)), Local: local[int64(st.Type)&0xffffffff]}, nil
+	magic := int64(st.Type) & 0xffffffff
+	return Place{Kernel: hex(string(boot)), Local: local[magic], Kind: mounted[magic]}, nil
 }

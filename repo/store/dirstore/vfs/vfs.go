@@ -13,6 +13,7 @@
 package vfs
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -66,6 +67,18 @@ type FS interface {
 	Close() error
 }
 
+// Binder is an optional ability of an FS whose calls can wait long (for a connection to come back): Bind gives the same
+// directory, whose waits end with ctx. What outlives a call is not bound: a file that Open gave, and a hold. A file that
+// Create gave is.
+type Binder interface {
+	Bind(ctx context.Context) FS
+}
+
+// ContextReader is an optional ability of a File whose ReadAt can wait long.
+type ContextReader interface {
+	ReadAtContext(ctx context.Context, p []byte, off int64) (int, error)
+}
+
 // File is an open file. ReadAt is safe for concurrent use.
 type File interface {
 	io.Writer
@@ -85,6 +98,12 @@ type Place struct {
 	// Local says that the file system is this kernel's own: what another program on this machine does is seen at
 	// once, and no machine has it mounted beside us. False where that is not known.
 	Local bool
+	// Central says that every call asks the one server that has the directory: names are never stale, and a hold is
+	// seen by everyone who asks the same server in the same way.
+	Central bool
+	// Kind is what it is mounted by, where that makes a difference: "nfs", "smb", "fuse", "9p", "ceph". Empty: a disk,
+	// or not known.
+	Kind string
 }
 
 var (
@@ -92,6 +111,9 @@ var (
 	ErrIrregular = errors.New("not a regular file or folder")
 	// ErrHeld says that a living process holds a folder.
 	ErrHeld = errors.New("held by another process")
+	// ErrLost says that the connection to the file system was lost during a call that is not repeated unseen. A file
+	// that was being written is worth nothing any more; a name may or may not have been given.
+	ErrLost = errors.New("the connection to the file system was lost")
 	// ErrGone says that the directory itself was removed while it was open.
 	ErrGone = errors.New("the directory itself is gone")
 )

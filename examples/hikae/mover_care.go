@@ -1,0 +1,257 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hikae/hikae/examples/hikae/internal/outcome"
+	"github.com/hikae/hikae/examples/hikae/internal/service"
+	"github.com/hikae/hikae/examples/hikae/internal/show"
+	"github.com/hikae/hikae/pipe/mover"
+	"github.com/hikae/hikae/pipe/mover/trust"
+)
+
+// bringToken enrols this machine. The folder of its key has the token's name until the mover has told the machine's: a
+// token whose answer was lost finds the same key there when it is brought again.
+func (t *tool) bringToken(ctx context.Context, address string, token trust.Token, state, writer string) (enrolment, error) {
+	once, err := token.Identity()
+	if err != nil {
+		return enrolment{}, err
+	}
+	at := filepath.Join(state, "movers", "at", folderName(address))
+	dir := filepath.Join(at, "_token-"+once.Pin().Short())
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return enrolment{}, err
+	}
+	if writer != "" {
+		if err := keepWriterKey(dir, writer); err != nil {
+			return enrolment{}, err
+		}
+	}
+	done, err := mover.Enrol(ctx, address, token, &mover.DialOptions{IdentityDir: dir})
+	if err != nil {
+		hint := "Make a new token on the mover's machine: hikae mover token."
+		if !errors.Is(err, trust.ErrRefused) {
+			hint = "Is a mover running there, and is the address right?"
+		}
+		return enrolment{}, &outcome.Error{Object: address, Err: trust.Explain(err), Hint: hint}
+	}
+	e := enrolment{Address: address, Name: done.Name, Role: string(done.Role), Mode: done.Mode, Server: done.Server.String()}
+	if err := keepEnrolment(dir, e); err != nil {
+		return e, err
+	}
+	last := filepath.Join(at, folderName(e.Name))
+	if _, err := os.Stat(last); err == nil { // an older enrolment under the name, which is good for nothing any more
+		if err := os.RemoveAll(last); err != nil {
+			return e, err
+		}
+	}
+	return e, os.Rename(dir, last)
+}
+
+func (t *tool) moverRotateCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rotate mover://HOST[:PORT]/NAME",
+		Short: "Give this machine a new key",
+		Long: text(`
+Make a new key, tell the mover of it with the old one, and use it. The old key is good until the new one was used for the
+first time; what breaks off in between goes on with the next command.`),
+		Example: example(`hikae mover rotate mover://backup.example.org/site-a`),
+		Args:    want("URL"),
+	}
+	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) {
+		c, _, _, err := t.dial(ctx, args[0], nil)
+		if err != nil {
+			return nil, err
+		}
+		if err := errors.Join(c.Rotate(ctx), c.Close()); err != nil {
+			return nil, about(args[0], "a new key", err)
+		}
+		return &reply{doc: map[string]string{"rotated": args[0]}, text: func(w *show.Printer) error {
+			return w.Printf("this machine has a new key at %s\n", outcome.Clean(args[0]))
+		}}, nil
+	})
+	return cmd
+}
+
+// statusDoc is what status prints for scripts. Bytes, seconds, counts.
+type statusDoc struct {
+	URL      string  `json:"url"`
+	Name     string  `json:"name"`
+	Role     string  `json:"role"`
+	Mode     string  `json:"mode"`
+	Version  string  `json:"version"`
+	Uptime   uint64  `json:"uptime"`
+	Sessions uint32  `json:"sessions"`
+	Lanes    uint32  `json:"connections"`
+	Writers  uint32  `json:"writing"`
+	Waiting  uint32  `json:"waiting"`
+	Free     int64   `json:"free"`
+	Draining bool    `json:"ending"`
+	Answer   float64 `json:"answer"` // seconds from the question to the answer
+}
+
+func (t *tool) moverStatusCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "status mover://HOST[:PORT]/NAME",
+		Short:   "Ask a mover how it is",
+		Long:    "Ask a mover how it is. A machine that may only append is told less than one with the role full.",
+		Example: example(`hikae mover status mover://backup.example.org/site-a`),
+		Args:    want("URL"),
+	}
+	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) {
+		c, e, _, err := t.dial(ctx, args[0], nil)
+		if err != nil {
+			return nil, err
+		}
+		defer c.Close()
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		start := time.Now()
+		h, err := c.Health(ctx)
+		if err != nil {
+			return nil, about(args[0], "", err)
+		}
+		doc := statusDoc{URL: args[0], Name: c.Peer(), Role: e.Role, Mode: h.Mode, Version: h.Version, Uptime: h.Seconds, Sessions: h.Sessions, Lanes: h.Lanes,
+			Writers: h.Writers, Waiting: h.Waiting, Free: h.Free, Draining: h.Draining, Answer: time.Since(start).Seconds()}
+		left := &reply{doc: doc, text: doc.print, loud: true}
+		if doc.Draining {
+			left.warnings = append(left.warnings, "the mover is about to end")
+		}
+		return left, nil
+	})
+	return cmd
+}
+
+func (d statusDoc) print(w *show.Printer) error {
+	facts := []string{
+		"mover", fmt.Sprintf("%s, %s target, up %s", outcome.Clean(d.Version), outcome.Clean(d.Mode), time.Duration(d.Uptime)*time.Second),
+		"this machine", fmt.Sprintf("%s, %s", outcome.Clean(d.Name), d.Role),
+		"answer after", fmt.Sprintf("%.1f ms", 1000*d.Answer),
+	}
+	if d.Role == string(trust.Full) {
+		facts = append(facts, "sessions", fmt.Sprintf("%d over %d connections", d.Sessions, d.Lanes),
+			"points", fmt.Sprintf("%d being written, %d waiting", d.Writers, d.Waiting), "room left", show.Size(d.Free))
+	}
+	return w.Facts(facts...)
+}
+
+func (t *tool) moverInstallCommand() *cobra.Command {
+	f := &moverServeFlags{access: access{variable: "HIKAE_PASSWORD"}}
+	var secret string
+	var printOnly bool
+	cmd := &cobra.Command{
+		Use:   "install --listen HOST:PORT --repo REPO | --source NAME=FILE…",
+		Short: "Make the mover a service of this machine",
+		Long: text(`
+Make a service of ` + "`hikae mover serve`" + ` with the same flags: a unit of systemd, or a service of Windows. It starts with the
+machine, and again when it fails. Run it as administrator.
+
+--secret FILE holds the passphrase in its first line; under systemd only the service sees it.`),
+		Example: example(`
+sudo hikae mover install --repo /srv/hikae --listen :7420 --secret /etc/hikae/password
+hikae mover install --print --repo /srv/hikae --listen :7420`),
+		Args: want(),
+	}
+	f.flags(cmd)
+	for _, name := range []string{"password-file", "key-file", "identity"} {
+		if err := cmd.Flags().MarkHidden(name); err != nil {
+			panic(err) // the flags are defined just above
+		}
+	}
+	cmd.Flags().StringVar(&secret, "secret", "", "`FILE` whose first line is the repository's passphrase")
+	cmd.Flags().BoolVar(&printOnly, "print", false, "print the unit for systemd, and change nothing")
+	cmd.RunE = t.act(func(ctx context.Context, _ []string) (*reply, error) {
+		d, err := f.description(secret)
+		if err != nil {
+			return nil, err
+		}
+		unit, err := d.Unit()
+		if err != nil {
+			return nil, &outcome.Error{Kind: outcome.KindUsage, Err: err}
+		}
+		if printOnly {
+			return &reply{doc: map[string]string{"unit": unit}, loud: true, text: func(w *show.Printer) error { return w.Printf("%s", unit) }}, nil
+		}
+		where, err := service.Install(d)
+		switch {
+		case errors.Is(err, service.ErrNoManager):
+			return nil, &outcome.Error{Kind: outcome.KindUnsupported, Err: err, Hint: "Run `hikae mover serve` under whatever starts programs here; --print shows a unit to go by."}
+		case err != nil:
+			return nil, &outcome.Error{Object: moverService, Text: "install the service", Err: err}
+		}
+		return &reply{doc: map[string]string{"service": moverService}, notes: []string{"its state is in /var/lib/" + moverService + " under systemd: set HIKAE_STATE_DIR to that for `hikae mover token`, list and revoke"},
+			text: func(w *show.Printer) error { return w.Printf("the service runs; look at it with: %s\n", where) }}, nil
+	})
+	return cmd
+}
+
+// description is the service with this command line.
+func (f *moverServeFlags) description(secret string) (service.Description, error) {
+	d := service.Description{Name: moverService, Title: "Hikae mover: brings backups over the network", SecretFlag: "--password-file"}
+	program, err := os.Executable()
+	if err != nil {
+		return d, err
+	}
+	if d.Program, err = filepath.EvalSymlinks(program); err != nil {
+		return d, err
+	}
+	d.Args = []string{"mover", "serve", "--listen", f.listen, "--log", f.log, "--writers", fmt.Sprint(f.writers), "--linger", f.linger.String()}
+	if f.repo != "" {
+		folder, err := filepath.Abs(f.repo)
+		if err != nil {
+			return d, err
+		}
+		if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
+			return d, about(f.repo, "repository", noRepository(err))
+		}
+		d.Args, d.Write = append(d.Args, "--repo", folder), append(d.Write, folder)
+	}
+	if f.blind {
+		d.Args = append(d.Args, "--blind")
+	}
+	for _, s := range f.sources {
+		d.Args = append(d.Args, "--source", s)
+	}
+	for _, o := range []struct{ flag, value string }{{"--limit", f.limit}, {"--limit-file", f.limitFile}, {"--metrics", f.metrics},
+		{"--metrics-token-file", f.metricsToken}, {"--metrics-file", f.metricsFile}} {
+		if o.value != "" {
+			d.Args = append(d.Args, o.flag, o.value)
+		}
+	}
+	if f.metricsFile != "" {
+		d.Write = append(d.Write, filepath.Dir(f.metricsFile))
+	}
+	if secret != "" {
+		if d.Secret, err = filepath.Abs(secret); err != nil {
+			return d, err
+		}
+		if _, err := firstLine(d.Secret); err != nil {
+			return d, err
+		}
+	}
+	return d, nil
+}
+
+func (t *tool) moverRemoveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "remove",
+		Short:   "Take the service away again",
+		Long:    "Stop the service that `hikae mover install` made, and take it away. The repository, the keys and the book of peers stay.",
+		Example: example(`sudo hikae mover remove`),
+		Args:    want(),
+		RunE: t.act(func(context.Context, []string) (*reply, error) {
+			if err := service.Remove(moverService); err != nil {
+				return nil, &outcome.Error{Object: moverService, Text: "remove the service", Err: err}
+			}
+			return &reply{doc: map[string]string{"removed": moverService}, text: func(w *show.Printer) error { return w.Printf("the service is gone\n") }}, nil
+		}),
+	}
+}

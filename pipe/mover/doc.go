@@ -1,0 +1,2 @@
+// Package mover carries backups between two machines.
+package mover

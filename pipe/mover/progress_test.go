@@ -1,0 +1,84 @@
+package mover
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// shelfLife is a writer whose durability a test sets.
+type shelfLife struct{ stamp, durable uint64 }
+
+func (s *shelfLife) Stamp() uint64   { return s.stamp }
+func (s *shelfLife) Durable() uint64 { return s.durable }
+
+func TestProgress(t *testing.T) {
+	t.Parallel()
+	w := &shelfLife{}
+	p := newProgress(w)
+	news := func(frontier, want uint64) {
+		t.Helper()
+		below, _ := p.news(frontier)
+		require.Equal(t, want, below)
+	}
+	news(1, 1)
+	p.begin(1)
+	p.begin(2)
+	news(3, 1)
+	w.stamp = 1
+	p.end(2)
+	news(3, 1) // 1 is under way
+	w.stamp = 2
+	p.end(1)
+	news(3, 1) // nothing is durable
+	w.durable = 1
+	news(3, 1)
+	w.durable = 2
+	news(3, 3)
+	news(9, 9) // calls of other kinds
+	for call := uint64(9); call < 1000; call++ {
+		p.begin(call)
+		p.end(call)
+	}
+	require.Len(t, p.placed, 1, "blocks that are there already take no memory")
+	news(1000, 1000)
+
+	d := new(disk)
+	p.begin(1000)
+	p.begin(1001)
+	p.hold(1001, d)
+	p.hold(1000, d)
+	w.stamp = 3
+	news(1002, 1000)
+	p.sealed(d)
+	news(1002, 1000)
+	w.durable = 3
+	news(1002, 1002)
+	_, grown := p.news(1002)
+	require.False(t, grown)
+}
+
+func TestFrontier(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &frontier{}
+		require.EqualValues(t, 1, f.at())
+		for _, n := range []uint64{2, 4, 3, 6} {
+			require.True(t, f.saw(n))
+			require.EqualValues(t, 1, f.at())
+		}
+		require.True(t, f.saw(1))
+		require.EqualValues(t, 5, f.at())
+		require.False(t, f.saw(3))
+		time.Sleep(overdue - time.Second)
+		require.EqualValues(t, 5, f.at())
+		time.Sleep(2 * time.Second)
+		require.EqualValues(t, 7, f.at(), "a call that never comes must not hold up what is told for ever")
+		require.False(t, f.saw(5), "and should it come, it is refused")
+		require.True(t, f.saw(7))
+		require.EqualValues(t, 8, f.at())
+		require.Empty(t, f.ahead)
+	})
+}

@@ -1,0 +1,287 @@
+package repo
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"strings"
+	"sync"
+
+	"github.com/hikae/hikae/repo/internal/object"
+	"github.com/hikae/hikae/repo/store"
+)
+
+// OpenWriter opens a repository for a write-only client: it adds points of the key's VMs, and that is all. It sees its
+// own points, as far as its cache has them, to build on them; everything else is fs.ErrPermission. EnrolWriter of a
+// client that opened a slot makes the key.
+//
+// The cache is a store on this machine for this repository and key alone. What the client has to read again it finds
+// there and nowhere else: its manifests, pages, tables of its packs, all sealed as in the repository. Without what is
+// in it the next backup is a full one, for the client then knows neither a base nor a block.
+func OpenWriter(ctx context.Context, st, cache store.Store, key WriterKey, opts *OpenOptions) (*Repository, error) {
+	if err := key.check(); err != nil {
+		return nil, err
+	}
+	w := &writeOnly{key: key, far: st, cache: cache, tables: map[packRef]string{}}
+	r := newClosed(w, opts)
+	r.writer, w.r = w, r
+	if err := r.findHeader(ctx, key.doc.Header); err != nil {
+		return nil, err
+	}
+	keys, err := newWriterKeyring(&r.header, key)
+	if err != nil {
+		return nil, err
+	}
+	r.keys = keys
+	if err := w.claim(ctx); err != nil {
+		return nil, err
+	}
+	return r.start(ctx)
+}
+
+// findHeader reads the header that the key was made for. Whoever keeps the store could show another one, with keys of
+// his own in it.
+func (r *Repository) findHeader(ctx context.Context, want hash) error {
+	tried := map[hash]bool{}
+	for {
+		if err := r.readHeader(ctx, tried); err != nil {
+			if len(tried) > 0 {
+				return fmt.Errorf("the header is not the one that the writer's key was made for: %w", ErrSecret)
+			}
+			return err
+		}
+		if r.headerHash == want {
+			return nil
+		}
+		tried[r.headerHash] = true
+	}
+}
+
+var errWriteOnly = fmt.Errorf("a write-only client reads nothing back: %w", fs.ErrPermission)
+
+// writeOnly is the store of a write-only client: what it may read again comes from the cache, the log from afar, and
+// what it creates goes to both.
+//
+//	          create        read, list
+//	data      far           nothing; the cache knows that it is there, how long, and (as index/…) its table
+//	meta      far, cache    cache
+//	index     far, cache    cache
+//	manifest  far, cache    cache
+//	others    far           far
+type writeOnly struct {
+	r     *Repository
+	key   WriterKey
+	far   store.Store
+	cache store.Store
+
+	mu     sync.Mutex
+	tables map[packRef]string // tables of single packs in the cache, until an index object has them
+}
+
+var (
+	_ store.Store  = (*writeOnly)(nil)
+	_ store.Prober = (*writeOnly)(nil)
+	_ store.Spacer = (*writeOnly)(nil)
+)
+
+// ownerName is an object of the cache that says whose it is.
+const ownerName = "owner"
+
+// claim makes sure that the cache is this repository's and this key's.
+func (w *writeOnly) claim(ctx context.Context) error {
+	public := w.key.Public()
+	owner := append(w.r.header.ID[:], public[:]...)
+	err := w.cache.Create(ctx, ownerName, owner)
+	if errors.Is(err, fs.ErrExist) {
+		var got []byte
+		if got, err = store.ReadAll(ctx, w.cache, ownerName, 64); err == nil && string(got) != string(owner) {
+			err = errors.New("it is that of another repository or key")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("the writer's cache: %w", err)
+	}
+	return nil
+}
+
+// place says where objects of a name live.
+func place(name string) (dir string, cached bool) {
+	dir, _, _ = strings.Cut(name, "/")
+	return dir, dir == "data" || dir == "meta" || dir == "index" || dir == "manifest"
+}
+
+// Create stores an object afar, and what has to be read again in the cache too. That something is there already under
+// a name that holds a fresh random id, below a lease of this client's own, can only be this very object: a call that
+// was carried out and sent again. It cannot be read back to see.
+func (w *writeOnly) Create(ctx context.Context, name string, data []byte) error {
+	err := w.far.Create(ctx, name, data)
+	bare := strings.TrimPrefix(strings.TrimPrefix(name, "copy1/"), "copy2/")
+	dir, cached := place(bare)
+	if errors.Is(err, fs.ErrExist) && (cached || dir == "anchor") {
+		err = nil
+	}
+	if err == nil && cached && dir != "data" && bare == name {
+		w.save(ctx, name, data)
+	}
+	return err
+}
+
+// save puts something into the cache. Losing it costs time and never a byte, so a failure is told and not suffered.
+func (w *writeOnly) save(ctx context.Context, name string, data []byte) (ok bool) {
+	err := w.cache.Create(ctx, name, data)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		w.r.warn(fmt.Sprintf("the writer's cache lacks %s: %v", name, err))
+		return false
+	}
+	return true
+}
+
+// keep takes note of a pack that is durable: its table, sealed for this client, and that it is there.
+func (w *writeOnly) keep(ctx context.Context, p packRef, stream int, entries []object.Entry, fileSize int) {
+	name, err := w.keepTable(ctx, packTable{ref: p, stream: stream, entries: entries})
+	if err != nil {
+		w.r.warn(fmt.Sprintf("the writer's cache lacks the table of %s: %v", p.name(), err))
+		return
+	}
+	w.mu.Lock()
+	w.tables[p] = name
+	w.mu.Unlock()
+	if p.Kind == kindData {
+		w.save(ctx, p.name(), binary.LittleEndian.AppendUint64(nil, uint64(fileSize)))
+	}
+}
+
+func (w *writeOnly) keepTable(ctx context.Context, t packTable) (name string, err error) {
+	k := w.r.keys
+	b, err := object.NewBuilder(k.repo, k.suite, kindIndex, k.permille, 8<<10, k.wrapsOf(kindIndex))
+	if err != nil {
+		return "", err
+	}
+	doc := encodePackTable(t)
+	if _, err := b.Append(object.TypeTable, hashBytes(doc), object.CodecPlain, len(doc), doc); err != nil {
+		return "", err
+	}
+	file, err := b.Seal()
+	if err != nil {
+		return "", err
+	}
+	name = indexName(objectRef{t.ref.Lease, b.ID()})
+	return name, w.cache.Create(ctx, name, file)
+}
+
+// forget removes the tables of single packs that an index object has taken over.
+func (w *writeOnly) forget(ctx context.Context, tables []packTable) {
+	for _, t := range tables {
+		w.mu.Lock()
+		name, ok := w.tables[t.ref]
+		delete(w.tables, t.ref)
+		w.mu.Unlock()
+		if ok {
+			_ = w.cache.Remove(ctx, name) // one too many does no harm
+		}
+	}
+}
+
+// ReadAt reads from where the object lives.
+func (w *writeOnly) ReadAt(ctx context.Context, name string, p []byte, off int64) (int, error) {
+	switch dir, cached := place(name); {
+	case dir == "data" || dir == "anchor":
+		return 0, &fs.PathError{Op: "read", Path: name, Err: errWriteOnly}
+	case cached:
+		return w.cache.ReadAt(ctx, name, p, off)
+	}
+	if copyOfManifest(name) {
+		return 0, &fs.PathError{Op: "read", Path: name, Err: fs.ErrNotExist}
+	}
+	return w.far.ReadAt(ctx, name, p, off)
+}
+
+// Stat is as ReadAt; of a pack of blocks the cache knows the size.
+func (w *writeOnly) Stat(ctx context.Context, name string) (store.Info, error) {
+	switch dir, cached := place(name); {
+	case dir == "data":
+		return w.marked(ctx, name)
+	case dir == "anchor":
+		return store.Info{}, &fs.PathError{Op: "stat", Path: name, Err: errWriteOnly}
+	case cached:
+		return w.cache.Stat(ctx, name)
+	}
+	if copyOfManifest(name) {
+		return store.Info{}, &fs.PathError{Op: "stat", Path: name, Err: fs.ErrNotExist}
+	}
+	return w.far.Stat(ctx, name)
+}
+
+func copyOfManifest(name string) bool {
+	return strings.HasPrefix(name, "copy1/manifest/") || strings.HasPrefix(name, "copy2/manifest/")
+}
+
+// marked reads what the cache has of a pack of blocks.
+func (w *writeOnly) marked(ctx context.Context, name string) (store.Info, error) {
+	b, err := store.ReadAll(ctx, w.cache, name, 8)
+	if err != nil {
+		return store.Info{}, err
+	}
+	if len(b) != 8 {
+		return store.Info{}, &fs.PathError{Op: "stat", Path: name, Err: io.ErrUnexpectedEOF}
+	}
+	return store.Info{Name: name, Size: int64(binary.LittleEndian.Uint64(b))}, nil
+}
+
+// List lists the cache or the store afar, whichever has objects of the prefix.
+func (w *writeOnly) List(ctx context.Context, prefix string) iter.Seq2[store.Info, error] {
+	return func(yield func(store.Info, error) bool) {
+		switch dir, cached := place(prefix); {
+		case prefix == "" || dir == "anchor":
+			yield(store.Info{}, &fs.PathError{Op: "list", Path: prefix, Err: errWriteOnly})
+		case dir == "data":
+			w.listMarked(ctx, prefix)(yield)
+		case cached:
+			w.cache.List(ctx, prefix)(yield)
+		default:
+			w.far.List(ctx, prefix)(yield)
+		}
+	}
+}
+
+func (w *writeOnly) listMarked(ctx context.Context, prefix string) iter.Seq2[store.Info, error] {
+	return func(yield func(store.Info, error) bool) {
+		for info, err := range w.cache.List(ctx, prefix) {
+			if err == nil {
+				info, err = w.marked(ctx, info.Name)
+			}
+			if errors.Is(err, io.ErrUnexpectedEOF) {
+				continue // no mark of ours: then the pack is not known
+			}
+			if !yield(info, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Remove removes an object afar, where this client may: its own heartbeats.
+func (w *writeOnly) Remove(ctx context.Context, name string) error { return w.far.Remove(ctx, name) }
+
+// Close closes neither of the two: they are the caller's.
+func (w *writeOnly) Close() error { return nil }
+
+// Probe asks the store afar.
+func (w *writeOnly) Probe(ctx context.Context) (store.Abilities, error) {
+	if p, ok := store.As[store.Prober](w.far); ok {
+		return p.Probe(ctx)
+	}
+	return store.Abilities{}, nil
+}
+
+// Free asks the store afar.
+func (w *writeOnly) Free(ctx context.Context) (int64, error) {
+	if s, ok := store.As[store.Spacer](w.far); ok {
+		return s.Free(ctx)
+	}
+	return 0, errors.ErrUnsupported
+}
