@@ -31,6 +31,13 @@
 // The index, from block to pack, is a cache: it is made from the packs' own tables whenever it is missing. In memory
 // it takes 11 to 23 bytes a block; one process serves about 100 TB of blocks of 256 KiB.
 //
+// # Clients that only write
+//
+// A machine that may be taken over gets no secret that opens anything: [Repository.EnrolWriter] makes a [WriterKey] for
+// some VMs, and [OpenWriter] a repository that adds points of those and does nothing else. What it writes has ids of its
+// own scope, and is sealed for those who open a slot. Where it reaches the store through a blind target, package guard
+// holds it to that; [Public] is what such a target, which has no key at all, knows of the repository.
+//
 // # Safety
 //
 // A [Repository] is safe for concurrent use, and several processes on several machines may write to one store, where

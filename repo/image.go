@@ -21,18 +21,22 @@ func (r *Repository) Open(ctx context.Context, point, disk string) (pipe.Image, 
 	if err != nil {
 		return nil, err
 	}
-	if r.writer != nil {
-		return nil, errWriteOnly
-	}
 	for i := range m.Disks {
-		if m.Disks[i].Key == disk {
-			img, err := r.openDisk(ctx, m.Lease, &m.Disks[i])
-			if err != nil {
+		if m.Disks[i].Key != disk {
+			continue
+		}
+		img, err := r.openDisk(ctx, m.Lease, &m.Disks[i])
+		switch {
+		case err != nil:
+			return nil, err
+		case r.writer != nil: // it sees what is where, which increments are built from, and reads nothing
+			if err := img.checkPages(ctx); err != nil {
 				return nil, err
 			}
-			img.unpin = r.pin(ctx, m.Point)
 			return img, nil
 		}
+		img.unpin = r.pin(ctx, m.Point)
+		return img, nil
 	}
 	return nil, fmt.Errorf("disk %q of point %s: %w", disk, point, fs.ErrNotExist)
 }
@@ -46,6 +50,12 @@ func (r *Repository) openDisk(ctx context.Context, lease uint64, d *manifestDisk
 	img := &diskImage{r: r, idx: x, pages: map[pipe.ID]*page{}, unpin: func() error { return nil }}
 	img.tree = treeReader{shape: r.shapeOf(d), load: img.loadPage, root: entry(d.Root)}
 	return img, nil
+}
+
+// checkPages loads the whole tree, without its blocks: a base of which pages are lost is better known before than while
+// it is built on.
+func (d *diskImage) checkPages(ctx context.Context) error {
+	return d.tree.walk(ctx, 0, d.tree.blocks, func(entry, int64, int64) error { return nil })
 }
 
 // diskImage is a disk of a restore point as an image.

@@ -16,8 +16,8 @@ import (
 )
 
 // OpenWriter opens a repository for a write-only client: it adds points of the key's VMs, and that is all. It sees its
-// own points, as far as its cache has them, to build on them; everything else is fs.ErrPermission. EnrolWriter of a
-// client that opened a slot makes the key.
+// own points, as far as its cache has them, to build on them: what they are, and which parts of their disks hold data.
+// Reading any of it, and everything else, is fs.ErrPermission. EnrolWriter of a client that opened a slot makes the key.
 //
 // The cache is a store on this machine for this repository and key alone. What the client has to read again it finds
 // there and nowhere else: its manifests, pages, tables of its packs, all sealed as in the repository. Without what is

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
 
@@ -152,8 +154,24 @@ func TestWriteOnlyClientIsRefused(t *testing.T) {
 
 	_, err := w.Begin(ctx, "db", nil)
 	require.ErrorIs(t, err, fs.ErrPermission)
-	_, err = w.Open(ctx, mine, "disk0")
+	img, err := w.Open(ctx, mine, "disk0")
+	require.NoError(t, err)
+	data := int64(0)
+	for e, err := range img.(pipe.ExtentImage).Extents(ctx, 0, img.Size()) {
+		require.NoError(t, err)
+		if e.Kind == pipe.Data {
+			data += e.Len
+		}
+	}
+	info, err := w.Resolve(ctx, mine)
+	require.NoError(t, err)
+	require.Equal(t, info.Disks[0].Data, data, "where data is it knows, for increments")
+	require.NotZero(t, data)
+	_, err = img.ReadAt(ctx, make([]byte, testBlock), 0)
 	require.ErrorIs(t, err, fs.ErrPermission)
+	_, err = img.ReadAt(ctx, make([]byte, 10), 100)
+	require.ErrorIs(t, err, fs.ErrPermission)
+	require.NoError(t, img.Close())
 	_, err = w.Open(ctx, theirs, "disk0")
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	_, err = w.OpenBlob(ctx, mine, "config")
@@ -204,8 +222,8 @@ func TestWriterKeyIsASecret(t *testing.T) {
 	}
 }
 
-// The cache is damaged or loses objects, one after the other: the next backup works, whole or as an increment, and
-// what it makes restores to the byte; or it says that its base cannot be used.
+// The cache is damaged or loses objects, one after the other: the next backup works, whole or as an increment, whichever
+// the cache still gives, and what it makes restores to the byte.
 func TestDamagedWriterCache(t *testing.T) {
 	ctx := t.Context()
 	st, cache := memstore.New(nil), memstore.New(nil)
@@ -214,7 +232,7 @@ func TestDamagedWriterCache(t *testing.T) {
 	w := openWriter(t, st, cache, key)
 	first := mustBackup(t, w, "web", disk(1), nil)
 	require.NoError(t, w.Close())
-	worked := 0
+	increments, fulls := 0, 0
 	for _, name := range names(t, cache) {
 		for _, harm := range []string{"gone", "flipped", "cut"} {
 			st, cache := st.Clone(), cache.Clone()
@@ -238,20 +256,29 @@ func TestDamagedWriterCache(t *testing.T) {
 				continue
 			}
 			require.NoError(t, err)
-			var opts *pipe.PointOptions
+			change, based := pipe.Extent{Off: testBlock, Len: testBlock}, false
 			if known := pointsOf(t, w); len(known) > 0 {
-				opts = &pipe.PointOptions{Base: known[0]}
+				base, err := w.Open(ctx, known[0], "disk0") // as job does before it builds on it
+				if based = err == nil; based {
+					require.NoError(t, base.Close())
+				}
 			}
-			id, err := backup(ctx, w, "web", disk(2), opts)
+			id := ""
+			if based {
+				increments++
+				id = increment(t, w, "web", first, changedDisk(t, 1, 2, change), change)
+			} else {
+				fulls++
+				id = mustBackup(t, w, "web", changedDisk(t, 1, 2, change), nil)
+			}
 			require.NoError(t, w.Close())
-			if err == nil {
-				worked++
-				requireSame(t, reopen(t, st), id, disk(2))
-			}
-			requireSame(t, reopen(t, st), first, disk(1))
+			reader := reopen(t, st)
+			requireSame(t, reader, id, changedDisk(t, 1, 2, change))
+			requireSame(t, reader, first, disk(1))
 		}
 	}
-	require.Greater(t, worked, 6)
+	require.NotZero(t, increments)
+	require.NotZero(t, fulls)
 }
 
 // requireStoresEqual compares two stores byte by byte.
@@ -270,4 +297,88 @@ func requireStoresEqual(t testing.TB, want, got store.Store) {
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(x, y), name)
 	}
+}
+
+// Fail every call that a write-only client's incremental backup makes afar, once, before and after it took effect: the
+// points that were there restore, a point is listed only if it was reported or its answer was lost, and the next run
+// works without any help (laws a, c, e).
+func TestEveryCallOfAWriterFails(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	origin, cached := memstore.New(nil), memstore.New(nil)
+	full := newRepository(t, origin, &repo.InitOptions{BlockSize: testBlock})
+	key := enrol(t, full, "web")
+	w := openWriter(t, origin, cached, key)
+	first := mustBackup(t, w, "web", disk(1), nil)
+	require.NoError(t, w.Close())
+	step := 1
+	if tier := os.Getenv("HIKAE_TEST_TIER"); tier != "long" && tier != "release" {
+		step = 5
+	}
+	for _, mode := range []storetest.Mode{storetest.Before, storetest.After} {
+		for n := 1 + rand.IntN(step); ; n += step {
+			st, cache := origin.Clone(), cached.Clone()
+			faulty := storetest.NewFaulty(st, storetest.Fault{Op: storetest.Any, N: n, Mode: mode})
+			id, err := func() (string, error) {
+				r, err := repo.OpenWriter(ctx, faulty, cache, key, openOptions(t))
+				if err != nil {
+					return "", err
+				}
+				defer r.Close()
+				return backup(ctx, r, "web", disk(2), &pipe.PointOptions{Base: first})
+			}()
+			reader := reopen(t, st)
+			ids := pointsOf(t, reader)
+			require.Equal(t, first, ids[0], "call %d", n)
+			if err == nil {
+				require.Equal(t, []string{first, id}, ids, "a point that was reported is listed")
+			}
+			for i, id := range ids {
+				requireSame(t, reader, id, disk(uint64(i+1)))
+			}
+			next := openWriter(t, st, cache, key)
+			third := mustBackup(t, next, "web", disk(3), &pipe.PointOptions{Base: first})
+			requireSame(t, reader, third, disk(3))
+			if faulty.Fired() == 0 {
+				require.Greater(t, n, 25)
+				break
+			}
+		}
+	}
+}
+
+// On a store that only one may write to, a write-only client waits for nobody and ends nobody's lease.
+func TestWriterOnAnUnsharedStore(t *testing.T) {
+	ctx := t.Context()
+	st := memstore.New(&memstore.Options{Less: store.Abilities{ExclusiveCreate: true}})
+	full := newRepository(t, st, &repo.InitOptions{BlockSize: testBlock})
+	key := enrol(t, full, "web")
+	living, err := full.Begin(ctx, "db", nil)
+	require.NoError(t, err)
+	w := openWriter(t, st, memstore.New(nil), key)
+	_, err = w.Begin(ctx, "web", nil)
+	require.ErrorIs(t, err, repo.ErrReadOnly)
+	require.NoError(t, living.Close())
+	mustBackup(t, w, "web", disk(1), nil)
+}
+
+// A write-only client that remembers the log sees that an older state was put back, and writes nothing then.
+func TestWriterSeesARollback(t *testing.T) {
+	ctx := t.Context()
+	st, cache := memstore.New(nil), memstore.New(nil)
+	full := newRepository(t, st, &repo.InitOptions{BlockSize: testBlock})
+	key := enrol(t, full, "web")
+	opts := openOptions(t)
+	opts.StateDir = t.TempDir()
+	open := func(st store.Store) *repo.Repository {
+		r, err := repo.OpenWriter(ctx, st, cache, key, opts)
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, r.Close()) })
+		return r
+	}
+	old := st.Clone()
+	mustBackup(t, open(st), "web", disk(1), nil)
+	_, err := backup(ctx, open(old), "web", disk(2), nil)
+	var rollback *repo.ErrRollback
+	require.ErrorAs(t, err, &rollback)
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/hikae/hikae/examples/hikae/internal/show"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo"
-	"github.com/hikae/hikae/repo/store/dirstore"
 )
 
 // initFlags are what a repository is created with.
@@ -86,9 +85,11 @@ func (t *tool) init(ctx context.Context, f *initFlags) (*reply, error) {
 	if err := checkFolder(f.repo); err != nil {
 		return nil, err
 	}
-	isNew, err := checkEmpty(f.repo)
-	if err != nil {
-		return nil, err
+	isNew := false
+	if !isShare(f.repo) {
+		if isNew, err = checkEmpty(f.repo); err != nil {
+			return nil, err
+		}
 	}
 	secret, err := t.newSecret(ctx, f)
 	if err != nil {
@@ -118,7 +119,7 @@ func (t *tool) create(ctx context.Context, dir string, secret repo.Secret, opts 
 	if err != nil {
 		return nil, err
 	}
-	st, err := dirstore.Init(dir)
+	st, err := t.initStore(ctx, dir)
 	if err != nil {
 		return nil, err
 	}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/repo"
-	"github.com/hikae/hikae/repo/store/dirstore"
 )
 
 func (t *tool) moverCommand() *cobra.Command {
@@ -64,13 +63,13 @@ func (s *served) dir(ctx context.Context, t *tool) (string, error) {
 	name := "sources"
 	switch {
 	case s.blind: // the repository may not be there yet
-		folder, err := filepath.Abs(s.repo)
+		folder, err := absolute(s.repo)
 		if err != nil {
 			return "", err
 		}
 		name = "blind-" + folderName(folder)
 	case !s.sources:
-		if name, err = identify(ctx, s.repo); err != nil {
+		if name, err = t.identify(ctx, s.repo); err != nil {
 			return "", err
 		}
 	}
@@ -78,11 +77,11 @@ func (s *served) dir(ctx context.Context, t *tool) (string, error) {
 }
 
 // identify tells the id of the repository in a folder; no secret is needed for that.
-func identify(ctx context.Context, folder string) (string, error) {
+func (t *tool) identify(ctx context.Context, folder string) (string, error) {
 	if err := checkFolder(folder); err != nil {
 		return "", err
 	}
-	st, err := dirstore.Open(folder)
+	st, err := t.openStore(ctx, folder)
 	if err != nil {
 		return "", about(folder, "open repository "+folder, noRepository(err))
 	}

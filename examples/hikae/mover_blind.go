@@ -32,13 +32,15 @@ const writerKeyFile = "writer.key"
 
 // serveBlind keeps objects for peers. A folder that is empty yet becomes a store: a peer with the role full makes the
 // repository in it.
-func (t *tool) serveBlind(_ context.Context, f *moverServeFlags, r *running, dir string) error {
+func (t *tool) serveBlind(ctx context.Context, f *moverServeFlags, r *running, dir string) error {
 	if err := checkFolder(f.repo); err != nil {
 		return err
 	}
-	st, err := dirstore.Open(f.repo)
-	if isNew, look := checkEmpty(f.repo); err != nil && look == nil || isNew {
-		st, err = dirstore.Init(f.repo)
+	st, err := t.openStore(ctx, f.repo)
+	if err != nil && !isShare(f.repo) {
+		if _, taken := checkEmpty(f.repo); taken == nil {
+			st, err = t.initStore(ctx, f.repo)
+		}
 	}
 	if err != nil {
 		return about(f.repo, "open the store "+f.repo, err)
@@ -51,7 +53,7 @@ func (t *tool) serveBlind(_ context.Context, f *moverServeFlags, r *running, dir
 	r.opts.Blind = moverstore.Blind(func(_ context.Context, peer trust.Peer) (store.Store, error) {
 		return g.For(peer.Name, peer.Role == trust.Full), nil
 	})
-	r.opts.Free = st.Free
+	r.opts.Free = freeOf(st)
 	return nil
 }
 

@@ -205,14 +205,17 @@ func (f *moverServeFlags) description(secret string) (service.Description, error
 	}
 	d.Args = []string{"mover", "serve", "--listen", f.listen, "--log", f.log, "--writers", fmt.Sprint(f.writers), "--linger", f.linger.String()}
 	if f.repo != "" {
-		folder, err := filepath.Abs(f.repo)
+		folder, err := absolute(f.repo)
 		if err != nil {
 			return d, err
 		}
-		if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
-			return d, about(f.repo, "repository", noRepository(err))
+		d.Args = append(d.Args, "--repo", folder)
+		if !isShare(folder) {
+			if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
+				return d, about(f.repo, "repository", noRepository(err))
+			}
+			d.Write = append(d.Write, folder)
 		}
-		d.Args, d.Write = append(d.Args, "--repo", folder), append(d.Write, folder)
 	}
 	if f.blind {
 		d.Args = append(d.Args, "--blind")

@@ -22,7 +22,6 @@ import (
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo"
 	"github.com/hikae/hikae/repo/store"
-	"github.com/hikae/hikae/repo/store/dirstore"
 )
 
 // access is how a repository is reached: where it is, and what opens it.
@@ -40,7 +39,7 @@ type access struct {
 // repoFlags adds --repo and the secret flags to a command.
 func repoFlags(cmd *cobra.Command) *access {
 	a := &access{variable: "HIKAE_PASSWORD"}
-	cmd.Flags().StringVar(&a.repo, "repo", "", "`REPO`: the folder of the repository (required)")
+	cmd.Flags().StringVar(&a.repo, "repo", "", "`REPO`: the repository's folder, smb://HOST/SHARE/FOLDER, or mover://HOST/NAME (required)")
 	a.secretFlags(cmd)
 	if err := cmd.MarkFlagRequired("repo"); err != nil {
 		panic(err) // the flag is defined just above
@@ -139,14 +138,14 @@ func checkFolder(place string) error {
 	}
 	scheme, _, ok := strings.Cut(place, "://")
 	switch {
-	case !ok:
+	case !ok || isShare(place):
 		return nil
 	case scheme+"://" == moverScheme:
 		return &outcome.Error{Kind: outcome.KindUsage, Object: place, Text: "this cannot be done through a mover",
 			Hint: "Run it on the repository's machine, with the repository's folder."}
 	}
 	return &outcome.Error{Kind: outcome.KindUsage, Object: place,
-		Text: fmt.Sprintf("repositories at %s:// are not there yet", scheme), Hint: "Use a folder, or mover://HOST:PORT/NAME."}
+		Text: fmt.Sprintf("repositories at %s:// are not there yet", scheme), Hint: "Use a folder, smb://HOST/SHARE/FOLDER, or mover://HOST:PORT/NAME."}
 }
 
 // openHere opens a repository in a folder of this machine.
@@ -163,12 +162,12 @@ func (t *tool) openHere(ctx context.Context, a *access, readOnly bool) (*opened,
 	if err != nil {
 		return nil, err
 	}
-	r, err := openWith(ctx, a.repo, secret, opts)
+	r, err := t.openWith(ctx, a.repo, secret, opts)
 	if secret == nil && errors.Is(err, repo.ErrSecret) {
 		if secret, err = t.ask(ctx, a, "Passphrase of "+a.repo); err != nil {
 			return nil, err
 		}
-		r, err = openWith(ctx, a.repo, secret, opts)
+		r, err = t.openWith(ctx, a.repo, secret, opts)
 	}
 	if err != nil {
 		return nil, about(a.repo, "open repository "+a.repo, err)
@@ -177,8 +176,8 @@ func (t *tool) openHere(ctx context.Context, a *access, readOnly bool) (*opened,
 	return r, nil
 }
 
-func openWith(ctx context.Context, dir string, secret repo.Secret, opts *repo.OpenOptions) (*opened, error) {
-	st, err := dirstore.Open(dir)
+func (t *tool) openWith(ctx context.Context, place string, secret repo.Secret, opts *repo.OpenOptions) (*opened, error) {
+	st, err := t.openStore(ctx, place)
 	if err != nil {
 		return nil, noRepository(err)
 	}

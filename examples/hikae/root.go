@@ -79,7 +79,13 @@ where there is a terminal. Whoever loses all secrets of a repository loses what 
                    user's application folder.
   HIKAE_CACHE_DIR  what can be made again: indexes. Default: the user's cache folder.
 
-Where neither variable nor home folder is set, commands that need these places fail and say so.`)},
+Where neither variable nor home folder is set, commands that need these places fail and say so.
+
+REPO is a folder, a folder on a share that is spoken to directly (smb://HOST[:PORT]/SHARE/FOLDER), or a repository behind a
+mover (mover://HOST[:PORT]/NAME, see: hikae mover). As whom to log on to a share is said by
+
+  HIKAE_SMB_CREDENTIALS  a file with the lines username=, password= and domain=, as mount.cifs has it, or
+  HIKAE_SMB_USER         user or DOMAIN\user, with the password in HIKAE_SMB_PASSWORD`)},
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -27,6 +28,7 @@ import (
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/diskfile"
 	"github.com/hikae/hikae/pipe/mover"
+	"github.com/hikae/hikae/pipe/mover/bandwidth"
 	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/pipe/pipetest"
 	"github.com/hikae/hikae/repo"
@@ -137,6 +139,10 @@ func openRepo(ctx context.Context, dir string) (*repo.Repository, error) {
 
 // newMover is a trusted target over a repository in dir.
 func newMover(ctx context.Context, dir string, level slog.Level) (*mover.Server, func() error, error) {
+	return newMoverLimited(ctx, dir, level, nil)
+}
+
+func newMoverLimited(ctx context.Context, dir string, level slog.Level, shaper *bandwidth.Shaper) (*mover.Server, func() error, error) {
 	if err := os.MkdirAll(filepath.Join(dir, "repo"), 0o700); err != nil {
 		return nil, nil, err
 	}
@@ -152,7 +158,7 @@ func newMover(ctx context.Context, dir string, level slog.Level) (*mover.Server,
 	if err != nil {
 		return nil, nil, err
 	}
-	server, err := mover.NewServer(&mover.ServerOptions{Identity: id, Book: book, Backend: r, StateDir: filepath.Join(dir, "state"),
+	server, err := mover.NewServer(&mover.ServerOptions{Identity: id, Book: book, Backend: r, StateDir: filepath.Join(dir, "state"), Shaper: shaper,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), Version: "figures"})
 	return server, r.Close, err
 }
@@ -177,8 +183,10 @@ func serveMover(ctx context.Context, s spec) (said, error) {
 	return used(), err
 }
 
-func dial(ctx context.Context, s spec) (*mover.Client, error) {
-	return mover.Dial(ctx, s.Address, &mover.DialOptions{IdentityDir: s.Dir, ServerPin: s.Pin, Lanes: s.Lanes, GiveUp: s.GiveUp,
+func dial(ctx context.Context, s spec) (*mover.Client, error) { return dialLogging(ctx, s, nil) }
+
+func dialLogging(ctx context.Context, s spec, log *slog.Logger) (*mover.Client, error) {
+	return mover.Dial(ctx, s.Address, &mover.DialOptions{IdentityDir: s.Dir, ServerPin: s.Pin, Lanes: s.Lanes, GiveUp: s.GiveUp, Log: log,
 		Warn: func(text string) { fmt.Fprintln(os.Stderr, "warning:", text) }})
 }
 
@@ -387,48 +395,56 @@ func sendTLS(ctx context.Context, s spec, id *trust.Identity) (int64, error) {
 	return int64(binary.BigEndian.Uint64(answer)), err
 }
 
-// runMany is Count sessions at once, of as many peers, each with a point of Bytes.
+// runMany is Count sessions at once, of as many peers, each with a point of Bytes. Not more than a hundred knock at the
+// door at once: a mover turns away those beyond 128 from one address, which here all of them have.
 func runMany(ctx context.Context, s spec) (said, error) {
 	times := make([]float64, s.Count)
 	failures := make([]error, s.Count)
+	door := make(chan struct{}, 100)
 	out, err := measured(func() error {
-		var wg sync.WaitGroup
+		var open, wg sync.WaitGroup
+		open.Add(s.Count)
 		for i := range s.Count {
 			wg.Go(func() {
 				content := make([]byte, s.Bytes)
 				fillNoise(content, uint64(i)+1)
 				one := s
 				one.Dir, one.Lanes = filepath.Join(s.Dir, strconv.Itoa(i)), 1
+				door <- struct{}{}
+				c, err := dial(ctx, one)
+				<-door
+				open.Done()
+				open.Wait() // all sessions stand
 				start := time.Now()
-				failures[i] = func() error {
-					c, err := dial(ctx, one)
-					if err != nil {
-						return err
-					}
-					defer c.Close()
+				if err == nil {
 					_, _, err = backup(ctx, c, "vm", pipetest.Bytes(content))
-					return err
-				}()
-				times[i] = time.Since(start).Seconds()
+					err = errors.Join(err, c.Close())
+				}
+				failures[i], times[i] = err, time.Since(start).Seconds()
 			})
 		}
 		wg.Wait()
-		return errors.Join(slices.DeleteFunc(failures, func(err error) bool { return err == nil })...)
+		failed := slices.DeleteFunc(failures, func(err error) bool { return err == nil })
+		if len(failed) == 0 {
+			return nil
+		}
+		return fmt.Errorf("%d of %d failed: %w", len(failed), s.Count, failed[0])
 	})
 	out.Times = times
 	return out, err
 }
 
-// runHole backs up until the line goes away for good. It says when it notices, and what is left five seconds after.
+// runHole backs up until the line goes away for good. It says when it noticed and when it gave up, and
+// what is left five seconds after.
 func runHole(ctx context.Context, s spec) (said, error) {
 	img, err := diskfile.Open(s.Image, nil)
 	if err != nil {
 		return said{}, err
 	}
 	defer img.Close()
-	base := used()
+	base, loss := used(), &lossWatch{Handler: slog.DiscardHandler}
 	say(base)
-	c, err := dial(ctx, s)
+	c, err := dialLogging(ctx, s, slog.New(loss))
 	if err == nil {
 		_, _, err = backup(ctx, c, s.VM, img)
 	}
@@ -436,7 +452,9 @@ func runHole(ctx context.Context, s spec) (said, error) {
 		return said{}, errors.New("the backup came through")
 	}
 	fmt.Fprintln(os.Stderr, "it ended by:", err)
-	say(said{Bytes: time.Now().UnixNano()})
+	over := time.Now().UnixNano()
+	loss.at.CompareAndSwap(0, over) // no lane stood
+	say(said{Bytes: loss.at.Load(), Resent: over})
 	if c != nil {
 		c.Close()
 	}
@@ -451,6 +469,24 @@ func runHole(ctx context.Context, s spec) (said, error) {
 	after.Files -= base.Files
 	return after, nil
 }
+
+// lossWatch is a log that notes when the first lane was lost.
+type lossWatch struct {
+	slog.Handler
+	at atomic.Int64 // nanoseconds since 1970
+}
+
+func (w *lossWatch) Enabled(context.Context, slog.Level) bool { return true }
+
+func (w *lossWatch) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == "a lane has ended" {
+		w.at.CompareAndSwap(0, r.Time.UnixNano())
+	}
+	return nil
+}
+
+func (w *lossWatch) WithAttrs([]slog.Attr) slog.Handler { return w }
+func (w *lossWatch) WithGroup(string) slog.Handler      { return w }
 
 func writeNoise(name string, size int64, seed uint64) error {
 	f, err := os.Create(name)

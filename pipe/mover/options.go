@@ -5,15 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"runtime"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/mover/bandwidth"
 	"github.com/hikae/hikae/pipe/mover/trust"
-	"github.com/hikae/hikae/pipe/mover/wire"
 )
 
 // ServerOptions say what a mover serves and to whom. Identity and Book are needed, and one at least of Backend, Blind
@@ -113,38 +109,4 @@ func (o *ServerOptions) mode() string {
 		return "blind"
 	}
 	return "source"
-}
-
-// newHost makes what all sessions share.
-func newHost(o *ServerOptions, c care) (*host, error) {
-	opts, err := o.withDefaults()
-	if err != nil {
-		return nil, err
-	}
-	enc, err := pipe.NewEncoder(pipe.Fast, wire.MaxContent)
-	if err != nil {
-		return nil, err
-	}
-	h := &host{
-		backend: opts.Backend, blind: opts.Blind, source: opts.Source,
-		admission: newAdmission(opts.MaxWriters, opts.MaxWaiting), claims: newClaims(),
-		work: make(chan struct{}, max(4, 2*runtime.GOMAXPROCS(0))), encoder: enc, spool: &spool{left: spoolBytes},
-		decoded: semaphore.NewWeighted(decodedBytes),
-		care:    c, classify: opts.Classify, observer: opts.Observer, log: opts.Log,
-		live: map[*handler]struct{}{},
-	}
-	if opts.Backend != nil {
-		if h.tenants, err = openTenants(opts.StateDir); err != nil {
-			return nil, fmt.Errorf("the target's state: %w", err)
-		}
-	}
-	return h, nil
-}
-
-// close closes what newHost opened.
-func (h *host) close() error {
-	if h.tenants == nil {
-		return nil
-	}
-	return h.tenants.close()
 }

@@ -346,6 +346,22 @@ func TestReplaysEnd(t *testing.T) {
 	require.Empty(t, m.points())
 }
 
+// A block that stands in many places is brought once, whatever has to be put back.
+func TestReplayBringsABlockOnce(t *testing.T) {
+	m := newMortal(t)
+	m.kind = wire.KindSealDisk
+	m.when = func(n int) (uint64, bool) { return uint64(1 - min(n, 1)), false }
+	c := m.client(nil)
+	block := make([]byte, testBlock)
+	_, _ = rand.NewChaCha8([32]byte{5}).Read(block)
+	src := pipetest.Bytes(bytes.Repeat(block, 1500))
+	id, err := backUp(t.Context(), c, nil, map[string]pipe.Image{"d0": src})
+	require.NoError(t, err)
+	require.Equal(t, 2, m.lives)
+	require.LessOrEqual(t, c.Stats().Resent, int64(testBlock))
+	m.requirePoint(id, map[string]pipe.Image{"d0": src})
+}
+
 // What is neither known nor kept ends the writer, and the next attempt finds what became durable.
 func TestLostContentIsSaidAndTheNextAttemptIsRight(t *testing.T) {
 	m := newMortal(t)

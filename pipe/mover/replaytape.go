@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sync"
 )
 
@@ -42,19 +43,31 @@ func (t *tape) add(p []byte) error {
 // spill moves the tail to the file.
 func (t *tape) spill() error {
 	if t.file == nil {
-		f, err := os.CreateTemp(t.dir, "hikae-replay-*")
+		f, err := os.CreateTemp(t.dir, tapePattern)
 		if err != nil {
 			return err
 		}
 		t.file = f
 		if err := os.Remove(f.Name()); err != nil { // an open file keeps its name on Windows
 			t.name = f.Name()
+			sweepTapes(t.dir)
 		}
 	}
 	n, err := t.file.WriteAt(t.tail, t.size)
 	t.size += int64(n)
 	t.tail = t.tail[:0]
 	return err
+}
+
+const tapePattern = "hikae-replay-*"
+
+// sweepTapes removes what processes that were killed have left, on systems where open files keep their names. There a
+// file that is in use cannot be removed.
+func sweepTapes(dir string) {
+	names, _ := filepath.Glob(filepath.Join(dir, tapePattern))
+	for _, name := range names {
+		_ = os.Remove(name)
+	}
 }
 
 // reader reads everything that was added before.

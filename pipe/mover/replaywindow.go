@@ -205,6 +205,9 @@ func (k *keeper) failed(c *kept) {
 
 // settle lets go what calls below a number of session e brought.
 func (k *keeper) settle(e *epoch, below uint64) {
+	if e.gone.Load() { // a late word of a session whose calls are made again
+		return
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.told != e {

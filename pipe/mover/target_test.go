@@ -205,11 +205,6 @@ func longTier() bool {
 	return tier == "long" || tier == "release"
 }
 
-// R009, R010, R023: a far repository is as good as a near one.
-func TestFarBackend(t *testing.T) {
-	pipetest.TestBackend(t, func(t testing.TB) pipe.Backend { return newPlace(t, nil).client("full", trust.Full) })
-}
-
 // What an append peer writes is, to the last byte, what the repository gives back; its VM has the peer's name before
 // its own there, and not for the peer.
 func TestAppendPeerWrites(t *testing.T) {

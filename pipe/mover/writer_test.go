@@ -228,7 +228,9 @@ func stepping(t *testing.T, h *handler, base string, last int) (whole bool) {
 		func() wire.Message {
 			return &wire.Put{Disk: disk, ID: keyedID(key, data), Plain: testBlock, Content: true, Data: data}
 		},
-		func() wire.Message { return &wire.Put{Disk: disk, Off: 4 * testBlock, ID: keyedID(key, data), Plain: testBlock} },
+		func() wire.Message {
+			return &wire.Put{Disk: disk, Off: 4 * testBlock, ID: keyedID(key, data), Plain: testBlock}
+		},
 		func() wire.Message {
 			return &wire.Write{Disk: disk, Off: 5 * testBlock, Plain: 100, Data: data[:100]}
 		},
@@ -300,7 +302,7 @@ func TestDurableIsTold(t *testing.T) {
 		below = m.(*wire.Durable).Below
 	})
 	told := func() uint64 { mu.Lock(); defer mu.Unlock(); return below }
-	const blocks = 800 // 50 MiB: three packs and more
+	const blocks = 600 // 37 MiB: two packs and more
 	o := newPoint(t, h, "vm1", blocks*testBlock)
 	for i := range blocks / 2 {
 		do[*wire.Placed](t, h, o.next(), o.block(int64(i)*testBlock, chacha(uint64(i), testBlock)))

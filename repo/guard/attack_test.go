@@ -3,6 +3,7 @@ package guard_test
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/zeebo/blake3"
 
+	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo"
 	"github.com/hikae/hikae/repo/internal/cell"
 	"github.com/hikae/hikae/repo/internal/object"
@@ -360,4 +362,59 @@ func TestBlocksAreSealedForReaders(t *testing.T) {
 		require.ErrorIs(t, err, object.ErrNoKey)
 	}
 	require.NotZero(t, packs)
+}
+
+// An index object that lies about the owner's packs passes the guard, for it is sealed: nobody believes it. Packs and
+// index objects count in the scope of their own lease alone.
+func TestPoisonedIndex(t *testing.T) {
+	s := newSite(t)
+	owners := s.backup(s.full, "db", 1, nil)
+	a := takeOver(s, "web-host", s.enrol("web"))
+	lease := a.lease()
+	to, err := object.NewX25519Recipient(a.to)
+	require.NoError(t, err)
+	poisoned := 0
+	for name := range s.all() {
+		dir, rest, _ := strings.Cut(name, "/")
+		if dir == "index" {
+			s.st.Set(name, nil) // the right one is a cache, and may be lost
+		}
+		kind := map[string]uint8{"data": object.KindData, "meta": object.KindMeta}[dir]
+		if kind == 0 {
+			continue
+		}
+		poisoned++
+		info, err := s.st.Stat(t.Context(), name)
+		require.NoError(t, err)
+		id := unhex(t, rest[len(rest)-32:])
+		number := unhex(t, rest[:16])
+		// FORMAT.md section 8: kind, lease, id, stream length, count; a table without entries hides what the pack has.
+		for stream := info.Size / 4096 * 4032; stream > 0; stream -= 4032 {
+			doc := []byte{kind}
+			for i := range 8 {
+				doc = append(doc, number[7-i])
+			}
+			doc = append(doc, id...)
+			doc = binary.LittleEndian.AppendUint32(doc, uint32(stream))
+			doc = binary.LittleEndian.AppendUint32(doc, 0)
+			b, err := object.NewBuilder(a.id, object.SuiteAES, object.KindIndex, 30, 4096, []object.Wrapper{to})
+			require.NoError(t, err)
+			_, err = b.Append(object.TypeTable, blake3.Sum256(doc), object.CodecPlain, len(doc), doc)
+			require.NoError(t, err)
+			file, err := b.Seal()
+			require.NoError(t, err)
+			require.NoError(t, a.create(fmt.Sprintf("index/%016x/%x", lease, b.ID()), file))
+			if stream < info.Size/4096*4032*9/10 { // one of these is right: the parity is 3 %, at least two cells
+				break
+			}
+		}
+	}
+	require.NotZero(t, poisoned)
+	r := s.reader()
+	s.requireRestores(r, owners.ID, 1)
+	rep, err := r.Verify(t.Context(), &repo.VerifyOptions{DataPercent: 100})
+	require.NoError(t, err)
+	require.True(t, rep.OK, "%+v", rep)
+	again := s.backup(r, "db", 1, &pipe.PointOptions{Base: owners.ID})
+	require.Less(t, again.New, int64(block), "the owner's own blocks are still known")
 }

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -58,17 +59,19 @@ const (
 )
 
 // NewClient opens a session. It returns when the other side has welcomed the first lane; ctx bounds that, not the session,
-// which lives until Close. Errors are those of Dial, or a *wire.Refuse.
+// which lives until Close. Errors are those of Dial, or a *wire.Refuse; the
+// handler is not closed then.
 func NewClient(ctx context.Context, opts *ClientOptions) (*Client, error) {
 	o := opts.filled()
 	if o.Dial == nil || o.Role == wire.Collector && o.Handler == nil {
 		return nil, errors.New("session: a client needs a way to dial, and a collector a handler")
 	}
-	l := newLink(o.Log)
-	c := &Client{link: l, opts: o}
+	c := &Client{opts: o}
 	if _, err := rand.Read(c.id[:]); err != nil {
 		return nil, err
 	}
+	l := newLink(o.Log.With("session", nameOf(c.id)))
+	c.link = l
 	l.heard = o.Push
 	l.calls = newCaller(l)
 	if o.Role == wire.Collector {
@@ -79,12 +82,18 @@ func NewClient(ctx context.Context, opts *ClientOptions) (*Client, error) {
 	}
 	c.keep = newKeeper(c)
 	if err := c.keep.first(ctx); err != nil {
+		l.mu.Lock()
+		l.answers = nil // the handler stays its maker's
+		l.mu.Unlock()
 		l.end(err, nil)
 		return nil, err
 	}
 	go c.keep.run()
 	return c, nil
 }
+
+// nameOf is a session's number for logs: enough of it to tell sessions apart.
+func nameOf(id [16]byte) string { return hex.EncodeToString(id[:6]) }
 
 func (o *ClientOptions) filled() ClientOptions {
 	f := *o
@@ -127,7 +136,11 @@ func (c *Client) Last() uint64 {
 }
 
 // Peer is the name under which the other side knows this one, or on its side the name of who opened the session.
-func (c *Client) Peer() string { return c.peer }
+func (c *Client) Peer() string {
+	c.link.mu.Lock()
+	defer c.link.mu.Unlock()
+	return c.peer
+}
 
 // Limits are what the other side allows now.
 func (c *Client) Limits() wire.Credit {

@@ -50,7 +50,7 @@ func (s *Server) reserve(peer trust.Peer, hello *wire.Hello) (h *hosted, resumed
 	case hello.Role == wire.Caller && s.opts.Open == nil, hello.Role == wire.Collector && s.opts.Collect == nil:
 		return nil, false, refuseWith(wire.CodeUnsupported, "this mover does not take lanes of that role")
 	}
-	h = &hosted{server: s, key: k, peer: peer, link: newLink(s.opts.Log), opened: make(chan struct{})}
+	h = &hosted{server: s, key: k, peer: peer, link: newLink(s.opts.Log.With("session", nameOf(k.id), "peer", peer.Name)), opened: make(chan struct{})}
 	h.link.parted = h.emptied
 	s.sessions[k] = h
 	s.perPeer[k.owner]++
@@ -154,7 +154,7 @@ func (h *hosted) emptied(*lane) {
 // wait takes the session off the books when it is over and its handler closed.
 func (h *hosted) wait() {
 	<-h.link.over
-	h.server.opts.Log.Info("a session has ended", "peer", h.peer.Name, "why", h.link.why())
+	h.link.log.Info("a session has ended", "why", h.link.why())
 	h.server.unlist(h)
 	<-h.link.answers.closed
 	h.server.running.Done()

@@ -30,7 +30,7 @@ type keeper struct {
 
 	mu       sync.Mutex
 	want     int
-	lastLive time.Time // when the last lane was lost
+	lastLive time.Time // when the last lane that was of use was lost
 	failed   int       // attempts since a lane that was of use
 	notUntil time.Time // no extra lanes before
 	lanes    uint32    // that there ever were
@@ -93,6 +93,8 @@ func (k *keeper) open(ctx context.Context) error {
 	}
 	if k.opened {
 		c.link.counters.reconnects.Add(1)
+	} else {
+		k.lastLive = time.Now()
 	}
 	k.opened = true
 	if err := c.link.add(a); err != nil {
@@ -120,15 +122,14 @@ func (k *keeper) attempt() uint32 {
 func (k *keeper) carry(a *lane) {
 	defer k.client.link.running.Done()
 	err := a.run(context.Background())
-	k.client.opts.Log.Debug("a lane has ended", "lane", a.number, "err", err)
+	k.client.link.log.Debug("a lane has ended", "lane", a.number, "err", err)
 }
 
 // parted notes that a lane has gone.
 func (k *keeper) parted(a *lane) {
 	k.mu.Lock()
-	k.lastLive = time.Now()
 	if a.proved.Load() {
-		k.failed = 0
+		k.failed, k.lastLive = 0, time.Now()
 	}
 	k.mu.Unlock()
 	k.look()
@@ -195,7 +196,7 @@ func (k *keeper) fill(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			k.client.opts.Log.Debug("a lane could not be opened", "err", err)
+			k.client.link.log.Debug("a lane could not be opened", "err", err)
 		}
 	}
 }

@@ -71,6 +71,12 @@ type lane struct {
 	mem    *memory     // of the frame that is being read
 
 	readBy, writeBy time.Time // deadlines as they stand; each for its own goroutine
+
+	writing atomic.Int64 // since when the writer is in a write; 0: it is not
+	seen    struct {     // by the reader, of the write that goes on
+		since int64
+		left  int
+	}
 }
 
 func newLane(l *link, conn net.Conn, number uint32, t timing) *lane {
@@ -174,8 +180,27 @@ func (r *laneReader) Read(p []byte) (int, error) {
 		a.heard.Store(a.link.now())
 		a.link.counters.in.Add(int64(n))
 		a.link.pressure.came(n, time.Since(before))
+		a.lengthen()
 	}
 	return n, err
+}
+
+// lengthen gives a write more time where it gets on, if slowly: the kernel takes more only when much of what it has is
+// gone, which on a bad line may take longer than a lane may be silent. The reader sees to it, because it is woken by the
+// other side's Pings.
+func (a *lane) lengthen() {
+	since, now := a.writing.Load(), a.link.now()
+	if since == 0 || now-since < int64(a.timing.deadAfter/8) {
+		return
+	}
+	left, ok := unacknowledged(a.conn)
+	if !ok {
+		return
+	}
+	if a.seen.since == since && left < a.seen.left {
+		_ = a.conn.SetWriteDeadline(time.Now().Add(a.timing.deadAfter))
+	}
+	a.seen.since, a.seen.left = since, left
 }
 
 // beat says Ping where nothing was said or heard for a while. It is for the writer.

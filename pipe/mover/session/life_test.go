@@ -27,7 +27,7 @@ func TestLanesAsNeeded(t *testing.T) {
 			s.prep = func(_ int, client, server *memConn) { client.out.delay, server.out.delay = tc.delay, tc.delay }
 			c := s.client(nil)
 			defer c.Close()
-			putAll(t, c, 600, 200_000, 40)
+			putAll(t, c, 300, 100_000, 60)
 			require.Equal(t, tc.lanes, c.Stats().Lanes)
 			require.Zero(t, c.Stats().Resent)
 			time.Sleep(15 * time.Minute)

@@ -9,7 +9,6 @@ import (
 const (
 	stalls   = 500 * time.Microsecond // a read or write that takes longer waits for the line and not for the processor
 	epochMin = 200 * time.Millisecond
-	epochMax = 2 * time.Second
 	busyRead = 256 << 10 // bytes in an epoch that make waiting for more a sign of a slow line
 
 	heartbeats = 1 << 10 // a read of less does not tell that more was on its way
@@ -48,7 +47,8 @@ func (p *pressure) came(n int, took time.Duration) {
 	p.note(int64(n), 0, took)
 }
 
-// note counts, and judges when an epoch is over. An epoch begins with the first that is noted behind the last one.
+// note counts, and judges when an epoch is over. An epoch begins with the first that is noted behind the last one, and
+// ends with the first that is noted when it is long enough: on a slow line one write may take seconds.
 func (p *pressure) note(in int64, writing, reading time.Duration) {
 	if p.judge == nil {
 		return
@@ -56,10 +56,8 @@ func (p *pressure) note(in int64, writing, reading time.Duration) {
 	p.mu.Lock()
 	now := time.Now()
 	if p.begun.IsZero() {
-		p.begun = now
+		p.begun = now.Add(-max(writing, reading))
 		p.stood.writing, p.stood.reading, p.in = 0, 0, 0
-		p.mu.Unlock()
-		return
 	}
 	took := now.Sub(p.begun)
 	p.in += in
@@ -72,9 +70,7 @@ func (p *pressure) note(in int64, writing, reading time.Duration) {
 	e := epoch{took: took, writing: p.stood.writing, reading: p.stood.reading, in: p.in}
 	p.begun = time.Time{}
 	p.mu.Unlock()
-	if took <= epochMax {
-		p.judge(e)
-	}
+	p.judge(e)
 }
 
 // worth is how many lanes a session should have that has some and saw e. rtt is the shortest round trip, full whether

@@ -32,7 +32,7 @@ type ServerOptions struct {
 	Undurable int64
 	// Memory is what all windows together may take; with many sessions each gets less. 0: 512 MiB.
 	Memory int64
-	// MaxSessions bounds sessions (0: 4096), MaxPerPeer those of one peer (0: 256), MaxLanes the lanes of one session
+	// MaxSessions bounds sessions (0: 4096), MaxPerPeer those of one peer (0: 1024), MaxLanes the lanes of one session
 	// (0: 8), MaxGreeting connections that have not said Hello (0: 512).
 	MaxSessions, MaxPerPeer, MaxLanes, MaxGreeting int
 	// PingEvery (0: 5 s) is when a side that heard or said nothing says Ping, DeadAfter (0: 20 s) when it gives a lane up.
@@ -100,7 +100,7 @@ func (o *ServerOptions) filled() ServerOptions {
 	fill(&f.Undurable, defaultUndurable)
 	fill(&f.Memory, 512<<20)
 	fill(&f.MaxSessions, 4096)
-	fill(&f.MaxPerPeer, 256)
+	fill(&f.MaxPerPeer, 1024)
 	fill(&f.MaxLanes, 8)
 	f.MaxLanes = min(f.MaxLanes, wire.MaxSessions)
 	fill(&f.MaxGreeting, 512)

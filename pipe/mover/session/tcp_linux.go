@@ -26,6 +26,20 @@ func tune(conn net.Conn, deadAfter time.Duration) {
 	})
 }
 
+// unacknowledged is how many bytes of a connection the other side's kernel has not taken yet (SIOCOUTQ, tcp(7)).
+func unacknowledged(conn net.Conn) (n int, ok bool) {
+	raw := rawConn(conn)
+	if raw == nil {
+		return 0, false
+	}
+	err := raw.Control(func(fd uintptr) {
+		var err error
+		n, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+		ok = err == nil
+	})
+	return n, ok && err == nil
+}
+
 // rawConn finds the TCP connection below others.
 func rawConn(conn net.Conn) syscall.RawConn {
 	for {

@@ -93,7 +93,9 @@ func (w *writer) flush() error {
 				return err
 			}
 		}
+		w.writing.Store(max(1, w.link.now()))
 		n, err := w.conn.Write(w.buf[off:min(off+record, w.n)])
+		w.writing.Store(0)
 		w.link.counters.out.Add(int64(n))
 		if err != nil {
 			return err

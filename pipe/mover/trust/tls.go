@@ -115,7 +115,7 @@ func Accept(ctx context.Context, raw net.Conn, config *tls.Config, book *Book) (
 }
 
 // farewell closes a connection so that an alert on it arrives. A socket that is closed while there is something to read
-// is reset, and a reset overtakes what was sent.
+// is reset, and a reset may overtake what was sent.
 func farewell(ctx context.Context, raw net.Conn) {
 	defer raw.Close()
 	half, ok := raw.(interface{ CloseWrite() error })

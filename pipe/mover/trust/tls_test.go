@@ -207,6 +207,8 @@ func TestRefusalArrives(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 		_, err = conn.Read(make([]byte, 1))
 		require.ErrorIs(t, Explain(err), ErrRefused)
+		_, err = raw.Read(make([]byte, 1))
+		require.ErrorIs(t, err, io.EOF, "an end, not a reset")
 		conn.Close()
 		require.ErrorIs(t, (<-s.arrived).err, ErrUnknownPeer)
 	}

@@ -212,6 +212,37 @@ func TestDocumentNamesEveryCode(t *testing.T) {
 	require.Equal(t, ours, theirs)
 }
 
+// TestEveryCallHasItsAnswer: what belongs to a call is a request, whose answer the document names, or an answer that is
+// named there, and never both; and the document's list of answers has them all.
+func TestEveryCallHasItsAnswer(t *testing.T) {
+	t.Parallel()
+	b := protocol(t)
+	answers := map[string]bool{"OK": true, "Fail": true}
+	for _, s := range b.shapes {
+		if s.answer != "" {
+			answers[s.answer] = true
+		}
+	}
+	text, err := os.ReadFile(document)
+	require.NoError(t, err)
+	_, list, found := strings.Cut(strings.Join(strings.Fields(string(text)), " "), "its kind says: an answer (")
+	require.True(t, found)
+	list, _, _ = strings.Cut(list, ")")
+	var listed []string
+	for name := range strings.SplitSeq(list, ",") {
+		listed = append(listed, strings.TrimSpace(name))
+	}
+	var ours []string
+	for _, k := range wire.Kinds() {
+		s := b.shapes[k.String()]
+		require.Equal(t, k.InCall() && s.answer == "", answers[s.name], s.name)
+		if answers[s.name] {
+			ours = append(ours, s.name)
+		}
+	}
+	require.Equal(t, ours, listed)
+}
+
 // TestKindsOfCalls: what carries no call's number is what the document has in its first table.
 func TestKindsOfCalls(t *testing.T) {
 	t.Parallel()

@@ -89,12 +89,13 @@ func (s *Store) write(ctx context.Context, data []byte) (temp string, err error)
 // errClose says that closing a file told of something that writing and syncing it had not.
 var errClose = errors.New("close")
 
-// again says how often a file may be written that failed so. A disk that cannot close is asked rarely; a connection
-// that comes back is worth more, and the file system bounds how long it waits for it.
+// again says how often a file may be written that failed so. A disk that cannot close is asked rarely. A connection that
+// comes back is worth more: on a bad line most files may need several, and the file system bounds how long each is
+// waited for.
 func again(err error) int {
 	switch {
 	case stale(err):
-		return 16
+		return 64
 	case errors.Is(err, errClose):
 		return 3
 	}
@@ -236,7 +237,7 @@ func (s *Store) settled(ctx context.Context, temp, name string, data []byte) (se
 }
 
 // publishTries bounds how often a name is asked for while the connection goes away.
-const publishTries = 16
+const publishTries = 64
 
 func (s *Store) publishOnce(temp, name string) error {
 	err := s.room(func() error { return s.fs.Publish(temp, name) })

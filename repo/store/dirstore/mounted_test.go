@@ -35,7 +35,7 @@ func stored(t *testing.T) (*dirstore.Store, *vfstest.Faulty, *vfstest.Mem, func(
 // and what then stands there is read back before it is an object.
 func TestFailedCloseWritesAnotherFile(t *testing.T) {
 	st, faulty, mem, seen := stored(t)
-	data := bytes.Repeat([]byte("x"), 9<<20)
+	data := bytes.Repeat([]byte("x"), 5<<20)
 	faulty.Set(vfstest.Fault{Op: "close", N: 1, Err: syscall.EIO})
 	require.NoError(t, st.Create(t.Context(), "pack/1", data))
 	files := seen("create")
@@ -209,7 +209,7 @@ func TestConnectionLostForGood(t *testing.T) {
 		err := st.Create(t.Context(), "pack/1", []byte("x"))
 		require.Error(t, err, op)
 		require.False(t, errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist), "%s: %v", op, err)
-		require.LessOrEqual(t, faulty.Fired(), 16, op)
+		require.LessOrEqual(t, faulty.Fired(), 64, op)
 		faulty.Set(vfstest.Fault{})
 		require.Empty(t, temps(t, mem), op)
 	}

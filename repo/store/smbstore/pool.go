@@ -25,8 +25,12 @@ type pool struct {
 
 	mu     sync.Mutex
 	links  []*link
-	sealed bool // the last connection was seen to encrypt
+	sealed bool      // the last connection was seen to encrypt
+	enough time.Time // no further connection before
 }
+
+// enoughFor is how long no further connection is tried after a server refused one while others live.
+const enoughFor = 30 * time.Second
 
 func newPool(at Address, creds CredentialsFunc, opts Options) *pool {
 	p := &pool{at: at, creds: creds, opts: opts, dialing: make(chan struct{}, 1)}
@@ -50,10 +54,17 @@ func (p *pool) get(ctx context.Context) (*link, error) {
 	}
 	select {
 	case p.dialing <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-p.over.Done():
-		return nil, fs.ErrClosed
+	default: // another is on the way; who can share one does not wait for it
+		if l, err := p.take(true); l != nil || err != nil {
+			return l, err
+		}
+		select {
+		case p.dialing <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-p.over.Done():
+			return nil, fs.ErrClosed
+		}
 	}
 	defer func() { <-p.dialing }()
 	if l, err := p.take(false); l != nil || err != nil { // somebody has just made one, or put one back
@@ -76,7 +87,8 @@ func (p *pool) take(full bool) (*link, error) {
 			least = l
 		}
 	}
-	if least == nil || least.users > 0 && len(p.links) < p.opts.Connections && !full {
+	more := len(p.links) < p.opts.Connections && !full && time.Now().After(p.enough)
+	if least == nil || least.users > 0 && more {
 		return nil, nil
 	}
 	least.users++
@@ -109,6 +121,9 @@ func (p *pool) redial(ctx context.Context) (*link, error) {
 			return l, nil
 		}
 		if other, closed := p.take(true); other != nil || closed != nil {
+			p.mu.Lock()
+			p.enough = time.Now().Add(enoughFor)
+			p.mu.Unlock()
 			return other, closed
 		}
 		if refused(err) {

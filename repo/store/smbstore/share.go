@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"iter"
 	"os"
 	"path"
 	"strings"
@@ -82,10 +80,9 @@ func (s *share) retry(call func(l *link) error) error {
 		}
 		err = call(l)
 		s.pool.put(l)
-		if err == nil || !lost(err) && !l.dead() {
+		if !s.gone(l, err) {
 			return translate(err)
 		}
-		l.kill()
 		switch {
 		case s.ctx.Err() != nil:
 			return s.ctx.Err()
@@ -102,6 +99,27 @@ func (s *share) retry(call func(l *link) error) error {
 	}
 }
 
+// gone reports whether a call ended because its connection did, which is then given up. A call whose caller left says
+// nothing of its connection.
+func (s *share) gone(l *link, err error) bool {
+	var other *otherLink
+	switch {
+	case err == nil, s.ctx.Err() != nil && errors.Is(err, s.ctx.Err()):
+		return false
+	case errors.As(err, &other):
+		return true
+	case !lost(err) && !l.dead():
+		return false
+	}
+	l.kill()
+	return true
+}
+
+// otherLink is the end of another connection than the one that a call was given.
+type otherLink struct{ error }
+
+func (o *otherLink) Unwrap() error { return o.error }
+
 // once runs a call that is not repeated unseen: a lost connection is vfs.ErrLost.
 func (s *share) once(call func(l *link) error) error {
 	l, err := s.pool.get(s.ctx)
@@ -114,10 +132,9 @@ func (s *share) once(call func(l *link) error) error {
 
 // settle turns the end of a call on a connection that is kept into an error of the file system.
 func (s *share) settle(l *link, err error) error {
-	if err == nil || !lost(err) && !l.dead() {
+	if !s.gone(l, err) {
 		return translate(err)
 	}
-	l.kill()
 	if s.ctx.Err() != nil {
 		return s.ctx.Err()
 	}
@@ -188,95 +205,6 @@ func (s *share) isLink(l *link, name string) bool {
 	}) == nil
 }
 
-// maxEntries bounds what a server may say is in one folder.
-const maxEntries = 4 << 20
-
-// ReadDir yields what is in a folder. It is read to its end first, so that a lost connection is not seen.
-func (s *share) ReadDir(name string) iter.Seq2[fs.FileInfo, error] {
-	return func(yield func(fs.FileInfo, error) bool) {
-		var found []fs.FileInfo
-		err := s.retry(func(l *link) (err error) {
-			found, err = s.readDir(l, name)
-			return err
-		})
-		for _, fi := range found {
-			if err == nil && !yield(fi, nil) {
-				return
-			}
-		}
-		if err != nil {
-			yield(nil, err)
-		}
-	}
-}
-
-func (s *share) readDir(l *link, name string) (found []fs.FileInfo, err error) {
-	fi, err := s.lstat(l, name)
-	switch {
-	case err != nil:
-		return nil, err
-	case !fi.IsDir():
-		return nil, &fs.PathError{Op: "readdir", Path: name, Err: vfs.ErrIrregular}
-	}
-	f, err := s.open(l, name, os.O_RDONLY)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, l.run(s.ctx, f.Close)) }()
-	for {
-		var part []os.FileInfo
-		err := l.run(s.ctx, func() (err error) {
-			part, err = f.Readdir(1000)
-			return err
-		})
-		for _, fi := range part {
-			if e, ok := s.entry(l, name, fi); ok {
-				found = append(found, e)
-			}
-		}
-		switch {
-		case err == io.EOF:
-			return found, nil
-		case err != nil:
-			return nil, err
-		case len(found) > maxEntries:
-			return nil, fmt.Errorf("%s: more than %d entries", name, maxEntries)
-		}
-	}
-}
-
-// entry is one line of a listing. Where the server does not tell "PACK" from "pack", what is listed as the one is what
-// the other name opens, and is listed under that.
-func (s *share) entry(l *link, dir string, fi os.FileInfo) (e *entry, ok bool) {
-	e = newEntry(fi)
-	if strings.ContainsAny(e.name, `\/`) || e.name == "" || e.name == holdName {
-		return nil, false
-	}
-	if lower := strings.ToLower(e.name); lower != e.name {
-		if _, err := s.lstat(l, path.Join(dir, lower)); err == nil && s.same(l, path.Join(dir, lower), e.id) {
-			e.name = lower
-		}
-	}
-	return e, true
-}
-
-// same reports whether a name opens the file that the server knows by the number.
-func (s *share) same(l *link, name string, id uint64) bool {
-	f, err := s.open(l, name, os.O_RDONLY)
-	if err != nil {
-		return false
-	}
-	var fi os.FileInfo
-	err = errors.Join(l.run(s.ctx, func() (err error) {
-		fi, err = f.Stat()
-		return err
-	}), l.run(s.ctx, f.Close))
-	if err != nil {
-		return false
-	}
-	return id != 0 && newEntry(fi).id == id
-}
-
 // open opens what is there. It waits while somebody removes it or gives it a name.
 func (s *share) open(l *link, name string, flag int) (f *smb2.File, err error) {
 	err = s.patient(func() (err error) {
@@ -340,70 +268,6 @@ func (s *share) Remove(name string) error {
 		return nil
 	}
 	return err
-}
-
-// quiet lets this process's readers of a file that is to be removed close it, and not open it again until done.
-func (s *share) quiet(name string) (done func(), err error) {
-	if err := s.awaitRemoval(name); err != nil {
-		return nil, err
-	}
-	end := make(chan struct{})
-	var idle []*reading
-	s.mu.Lock()
-	s.removing[name] = end
-	for r := range s.readings {
-		if r.name == name {
-			idle = append(idle, r)
-		}
-	}
-	s.mu.Unlock()
-	for _, r := range idle {
-		r.expire()
-	}
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.removing[name] == end {
-			delete(s.removing, name)
-		}
-		close(end)
-	}, nil
-}
-
-// awaitRemoval waits while a file is being removed, which BusyWait bounds.
-func (s *share) awaitRemoval(name string) error {
-	s.mu.Lock()
-	end := s.removing[name]
-	s.mu.Unlock()
-	if end == nil {
-		return nil
-	}
-	select {
-	case <-end:
-		return nil
-	case <-s.ctx.Done():
-		return s.ctx.Err()
-	case <-s.pool.over.Done():
-		return fs.ErrClosed
-	}
-}
-
-// goes reports whether a file is being removed.
-func (s *state) goes(name string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.removing[name] != nil
-}
-
-// note remembers which readings have a handle.
-func (s *state) note(r *reading, open bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if open {
-		s.readings[r] = true
-		return
-	}
-	delete(s.readings, r)
 }
 
 func (s *share) remove(l *link, name string) error {
@@ -492,41 +356,3 @@ func (s *share) makeRoot() error {
 	s.root = whole
 	return s.findRoot()
 }
-
-// entry is what a server says of a file.
-type entry struct {
-	name    string
-	size    int64
-	mode    fs.FileMode
-	time    time.Time
-	id      uint64
-	reparse bool
-}
-
-func newEntry(fi os.FileInfo) *entry {
-	e := &entry{name: fi.Name(), size: fi.Size(), time: fi.ModTime()}
-	if e.size < 0 {
-		e.mode = fs.ModeIrregular
-	}
-	st, ok := fi.Sys().(*smb2.FileStat)
-	if !ok {
-		return e
-	}
-	e.id = st.FileId
-	e.reparse = st.Mode()&fs.ModeSymlink != 0
-	const surrogate = 0x20000000 // the tag stands for another file (MS-FSCC 2.1.2.1)
-	switch {
-	case e.reparse && st.ReparsePointTag&surrogate != 0:
-		e.mode = fs.ModeSymlink
-	case st.Mode()&fs.ModeDir != 0:
-		e.mode = fs.ModeDir
-	}
-	return e
-}
-
-func (e *entry) Name() string       { return e.name }
-func (e *entry) Size() int64        { return e.size }
-func (e *entry) Mode() fs.FileMode  { return e.mode }
-func (e *entry) ModTime() time.Time { return e.time }
-func (e *entry) IsDir() bool        { return e.mode.IsDir() }
-func (e *entry) Sys() any           { return nil }

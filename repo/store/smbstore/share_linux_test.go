@@ -25,8 +25,7 @@ import (
 	"github.com/hikae/hikae/repo/store/storetest"
 )
 
-// R174, R175: a whole repository on a share, with an increment, a verify, a restore, and a second process that sees it
-// at once.
+// R174, R175: a whole repository on a share: backups by one store, restores by another, which sees them at once.
 func TestRepository(t *testing.T) {
 	server := startSamba(t)
 	st := server.open(t, "repo", nil)
@@ -35,10 +34,10 @@ func TestRepository(t *testing.T) {
 	open := &repo.OpenOptions{CacheDir: t.TempDir(), Warn: func(s string) { t.Error("warning: ", s) }}
 	r, err := repo.Init(ctx, st, key, &repo.InitOptions{BlockSize: 64 << 10}, open)
 	require.NoError(t, err)
-	const size = 20<<20 + 777
+	const size = 6<<20 + 777
 	points := map[string]pipe.Image{}
-	for seed := range uint64(3) {
-		img := pipetest.NewPattern(seed, size, pipe.Extent{Off: 3 << 20, Len: 8 << 20, Kind: pipe.Zero})
+	for seed := range uint64(2) {
+		img := pipetest.NewPattern(seed, size, pipe.Extent{Off: 3 << 20, Len: 1 << 20, Kind: pipe.Zero})
 		points[backup(t, r, img)] = img
 	}
 	require.NoError(t, r.Close())
@@ -143,6 +142,7 @@ func TestForeignFilesAndCase(t *testing.T) {
 
 // A folder that vanishes is not an empty store.
 func TestFolderIsGone(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	server := startSamba(t)
 	st := server.open(t, "repo", nil)
@@ -207,6 +207,7 @@ func TestProbeSaysWhatHolds(t *testing.T) {
 
 // A share that can only be read says so.
 func TestReadOnlyShare(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	server := startSamba(t)
 	st := server.open(t, "repo", nil)
@@ -228,6 +229,7 @@ func TestReadOnlyShare(t *testing.T) {
 
 // Nobody gets in without a password that the server knows, a guest not at all, and the error says who and not how.
 func TestLogon(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	server := startSamba(t, "[global] map to guest = Bad User", "guest ok = yes")
 	at := server.address("")
@@ -261,6 +263,7 @@ func TestLogon(t *testing.T) {
 
 // RELIABILITY §1.1, bar 34: credentials that expire are asked for anew, once and again; then the call ends.
 func TestCredentialsAreAskedForAnew(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	server := startSamba(t)
 	var expired atomic.Int64
@@ -296,6 +299,7 @@ func TestCredentialsAreAskedForAnew(t *testing.T) {
 
 // What goes over the wire is signed, and encrypted where the share asks for it; who wants that can insist.
 func TestEncryption(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	secret := bytes.Repeat([]byte("plain text of a disk "), 1000)
 	for _, encrypt := range []bool{false, true} {
@@ -328,6 +332,7 @@ func TestEncryption(t *testing.T) {
 
 // A bit that is turned over on the way is found by the signature: the object is whole, or the call is made again.
 func TestFlippedBits(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	server := startSamba(t)
 	var flips flipper

@@ -20,8 +20,11 @@ func TestStore(t *testing.T) {
 	})
 }
 
-// The suite that checks a live store leaves nothing behind.
+// The suite that checks a live store, on the share itself, leaves nothing behind.
 func TestCheck(t *testing.T) {
+	if !long() {
+		t.Skip("the suite once more is for HIKAE_TEST_TIER=long")
+	}
 	server := startSamba(t)
 	st := server.open(t, "", nil) // the share itself
 	require.NoError(t, storetest.Check(t.Context(), st, nil))

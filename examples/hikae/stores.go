@@ -1,0 +1,99 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/hikae/hikae/examples/hikae/internal/outcome"
+	"github.com/hikae/hikae/repo/store"
+	"github.com/hikae/hikae/repo/store/dirstore"
+	"github.com/hikae/hikae/repo/store/smbstore"
+)
+
+// smbScheme is that of a folder on a share that is spoken to directly.
+const smbScheme = "smb://"
+
+func isShare(place string) bool { return strings.HasPrefix(place, smbScheme) }
+
+// openStore opens the store of a repository: a folder, or a folder on a share.
+func (t *tool) openStore(ctx context.Context, place string) (store.Store, error) {
+	if !isShare(place) {
+		return dirstore.Open(place)
+	}
+	at, creds, err := t.share(place)
+	if err != nil {
+		return nil, err
+	}
+	return smbstore.Open(ctx, at, creds, nil)
+}
+
+// initStore makes the store of a repository.
+func (t *tool) initStore(ctx context.Context, place string) (store.Store, error) {
+	if !isShare(place) {
+		return dirstore.Init(place)
+	}
+	at, creds, err := t.share(place)
+	if err != nil {
+		return nil, err
+	}
+	return smbstore.Init(ctx, at, creds, nil)
+}
+
+// share is a share's address, and how to log on to it. The credentials are looked up for each connection, so that a
+// password that was changed in the file counts.
+func (t *tool) share(place string) (smbstore.Address, smbstore.CredentialsFunc, error) {
+	at, err := smbstore.ParseAddress(place)
+	if err != nil {
+		return at, nil, &outcome.Error{Kind: outcome.KindUsage, Object: place, Err: err, Hint: "For instance smb://nas/backup/hikae; user and password come by HIKAE_SMB_CREDENTIALS, see: hikae help places."}
+	}
+	creds := func(context.Context) (smbstore.Credentials, error) { return t.shareCredentials() }
+	_, err = creds(context.Background())
+	return at, creds, err
+}
+
+// shareCredentials are those of HIKAE_SMB_CREDENTIALS, a file as mount.cifs(8) has it, or of HIKAE_SMB_USER and
+// HIKAE_SMB_PASSWORD.
+func (t *tool) shareCredentials() (c smbstore.Credentials, err error) {
+	if file := t.env("HIKAE_SMB_CREDENTIALS"); file != "" {
+		data, err := readSmall(file, 64<<10)
+		if err != nil {
+			return c, err
+		}
+		for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
+			key, value, ok := strings.Cut(lines.Text(), "=")
+			switch key = strings.TrimSpace(key); {
+			case key == "" || key[0] == '#':
+			case !ok:
+				return c, &outcome.Error{Kind: outcome.KindUsage, Object: file, Text: fmt.Sprintf("%s: %q is not NAME=VALUE", file, key)}
+			case key == "username" || key == "user":
+				c.User = value
+			case key == "password" || key == "pass":
+				c.Password = value
+			case key == "domain" || key == "dom" || key == "workgroup":
+				c.Domain = value
+			}
+		}
+	} else {
+		c.User, c.Password = t.env("HIKAE_SMB_USER"), t.env("HIKAE_SMB_PASSWORD")
+		if domain, user, ok := strings.Cut(c.User, `\`); ok {
+			c.Domain, c.User = domain, user
+		}
+	}
+	if c.User == "" {
+		return c, outcome.Usage("Set HIKAE_SMB_CREDENTIALS to a file with username=, password= and domain=, or HIKAE_SMB_USER and HIKAE_SMB_PASSWORD.",
+			"nobody said as whom to log on to the share")
+	}
+	return c, nil
+}
+
+// absolute is a repository's place that means the same from any folder.
+func absolute(place string) (string, error) {
+	if isShare(place) {
+		return place, nil
+	}
+	return filepath.Abs(place)
+}
