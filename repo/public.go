@@ -66,6 +66,13 @@ func (p *Public) Lease(n uint64) (found Lease, ok bool) {
 	return found, ok
 }
 
+// Unsettled are the writers' leases that were not ended by their own writers. Of a writer that died, or of a creation that
+// broke off, there may be packs whose names are there and not durable yet: before anybody relies on them they are settled.
+func (p *Public) Unsettled() (leases []uint64) {
+	p.log.view(func(l *ledger) { leases = l.unsettled() })
+	return leases
+}
+
 // maxOpenLeases bounds what one write-only client may leave open: each keeps things from being swept.
 const maxOpenLeases = 64
 

@@ -519,7 +519,7 @@ func (s *session) store(p *openPack) error {
 		return err
 	}
 	if s.r.writer != nil {
-		s.r.writer.keep(s.ctx, p.ref, p.b.Len(), entries, len(file))
+		s.r.writer.keep(s.ctx, packTable{ref: p.ref, stream: p.b.Len(), entries: entries})
 	}
 	if err := s.r.addTable(s.idx, p.ref, entries); err != nil {
 		return err

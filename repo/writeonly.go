@@ -2,10 +2,8 @@ package repo
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"iter"
 	"strings"
@@ -67,7 +65,7 @@ var errWriteOnly = fmt.Errorf("a write-only client reads nothing back: %w", fs.E
 // what it creates goes to both.
 //
 //	          create        read, list
-//	data      far           nothing; the cache knows that it is there, how long, and (as index/…) its table
+//	data      far           nothing; the cache has (as index/…) its table
 //	meta      far, cache    cache
 //	index     far, cache    cache
 //	manifest  far, cache    cache
@@ -140,19 +138,16 @@ func (w *writeOnly) save(ctx context.Context, name string, data []byte) (ok bool
 	return true
 }
 
-// keep takes note of a pack that is durable: its table, sealed for this client, and that it is there.
-func (w *writeOnly) keep(ctx context.Context, p packRef, stream int, entries []object.Entry, fileSize int) {
-	name, err := w.keepTable(ctx, packTable{ref: p, stream: stream, entries: entries})
+// keep takes note of a pack that is durable: its table, sealed for this client.
+func (w *writeOnly) keep(ctx context.Context, t packTable) {
+	name, err := w.keepTable(ctx, t)
 	if err != nil {
-		w.r.warn(fmt.Sprintf("the writer's cache lacks the table of %s: %v", p.name(), err))
+		w.r.warn(fmt.Sprintf("the writer's cache lacks the table of %s: %v", t.ref.name(), err))
 		return
 	}
 	w.mu.Lock()
-	w.tables[p] = name
-	w.mu.Unlock()
-	if p.Kind == kindData {
-		w.save(ctx, p.name(), binary.LittleEndian.AppendUint64(nil, uint64(fileSize)))
-	}
+	defer w.mu.Unlock()
+	w.tables[t.ref] = name
 }
 
 func (w *writeOnly) keepTable(ctx context.Context, t packTable) (name string, err error) {
@@ -188,78 +183,47 @@ func (w *writeOnly) forget(ctx context.Context, tables []packTable) {
 
 // ReadAt reads from where the object lives.
 func (w *writeOnly) ReadAt(ctx context.Context, name string, p []byte, off int64) (int, error) {
-	switch dir, cached := place(name); {
-	case dir == "data" || dir == "anchor":
-		return 0, &fs.PathError{Op: "read", Path: name, Err: errWriteOnly}
-	case cached:
-		return w.cache.ReadAt(ctx, name, p, off)
+	from, err := w.where("read", name)
+	if err != nil {
+		return 0, err
 	}
-	if copyOfManifest(name) {
-		return 0, &fs.PathError{Op: "read", Path: name, Err: fs.ErrNotExist}
-	}
-	return w.far.ReadAt(ctx, name, p, off)
+	return from.ReadAt(ctx, name, p, off)
 }
 
-// Stat is as ReadAt; of a pack of blocks the cache knows the size.
+// Stat looks where the object lives.
 func (w *writeOnly) Stat(ctx context.Context, name string) (store.Info, error) {
-	switch dir, cached := place(name); {
-	case dir == "data":
-		return w.marked(ctx, name)
-	case dir == "anchor":
-		return store.Info{}, &fs.PathError{Op: "stat", Path: name, Err: errWriteOnly}
-	case cached:
-		return w.cache.Stat(ctx, name)
-	}
-	if copyOfManifest(name) {
-		return store.Info{}, &fs.PathError{Op: "stat", Path: name, Err: fs.ErrNotExist}
-	}
-	return w.far.Stat(ctx, name)
-}
-
-func copyOfManifest(name string) bool {
-	return strings.HasPrefix(name, "copy1/manifest/") || strings.HasPrefix(name, "copy2/manifest/")
-}
-
-// marked reads what the cache has of a pack of blocks.
-func (w *writeOnly) marked(ctx context.Context, name string) (store.Info, error) {
-	b, err := store.ReadAll(ctx, w.cache, name, 8)
+	from, err := w.where("stat", name)
 	if err != nil {
 		return store.Info{}, err
 	}
-	if len(b) != 8 {
-		return store.Info{}, &fs.PathError{Op: "stat", Path: name, Err: io.ErrUnexpectedEOF}
-	}
-	return store.Info{Name: name, Size: int64(binary.LittleEndian.Uint64(b))}, nil
+	return from.Stat(ctx, name)
 }
 
-// List lists the cache or the store afar, whichever has objects of the prefix.
+// where is the store that has an object for this client.
+func (w *writeOnly) where(op, name string) (store.Store, error) {
+	dir, cached := place(name)
+	switch {
+	case dir == "data" || dir == "anchor":
+		return nil, &fs.PathError{Op: op, Path: name, Err: errWriteOnly}
+	case strings.HasPrefix(name, "copy1/manifest/") || strings.HasPrefix(name, "copy2/manifest/"):
+		return nil, &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist}
+	case cached:
+		return w.cache, nil
+	}
+	return w.far, nil
+}
+
+// List lists the cache or the store afar, whichever has objects of the prefix. Packs of blocks it does not see.
 func (w *writeOnly) List(ctx context.Context, prefix string) iter.Seq2[store.Info, error] {
 	return func(yield func(store.Info, error) bool) {
 		switch dir, cached := place(prefix); {
+		case dir == "data":
 		case prefix == "" || dir == "anchor":
 			yield(store.Info{}, &fs.PathError{Op: "list", Path: prefix, Err: errWriteOnly})
-		case dir == "data":
-			w.listMarked(ctx, prefix)(yield)
 		case cached:
 			w.cache.List(ctx, prefix)(yield)
 		default:
 			w.far.List(ctx, prefix)(yield)
-		}
-	}
-}
-
-func (w *writeOnly) listMarked(ctx context.Context, prefix string) iter.Seq2[store.Info, error] {
-	return func(yield func(store.Info, error) bool) {
-		for info, err := range w.cache.List(ctx, prefix) {
-			if err == nil {
-				info, err = w.marked(ctx, info.Name)
-			}
-			if errors.Is(err, io.ErrUnexpectedEOF) {
-				continue // no mark of ours: then the pack is not known
-			}
-			if !yield(info, err) || err != nil {
-				return
-			}
 		}
 	}
 }

@@ -124,11 +124,7 @@ type enrolDoc struct {
 }
 
 func (t *tool) readToken(file string) (trust.Token, error) {
-	path := file
-	if file == "-" {
-		path = "/dev/stdin"
-	}
-	data, err := readSmall(path, 4<<10)
+	data, err := t.readOr(file, 4<<10)
 	if err != nil {
 		return trust.Token{}, err
 	}

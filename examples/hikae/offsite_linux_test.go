@@ -184,9 +184,3 @@ func TestOffsite(t *testing.T) {
 	o.run(o.b, "verify", "--repo", "r", "--data", "all")
 	require.Contains(t, o.run(o.b, "points", "--repo", "r", "site-a/web1", "--json"), first.Point)
 }
-
-func fill(rnd *rand.Rand, p []byte) {
-	for i := range p {
-		p[i] = byte(rnd.Uint32())
-	}
-}

@@ -315,6 +315,18 @@ func firstLine(path string) (string, error) {
 	return line, nil
 }
 
+// readOr reads a file of at most max bytes; - is standard input.
+func (t *tool) readOr(path string, max int64) ([]byte, error) {
+	if path != "-" {
+		return readSmall(path, max)
+	}
+	data, err := io.ReadAll(io.LimitReader(t.stdin, max+1))
+	if err == nil && int64(len(data)) > max {
+		err = fmt.Errorf("standard input is longer than %d bytes", max)
+	}
+	return data, err
+}
+
 // readSmall reads a file of at most max bytes.
 func readSmall(path string, max int64) ([]byte, error) {
 	f, err := os.Open(path)

@@ -169,13 +169,13 @@ func (b *blob) abort(why error) {
 	if why == nil {
 		why = errors.New("the blob was given up")
 	}
+	_ = b.pipe.CloseWithError(why) // first: a part may be under way and hold the lock
 	b.mu.Lock()
 	if b.shut == nil {
 		b.shut = why
 	}
 	b.wake()
 	b.mu.Unlock()
-	_ = b.pipe.CloseWithError(why)
 	_, _ = b.w.h.blobs.take(b.ref)
 	b.forget()
 }

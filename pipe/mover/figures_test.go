@@ -34,10 +34,14 @@ func figures(t *testing.T) context.Context {
 	return ctx
 }
 
-// figure prints a row of the table; with HIKAE_FIGURES it is also appended to that file.
+// figure prints a row of the table, with the machine's load of the last minute; with HIKAE_FIGURES it is also appended to
+// that file.
 func figure(t *testing.T, what, bar, format string, args ...any) {
 	t.Helper()
-	row := fmt.Sprintf("| %s | %s | %s |", what, bar, fmt.Sprintf(format, args...))
+	load, err := os.ReadFile("/proc/loadavg")
+	require.NoError(t, err)
+	last, _, _ := strings.Cut(string(load), " ")
+	row := fmt.Sprintf("| %s | %s | %s | %s |", what, bar, fmt.Sprintf(format, args...), last)
 	t.Log(row)
 	name := os.Getenv("HIKAE_FIGURES")
 	if name == "" {

@@ -97,6 +97,13 @@ func (g *gate) end(why error) (first bool) {
 	return true
 }
 
+// inside reports whether a call is under way.
+func (g *gate) inside() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.ops > 0
+}
+
 // wait waits until nobody is in.
 func (g *gate) wait(ctx context.Context) error {
 	g.mu.Lock()

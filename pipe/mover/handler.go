@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/pipe/mover/wire"
@@ -35,6 +37,8 @@ type handler struct {
 	tenant *tenant // nil where there is no backend, and for a token
 	push   func(wire.Message)
 	log    *slog.Logger
+
+	complaints *rate.Limiter // of the log: a peer shall not fill it
 
 	gate   gate
 	ctx    context.Context // ends with the session
@@ -68,6 +72,8 @@ func newHandler(ctx context.Context, hs *host, peer trust.Peer, push func(wire.M
 		blobs:   newRefs[*blob]("blob", maxStreams),
 		objects: newRefs[*object]("object", maxObjects),
 		lists:   newRefs[*objectList]("listing", maxLists),
+
+		complaints: rate.NewLimiter(rate.Every(10*time.Second), 10),
 	}
 	h.space = spaceOf(peer.Name, h.who == byFull)
 	if hs.backend != nil && h.who != byToken {
@@ -117,7 +123,7 @@ func (h *handler) Handle(ctx context.Context, call uint64, req wire.Message) (wi
 	}
 	f := h.fail(err)
 	h.host.observer.Failed(h.peer.Name, req.Kind(), f.Code)
-	if f.Code == wire.CodeFailed || f.Code == wire.CodeMismatch || f.Code == wire.CodeCorrupt {
+	if (f.Code == wire.CodeFailed || f.Code == wire.CodeMismatch || f.Code == wire.CodeCorrupt) && h.complaints.Allow() {
 		h.log.Warn("a call failed", "kind", req.Kind().String(), "code", int(f.Code), "object", f.Object, "err", f.Text)
 	}
 	return nil, f

@@ -46,7 +46,7 @@ func (h *host) peers() (list []trust.Peer) {
 	return list
 }
 
-// care are the calls about the mover itself. Their messages are small.
+// care are the calls about the mover itself.
 type care interface {
 	enrol(peer trust.Peer, m *wire.Enrol) (*wire.Enrolled, error)
 	rotate(peer trust.Peer, m *wire.Rotate) error

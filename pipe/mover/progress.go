@@ -1,8 +1,8 @@
 package mover
 
 import (
-	"maps"
 	"slices"
+	"sort"
 	"sync"
 	"time"
 
@@ -16,51 +16,80 @@ import (
 // durable must not wait for ever. Should it come all the same, it is refused.
 type frontier struct {
 	mu    sync.Mutex
-	next  uint64 // 0 stands for 1
-	ahead map[uint64]struct{}
+	next  uint64    // 0 stands for 1
+	ahead []span    // that came, beyond next: ascending, apart
 	since time.Time // when next was first waited for
 }
 
+// span is calls from one number to before another.
+type span struct{ from, to uint64 }
+
 // overdue is how long a call may be behind later ones: far longer than a connection that is dead goes unnoticed.
 const overdue = 5 * time.Minute
+
+// maxSpans bounds how many gaps are waited for.
+const maxSpans = 4096
 
 // saw counts a call that has come. It reports false for one that nobody waits for any more.
 func (f *frontier) saw(call uint64) (expected bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.next = max(f.next, 1)
-	switch {
-	case call < f.next:
+	if call < f.next {
 		return false
-	case call > f.next:
-		if len(f.ahead) == 0 {
-			f.ahead, f.since = map[uint64]struct{}{}, time.Now()
-		}
-		f.ahead[call] = struct{}{}
+	}
+	if call == f.next {
+		f.next++
+		f.join()
 		return true
 	}
-	f.step(f.next)
+	if len(f.ahead) == 0 {
+		f.since = time.Now()
+	}
+	f.enter(call)
+	if len(f.ahead) > maxSpans {
+		f.skip()
+	}
 	return true
 }
 
-// step goes on to behind a call, and behind those that came before it.
-func (f *frontier) step(call uint64) {
-	for f.next = call + 1; ; f.next++ {
-		if _, ok := f.ahead[f.next]; !ok {
-			break
+// enter puts a number among those that are ahead.
+func (f *frontier) enter(call uint64) {
+	i := sort.Search(len(f.ahead), func(i int) bool { return f.ahead[i].to >= call })
+	switch {
+	case i == len(f.ahead) || f.ahead[i].from > call+1:
+		f.ahead = slices.Insert(f.ahead, i, span{call, call + 1})
+	case f.ahead[i].from == call+1:
+		f.ahead[i].from = call
+	case f.ahead[i].to == call:
+		f.ahead[i].to = call + 1
+		if i+1 < len(f.ahead) && f.ahead[i+1].from == call+1 {
+			f.ahead[i].to = f.ahead[i+1].to
+			f.ahead = slices.Delete(f.ahead, i+1, i+2)
 		}
-		delete(f.ahead, f.next)
+	} // else it has come before
+}
+
+// join goes on behind what came earlier.
+func (f *frontier) join() {
+	if len(f.ahead) > 0 && f.ahead[0].from == f.next {
+		f.next = f.ahead[0].to
+		f.ahead = slices.Delete(f.ahead, 0, 1)
 	}
 	f.since = time.Now()
+}
+
+// skip gives up the calls before the first that is ahead.
+func (f *frontier) skip() {
+	f.next = f.ahead[0].from
+	f.join()
 }
 
 func (f *frontier) at() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.ahead) > 0 && time.Since(f.since) > overdue {
-		first := slices.Min(slices.Collect(maps.Keys(f.ahead)))
-		delete(f.ahead, first)
-		f.step(first)
+		f.skip()
 	}
 	return max(f.next, 1)
 }

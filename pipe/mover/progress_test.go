@@ -1,6 +1,7 @@
 package mover
 
 import (
+	"math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -81,4 +82,30 @@ func TestFrontier(t *testing.T) {
 		require.EqualValues(t, 8, f.at())
 		require.Empty(t, f.ahead)
 	})
+}
+
+// Against a plain list, in every order that chance makes; and never more gaps than are waited for.
+func TestFrontierIsTheLowestThatIsMissing(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(4, 4))
+	for range 200 {
+		f, seen := &frontier{}, map[uint64]bool{}
+		for _, i := range r.Perm(60) {
+			n := uint64(i + 1)
+			require.True(t, f.saw(n))
+			require.Equal(t, n >= f.at(), f.saw(n), "a call that came again")
+			seen[n] = true
+			lowest := uint64(1)
+			for seen[lowest] {
+				lowest++
+			}
+			require.Equal(t, lowest, f.at())
+		}
+		require.Empty(t, f.ahead)
+	}
+	f := &frontier{}
+	for n := uint64(2); n < 6*maxSpans; n += 2 {
+		f.saw(n)
+	}
+	require.Len(t, f.ahead, maxSpans)
 }

@@ -2,6 +2,7 @@ package mover
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"math/rand/v2"
 	"net"
@@ -18,13 +19,20 @@ import (
 	"github.com/hikae/hikae/pipe/pipetest"
 )
 
-// R010, R029: a far repository over TLS is as good as a near one.
+// R010, R029: a far backend over TLS is as good as a near one. TestFarBackend has the same with a repository.
 func TestFarBackendOverTLS(t *testing.T) {
-	pipetest.TestBackend(t, func(t testing.TB) pipe.Backend {
-		y := newYard(t, nil)
-		return y.dial(y.enrol("full", trust.Full))
+	b := &changing{}
+	y := newYard(t, &ServerOptions{Backend: b})
+	c := y.dial(y.enrol("full", trust.Full))
+	pipetest.TestBackend(t, func(testing.TB) pipe.Backend {
+		b.Backend = pipetest.NewBackend(0)
+		return c
 	})
 }
+
+// changing is a backend that is emptied between two tests. What the mover remembers of its tenants stays, and must not
+// be believed.
+type changing struct{ pipe.Backend }
 
 // disks is a backend of which the disks are targets of a kind, in memory.
 type disks struct {
@@ -410,4 +418,24 @@ func TestRotate(t *testing.T) {
 	own, err := trust.LoadIdentity(dir)
 	require.NoError(t, err)
 	require.Equal(t, next.Pin(), own.Pin())
+}
+
+// A peer that is revoked while it writes hears so, soon, and does not try for half an hour.
+func TestRevokedWhileItWrites(t *testing.T) {
+	y := newYard(t, nil)
+	c := y.dial(y.enrol("web", trust.Append))
+	w, err := c.Begin(t.Context(), "vm", nil)
+	require.NoError(t, err)
+	defer w.Close()
+	d, err := w.Disk(t.Context(), "disk0", 1<<20)
+	require.NoError(t, err)
+	require.NoError(t, y.book.Revoke("web"))
+	mark := pipe.Extent{Len: testBlock}
+	require.Eventually(t, func() bool {
+		err = d.(pipe.ExtentTarget).Mark(t.Context(), mark)
+		return err != nil
+	}, 5*time.Second, 10*time.Millisecond)
+	require.True(t, errors.Is(err, fs.ErrPermission) || errors.Is(err, trust.ErrRefused), "%v", err)
+	_, err = c.Begin(t.Context(), "vm", nil)
+	require.True(t, errors.Is(err, fs.ErrPermission) || errors.Is(err, trust.ErrRefused), "%v", err)
 }

@@ -61,6 +61,8 @@ func lie(kind wire.Kind, lie func(req wire.Message, n int) wire.Message) script 
 	}
 }
 
+var errUncovered = errors.New("extents that do not cover the image were believed")
+
 // everything uses a client for all that it can do, up to the first error.
 func everything(ctx context.Context, c *Client) error {
 	for _, err := range c.Points(ctx, "") {
@@ -87,7 +89,7 @@ func everything(ctx context.Context, c *Client) error {
 		total += e.Len
 	}
 	if total != img.Size() {
-		return errors.New("extents that do not cover the image were believed")
+		return errUncovered
 	}
 	r, err := c.OpenBlob(ctx, "p1", "config")
 	if err != nil {

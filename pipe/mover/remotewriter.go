@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -121,10 +120,12 @@ func (w *remoteWriter) beginIn(ctx context.Context, e *epoch) error {
 	req := &wire.Begin{VM: w.vm, Base: w.opts.Base, Time: w.opts.Time.UnixNano(), Consistency: w.opts.Consistency, Facts: w.opts.Facts}
 	a, err := call[*wire.Begun](ctx, e, req)
 	for wait := time.Second; errors.Is(err, ErrBusy); wait = min(2*wait, 15*time.Second) {
-		if err := sleep(ctx, wait); err != nil {
-			return fmt.Errorf("%w: %w", err, ErrBusy)
+		if err = sleep(ctx, wait); err == nil {
+			a, err = call[*wire.Begun](ctx, e, req)
 		}
-		a, err = call[*wire.Begun](ctx, e, req)
+		if ctx.Err() != nil && err != nil {
+			return fmt.Errorf("%w: %w", ctx.Err(), ErrBusy)
+		}
 	}
 	if err != nil {
 		return err
@@ -252,23 +253,35 @@ const maxNoted = 1<<16 - 2
 
 // Usage is as pipe.Accountant has it. Where the other side cannot be asked, it is what is known here.
 func (w *remoteWriter) Usage() pipe.Usage {
-	ctx, cancel := context.WithTimeout(w.c.life, usageWait)
-	defer cancel()
-	var a *wire.UsageIs
-	err := w.gate.Acquire(ctx, 1)
-	if err == nil {
-		if w.in != nil && !w.in.gone.Load() {
-			a, err = call[*wire.UsageIs](ctx, w.in, &wire.Usage{Writer: w.ref})
-		}
-		w.gate.Release(1)
+	var far *wire.UsageIs
+	if w.usable() == nil {
+		far = w.askUsage()
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err == nil && a != nil {
-		w.usage = pipe.Usage{Stored: a.Stored, Parity: a.Parity}
+	if far != nil {
+		w.usage = pipe.Usage{Stored: far.Stored, Parity: far.Parity}
 	}
 	w.usage.Stored = max(w.usage.Stored, w.stored)
 	return w.usage
+}
+
+// askUsage is what the other side says, nil where it does not.
+func (w *remoteWriter) askUsage() *wire.UsageIs {
+	ctx, cancel := context.WithTimeout(w.c.life, usageWait)
+	defer cancel()
+	if w.gate.Acquire(ctx, 1) != nil {
+		return nil
+	}
+	defer w.gate.Release(1)
+	if w.in == nil || w.in.gone.Load() {
+		return nil
+	}
+	far, err := call[*wire.UsageIs](ctx, w.in, &wire.Usage{Writer: w.ref})
+	if err != nil {
+		return nil
+	}
+	return far
 }
 
 // usageWait bounds a question that has no context of its caller.
@@ -329,7 +342,7 @@ func (w *remoteWriter) finish(drop bool) {
 	for _, b := range w.blobs {
 		b.tape.close()
 	}
-	w.disks, w.blobs = slices.Clip(w.disks), nil
+	w.blobs = nil
 }
 
 // depart leaves the session, once nobody is inside the gate.

@@ -200,7 +200,7 @@ func (s *Server) review() {
 	}
 }
 
-// sweep closes what nobody has used for a while.
+// sweep closes what nobody has used for a while, and ends what others wait for in vain.
 func (s *Server) sweep() {
 	if s.host.tenants == nil {
 		return
@@ -212,6 +212,7 @@ func (s *Server) sweep() {
 		case <-s.life.Done():
 			return
 		case now := <-tick.C:
+			s.host.evict(now)
 			if err := s.host.tenants.sweep(now); err != nil {
 				s.opts.Log.Warn("the tables of known blocks", "err", err)
 			}

@@ -85,10 +85,23 @@ func makeSecret(path string) (secret [32]byte, err error) {
 		return secret, err
 	}
 	err = os.Link(f.Name(), path)
+	if err != nil && !errors.Is(err, fs.ErrExist) { // a file system without links
+		err = writeNew(path, secret[:])
+	}
 	if errors.Is(err, fs.ErrExist) {
 		return readSecret(path)
 	}
 	return secret, err
+}
+
+// writeNew writes a file that is not there yet.
+func writeNew(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // derive is a key of a tenant for one purpose.

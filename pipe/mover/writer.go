@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,7 +26,7 @@ const SessionFact = "hikae.mover.session"
 type writer struct {
 	h        *handler
 	claim    claim
-	attempt  string // the client's own number for it
+	attempt  attempt
 	ref      wire.Ref
 	pw       pipe.PointWriter
 	progress *progress // nil where only the commit makes durable
@@ -34,25 +36,64 @@ type writer struct {
 	gate   gate
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	turn   bool // it has one to give back
+	turn   bool    // it has one to give back
+	before *writer // whom it took the VM from
 	ended  chan struct{}
+	used   atomic.Int64 // when the last call was made, in nanoseconds
 
 	mu    sync.Mutex
 	disks map[*disk]struct{}
 	blobs map[*blob]struct{}
-	point string // once committed
 }
 
 // claim is what only one writer of a peer has at a time.
 type claim struct{ peer, vm string }
 
-// claims are the points that are being written.
+// attempt is a client's own number for one try to write a point.
+type attempt struct{ peer, number string }
+
+// claims are the points that are being written, and the last attempts that were committed.
 type claims struct {
-	mu sync.Mutex
-	by map[claim]*writer
+	mu   sync.Mutex
+	by   map[claim]*writer
+	done map[attempt]string // the point's id
+	old  []attempt          // in their order
 }
 
-func newClaims() *claims { return &claims{by: map[claim]*writer{}} }
+// maxAttempts is how many committed attempts are remembered. Who asks for one asks within the hour that a client waits.
+const maxAttempts = 4096
+
+func newClaims() *claims { return &claims{by: map[claim]*writer{}, done: map[attempt]string{}} }
+
+// committed remembers what an attempt became.
+func (c *claims) committed(a attempt, point string) {
+	if a.number == "" {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.old) == maxAttempts {
+		delete(c.done, c.old[0])
+		c.old = slices.Delete(c.old, 0, 1)
+	}
+	c.done[a] = point
+	c.old = append(c.old, a)
+}
+
+// pointOf is what an attempt became.
+func (c *claims) pointOf(a attempt) (point string, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	point, ok = c.done[a]
+	return point, ok
+}
+
+// all are the points that are being written.
+func (c *claims) all() []*writer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Values(c.by))
+}
 
 // take hands the claim over to w and returns who had it.
 func (c *claims) take(w *writer) (before *writer) {
@@ -94,7 +135,7 @@ func (h *handler) begin(ctx context.Context, m *wire.Begin) (wire.Message, error
 		}
 	}
 	w := &writer{
-		h: h, claim: claim{h.peer.Name, vm}, attempt: m.Facts[SessionFact], ended: make(chan struct{}),
+		h: h, claim: claim{h.peer.Name, vm}, attempt: attempt{h.peer.Name, m.Facts[SessionFact]}, ended: make(chan struct{}),
 		disks: map[*disk]struct{}{}, blobs: map[*blob]struct{}{},
 	}
 	w.ctx, w.cancel = context.WithCancelCause(h.ctx)
@@ -123,19 +164,21 @@ func (h *handler) begin(ctx context.Context, m *wire.Begin) (wire.Message, error
 func (w *writer) start(ctx context.Context, m *wire.Begin) error {
 	ctx, stop := w.both(ctx)
 	defer stop()
-	if before := w.h.host.claims.take(w); before != nil {
-		before.end(errFenced)
-		if err := before.wait(ctx); err != nil {
+	if w.before = w.h.host.claims.take(w); w.before != nil {
+		w.before.end(errFenced)
+		if err := w.before.wait(ctx); err != nil {
 			return w.because(err)
 		}
-		if before.attempt != "" && before.attempt == w.attempt && before.point != "" {
-			return &wire.Fail{Code: wire.CodeExists, Object: before.point, Text: "this attempt was committed: it is point " + before.point}
-		}
+		w.before = nil
+	}
+	if point, ok := w.h.host.claims.pointOf(w.attempt); ok {
+		return &wire.Fail{Code: wire.CodeExists, Object: point, Text: "this attempt was committed: it is point " + point}
 	}
 	if err := w.h.host.admission.enter(ctx); err != nil {
 		return w.because(err)
 	}
 	w.turn = true
+	w.touch()
 	opts := &pipe.PointOptions{Base: m.Base, Consistency: m.Consistency, Facts: m.Facts}
 	if m.Time != 0 {
 		opts.Time = time.Unix(0, m.Time).UTC()
@@ -191,6 +234,10 @@ func (w *writer) end(why error) {
 		if w.turn {
 			w.h.host.admission.leave()
 		}
+		if w.before != nil { // it was put aside while it waited: who waits for it waits for both
+			<-w.before.ended
+			w.before = nil
+		}
 		w.h.host.claims.drop(w)
 	})
 }
@@ -214,8 +261,30 @@ func (w *writer) enter(ctx context.Context) (context.Context, func(), error) {
 	if err := w.gate.enter(); err != nil {
 		return nil, nil, err
 	}
+	w.touch()
 	ctx, stop := w.both(ctx)
-	return ctx, func() { stop(); w.gate.leave() }, nil
+	return ctx, func() { stop(); w.touch(); w.gate.leave() }, nil
+}
+
+func (w *writer) touch() { w.used.Store(time.Now().UnixNano()) }
+
+// maxIdle is how long a point may hold its turn without a call while others wait for theirs: somebody who has gone, or
+// who means to keep others from writing.
+const maxIdle = 15 * time.Minute
+
+var errIdle = &wire.Fail{Code: wire.CodeRevoked, Text: "nothing was written to the point for long, and others waited: its turn is over"}
+
+// evict ends points that hold a turn and do nothing with it, if somebody waits.
+func (h *host) evict(now time.Time) {
+	if h.admission.waiting.Load() == 0 {
+		return
+	}
+	for _, w := range h.claims.all() {
+		if used := w.used.Load(); used != 0 && now.Sub(time.Unix(0, used)) > maxIdle && !w.gate.inside() {
+			w.h.log.Warn("a point was given up: nothing was written to it, and others wait", "vm", w.claim.vm)
+			w.end(errIdle)
+		}
+	}
 }
 
 // commit makes the point appear.
@@ -239,14 +308,13 @@ func (h *handler) commit(ctx context.Context, m *wire.Commit) (wire.Message, err
 		w.gate.reopen()
 		return nil, err
 	}
-	w.mu.Lock()
-	w.point = point
-	w.mu.Unlock()
+	h.host.claims.committed(w.attempt, point)
 	w.gate.leave()
 	if err := h.tenant.known.sync(); err != nil {
 		h.log.Warn("the table of known blocks could not be synced", "err", err)
 	}
 	_, _ = h.writers.take(m.Writer)
+	w.forget()
 	w.end(errCommitted)
 	h.log.Info("a point was committed", "point", point)
 	return &wire.Committed{Point: point}, nil
@@ -258,8 +326,18 @@ func (h *handler) dropPoint(ctx context.Context, m *wire.DropPoint) error {
 	if err != nil {
 		return err
 	}
+	w.forget()
 	w.end(errDropped)
 	return w.wait(ctx)
+}
+
+// forget takes the numbers of the point's disks back.
+func (w *writer) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for d := range w.disks {
+		_, _ = w.h.disks.take(d.ref)
+	}
 }
 
 func (h *handler) usage(m *wire.Usage) (wire.Message, error) {

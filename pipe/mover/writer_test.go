@@ -115,6 +115,43 @@ func TestCommitUnderWay(t *testing.T) {
 	}
 }
 
+// Who takes the VM from somebody who still waits for it waits for both: a commit that hangs is never overtaken.
+func TestFencingInARow(t *testing.T) {
+	t.Parallel()
+	s := &slow{begun: make(chan struct{}), goOn: make(chan struct{})}
+	p := newPlace(t, func(h *host) { s.Backend, h.backend = h.backend, s })
+	first := p.session("web", trust.Append, nil)
+	b := do[*wire.Begun](t, first, 1, &wire.Begin{VM: "vm1"})
+	committed := make(chan error, 1)
+	go func() {
+		_, err := first.Handle(context.Background(), 2, &wire.Commit{Writer: b.Writer})
+		committed <- err
+	}()
+	<-s.begun
+	begun := make([]chan error, 3)
+	for i := range begun {
+		begun[i] = make(chan error, 1)
+		h := p.session("web", trust.Append, nil)
+		go func() {
+			_, err := h.Handle(context.Background(), 1, &wire.Begin{VM: "vm1"})
+			begun[i] <- err
+		}()
+		if i > 0 {
+			require.Equal(t, wire.CodeFenced, toFail(<-begun[i-1]).Code)
+		} else {
+			time.Sleep(20 * time.Millisecond) // until it waits
+		}
+	}
+	select {
+	case err := <-begun[2]:
+		t.Fatal("begun while the first was being committed", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(s.goOn)
+	require.NoError(t, <-committed)
+	require.NoError(t, <-begun[2])
+}
+
 // Points are begun in the order in which their sessions came; who gives up does not hold up the others; and beyond the
 // queue nobody waits.
 func TestAdmission(t *testing.T) {
@@ -317,4 +354,62 @@ func TestDurableIsTold(t *testing.T) {
 	require.LessOrEqual(t, told(), missing)
 	do[*wire.OK](t, h, missing, &wire.Mark{Disk: o.disk, Extent: pipe.Extent{Kind: pipe.Zero}})
 	require.Eventually(t, func() bool { return told() > missing }, 20*time.Second, 10*time.Millisecond)
+}
+
+// An attempt that was committed is not begun again, however late its caller comes; another peer's number is nothing to it.
+func TestAttemptIsCommittedOnce(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, nil)
+	h := p.session("web", trust.Append, nil)
+	begin := &wire.Begin{VM: "vm1", Facts: map[string]string{SessionFact: "a"}}
+	id := do[*wire.Committed](t, h, 2, &wire.Commit{Writer: do[*wire.Begun](t, h, 1, begin).Writer}).Point
+	for i := range uint64(2) {
+		require.Equal(t, id, fails(t, p.session("web", trust.Append, nil), i+1, wire.CodeExists, begin).Object)
+	}
+	do[*wire.Begun](t, p.session("db", trust.Append, nil), 1, begin)
+	c := newClaims()
+	for i := range 3 * maxAttempts {
+		c.committed(attempt{"web", fmt.Sprint(i)}, "p")
+	}
+	require.Len(t, c.done, maxAttempts)
+	_, ok := c.pointOf(attempt{"web", fmt.Sprint(3*maxAttempts - 1)})
+	require.True(t, ok)
+}
+
+// Who holds a turn and writes nothing loses it where others wait, and only then.
+func TestIdleWriterLosesItsTurn(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, func(h *host) { h.admission = newAdmission(1, 5) })
+	idle := newPoint(t, p.session("web", trust.Append, nil), "vm", testBlock)
+	later := time.Now().Add(maxIdle + time.Minute)
+	p.evict(later)
+	do[*wire.Placed](t, idle.handler, idle.next(), idle.block(0, chacha(1, testBlock)))
+	h := p.session("db", trust.Append, nil)
+	begun := make(chan error, 1)
+	go func() {
+		_, err := h.Handle(context.Background(), 1, &wire.Begin{VM: "vm"})
+		begun <- err
+	}()
+	require.Eventually(t, func() bool { return p.admission.waiting.Load() == 1 }, 5*time.Second, time.Millisecond)
+	p.evict(time.Now())
+	require.EqualValues(t, 1, p.admission.waiting.Load())
+	p.evict(later)
+	require.NoError(t, <-begun)
+	fails(t, idle.handler, idle.next(), wire.CodeRevoked, &wire.SealDisk{Disk: idle.disk})
+	fails(t, idle.handler, idle.next(), wire.CodeRevoked, &wire.Commit{Writer: idle.writer})
+}
+
+// Disks of points that are gone take no numbers: a session may write any number of points.
+func TestDisksOfDroppedPointsAreForgotten(t *testing.T) {
+	t.Parallel()
+	h := newPlace(t, nil).session("web", trust.Append, nil)
+	for i := range uint64(4) {
+		b := do[*wire.Begun](t, h, 1000*i+1, &wire.Begin{VM: "vm"})
+		for k := range uint64(maxOpen) {
+			do[*wire.DiskStarted](t, h, 1000*i+2+k, &wire.StartDisk{Writer: b.Writer, Key: fmt.Sprint(k), Size: 1})
+		}
+		fails(t, h, 1000*i+900, wire.CodeBusy, &wire.StartDisk{Writer: b.Writer, Key: "x", Size: 1})
+		do[*wire.OK](t, h, 1000*i+901, &wire.DropPoint{Writer: b.Writer})
+	}
+	require.Empty(t, h.disks.by)
 }

@@ -96,7 +96,36 @@ func (g *Guard) repository(ctx context.Context) (*repo.Public, error) {
 		return nil, err
 	}
 	g.public = p
+	if s, ok := store.As[store.Sweeper](g.st); ok { // of a guard that was killed
+		if swept, err := s.Sweep(ctx, false); err != nil || swept.Removed > 0 {
+			g.log.Info("unfinished objects", "removed", swept.Removed, "err", err)
+		}
+	}
 	return p, nil
+}
+
+// settle makes durable the names of packs, below prefix, that a writer or this process may have left otherwise.
+func (g *Guard) settle(ctx context.Context, prefix string) error {
+	s, ok := store.As[store.Settler](g.st)
+	if !ok {
+		return nil
+	}
+	p, err := g.repository(ctx)
+	if errors.Is(err, repo.ErrNotRepository) {
+		return nil
+	}
+	if err == nil {
+		err = p.Refresh(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	for _, lease := range p.Unsettled() {
+		if err := s.Settle(ctx, fmt.Sprintf("%s%016x/", prefix, lease)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // probe asks the store what it can do, at most once a minute: it writes to find out, and anybody may ask.
@@ -122,7 +151,7 @@ func (g *Guard) refused(op, peer, name string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, fs.ErrPermission) {
+	if errors.Is(err, fs.ErrPermission) && op != "stat" { // who is about to create asks first whether it is there
 		g.log.Warn("refused", "peer", peer, "op", op, "object", name, "reason", err.Error())
 	}
 	if _, ok := errors.AsType[*fs.PathError](err); ok {

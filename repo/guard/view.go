@@ -102,12 +102,25 @@ func (v *fullView) Stat(ctx context.Context, name string) (store.Info, error) {
 	return v.g.st.Stat(ctx, name)
 }
 
-// List lists any objects.
+// List lists any objects. Before a listing of packs is at its end, the names in it are durable: who lists them relies on
+// them, and cannot settle them from afar.
 func (v *fullView) List(ctx context.Context, prefix string) iter.Seq2[store.Info, error] {
 	if err := v.open(ctx, store.ValidPrefix(prefix)); err != nil {
 		return failing(v.g.refused("list", v.peer, prefix, err))
 	}
-	return v.g.st.List(ctx, prefix)
+	if prefix != "data/" && prefix != "meta/" {
+		return v.g.st.List(ctx, prefix)
+	}
+	return func(yield func(store.Info, error) bool) {
+		for info, err := range v.g.st.List(ctx, prefix) {
+			if !yield(info, err) || err != nil {
+				return
+			}
+		}
+		if err := v.g.settle(ctx, prefix); err != nil {
+			yield(store.Info{}, v.g.refused("list", v.peer, prefix, err))
+		}
+	}
 }
 
 // Remove removes any object.

@@ -24,9 +24,14 @@ func (b *bucket) fill(now time.Time, rate int64) {
 	b.level = min(b.level, burst(rate))
 }
 
-// missing is how long it takes until the bucket holds want.
-func (b *bucket) missing(want float64, rate int64) time.Duration {
-	return timeFor(want-b.level, float64(rate))
+// lacks is how long n bytes have to wait. Without a limit they do not, and the bucket is kept at what they need.
+func (b *bucket) lacks(now time.Time, n int, rate int64) time.Duration {
+	if rate <= 0 {
+		b.level = float64(n)
+		return 0
+	}
+	b.fill(now, rate)
+	return timeFor(float64(n)-b.level, float64(rate))
 }
 
 // burst is what a bucket holds at most: a tenth of a second, and one piece.

@@ -154,20 +154,19 @@ func (p *pool) ask(f *flow, n int) int {
 		s.active = true
 		p.active = append(p.active, s)
 	}
-	if len(s.queue) == 0 {
-		if m := p.take(now, f); m > 0 {
-			return m
-		}
-		if now.Sub(p.handed) >= spread {
-			p.hand(now)
-			if m := p.take(now, f); m > 0 {
-				return m
-			}
-		}
-	}
 	s.queue = append(s.queue, f)
-	p.arm()
-	return 0
+	p.serveShare(now, s)
+	if len(f.granted) == 0 && now.Sub(p.handed) >= spread {
+		p.hand(now)
+		p.serveShare(now, s)
+	}
+	select {
+	case m := <-f.granted:
+		return m
+	default:
+		p.arm()
+		return 0
+	}
 }
 
 // withdraw ends a wait. What was granted meanwhile is returned, for it is paid.
@@ -183,43 +182,39 @@ func (p *pool) withdraw(f *flow) int {
 	}
 }
 
-// take pays for a piece of what f wants; 0: somebody's bucket does not hold it yet.
-func (p *pool) take(now time.Time, f *flow) int {
+// take pays for a piece of what f wants. Where it cannot, shared says whether that is for want of what the session's
+// connections share.
+func (p *pool) take(now time.Time, f *flow) (n int, shared bool) {
 	if p.limits.none() {
-		return f.want
+		return f.want, false
 	}
-	n := min(f.want, p.piece())
-	if p.lacks(now, f, n) > 0 {
-		return 0
+	n = min(f.want, p.piece())
+	if p.lacksShared(now, f.share, n) > 0 {
+		return 0, true
 	}
-	s := f.share
-	s.credit -= float64(n)
-	s.own.level -= float64(n)
+	if p.lacksOwn(now, f, n) > 0 {
+		return 0, false
+	}
+	f.share.credit -= float64(n)
+	f.share.own.level -= float64(n)
 	f.own.level -= float64(n)
-	return n
+	return n, false
 }
 
-// lacks is how long n bytes of f have to wait, about. Levels without a limit are kept at what n needs.
-func (p *pool) lacks(now time.Time, f *flow, n int) (wait time.Duration) {
-	s, want := f.share, float64(n)
+// lacksShared is how long n bytes of a session have to wait, about. A level without a limit is kept at what n needs.
+func (p *pool) lacksShared(now time.Time, s *share, n int) (wait time.Duration) {
 	if p.limits.Total > 0 {
 		each := float64(p.limits.Total) / float64(max(len(p.active), 1))
-		wait = timeFor(want-s.credit, each)
+		wait = timeFor(float64(n)-s.credit, each)
 	} else {
-		s.credit = want
+		s.credit = float64(n)
 	}
-	for _, level := range []struct {
-		b    *bucket
-		rate int64
-	}{{&s.own, p.limits.PerSession}, {&f.own, p.limits.PerConnection}} {
-		if level.rate <= 0 {
-			level.b.level = want
-			continue
-		}
-		level.b.fill(now, level.rate)
-		wait = max(wait, level.b.missing(want, level.rate))
-	}
-	return wait
+	return max(wait, s.own.lacks(now, n, p.limits.PerSession))
+}
+
+// lacksOwn is how long n bytes have to wait for the connection's own limit.
+func (p *pool) lacksOwn(now time.Time, f *flow, n int) time.Duration {
+	return f.own.lacks(now, n, p.limits.PerConnection)
 }
 
 // hand divides what has accrued of the total equally among the sessions with something to carry. A session that has
@@ -274,14 +269,22 @@ func (p *pool) serve(now time.Time) {
 	p.arm()
 }
 
-// serveShare goes through a session's queue once. A connection that is kept back by its own limit keeps its place.
+// serveShare goes through a session's queue once. A connection that is kept back by its own limit keeps its place and
+// lets others pass; one that waits for what all share does not, or small writes would leave nothing for large ones.
 func (p *pool) serveShare(now time.Time, s *share) {
 	kept := s.queue[:0]
-	for _, f := range s.queue {
-		if n := p.take(now, f); n > 0 {
+	for i, f := range s.queue {
+		n, shared := p.take(now, f)
+		switch {
+		case n > 0:
 			f.granted <- n
 			s.asked = now
-		} else {
+		case shared:
+			kept = append(kept, s.queue[i:]...)
+			clear(s.queue[len(kept):])
+			s.queue = kept
+			return
+		default:
 			kept = append(kept, f)
 		}
 	}
@@ -297,7 +300,9 @@ func (p *pool) arm() {
 	wait, now := time.Duration(-1), time.Now()
 	for _, s := range p.active {
 		for _, f := range s.queue {
-			if d := p.lacks(now, f, min(f.want, p.piece())); wait < 0 || d < wait {
+			n := min(f.want, p.piece())
+			d := max(p.lacksShared(now, s, n), p.lacksOwn(now, f, n))
+			if wait < 0 || d < wait {
 				wait = d
 			}
 		}

@@ -233,6 +233,31 @@ func TestLimitsHoldAtEveryLevelAtOnce(t *testing.T) {
 	})
 }
 
+// A connection with small writes does not keep one with large ones of the same session from its turn.
+func TestSmallWritesLeaveRoomForLargeOnesOfTheSession(t *testing.T) {
+	for _, limits := range []Limits{{Total: 500_000}, {PerSession: 500_000}} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, Rules{Limits: limits})
+			defer r.end()
+			small := r.busy("a", 1, 700, false)
+			large := r.busy("a", 1, 256<<10, false)
+			all := during(10*time.Second, append(small, large...))
+			assert.InEpsilon(t, 5_000_000, all, 0.05)
+			assert.Greater(t, moved(large), moved(small))
+			assert.Greater(t, moved(small), int64(10*700), "and the other way round")
+		})
+	}
+}
+
+// A connection that waits for its own limit does not slow others down.
+func TestFastConnectionsDoNotWaitForEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Rules{Limits: Limits{PerConnection: 50_000_000}})
+		defer r.end()
+		assert.InEpsilon(t, 4*50_000_000, during(time.Second, r.busy("a", 4, 256<<10, false)), 0.1)
+	})
+}
+
 // 200 sessions on a slow line: each lane gets something through in time for heartbeats.
 func TestManySessionsEachGetTheirShareInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

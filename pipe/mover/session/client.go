@@ -176,8 +176,8 @@ func (c *Client) Stats() Stats {
 	return s
 }
 
-// Close ends the session on both sides, where there is a line; calls under way fail with [ErrClosed]. It waits for no
-// more than a few seconds, so that the other side hears of it.
+// Close ends the session on both sides, where there is a line; calls under way fail with [ErrClosed]. It waits a few
+// seconds at most, so that the other side hears of it; a collector's waits for its handler too.
 func (c *Client) Close() error {
 	c.link.end(ErrClosed, &wire.Refuse{Code: wire.CodeClosed, Text: "the session is over"})
 	if c.keep != nil {

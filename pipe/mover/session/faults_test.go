@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -105,6 +106,31 @@ func TestBlackHole(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What a dark connection held is gone when it was found: as many goroutines as before, and no memory of the window.
+func TestNothingLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, nil)
+		defer s.close()
+		c := s.client(&ClientOptions{Lanes: 2})
+		defer c.Close()
+		time.Sleep(10 * time.Second)
+		putAll(t, c, 100, 10_000, 10)
+		synctest.Wait()
+		before := runtime.NumGoroutine()
+		for range 5 {
+			s.darken()
+			go putAll(t, c, 30, 10_000, 10)
+			time.Sleep(35 * time.Second)
+			synctest.Wait()
+			require.Equal(t, before, runtime.NumGoroutine())
+			a := s.hosted().link.answers
+			require.Zero(t, a.bytes)
+			require.Zero(t, c.link.calls.credit.bytes)
+		}
+		require.Equal(t, 2, s.server.Stats().Lanes)
+	})
 }
 
 // One direction stands still while the other lives.

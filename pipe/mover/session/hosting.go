@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -108,7 +109,7 @@ func (s *Server) enter(h *hosted, a *lane) error {
 }
 
 // errReplaced ends a lane that makes room for another.
-var errReplaced = fmt.Errorf("another lane has taken its place")
+var errReplaced = errors.New("another lane has taken its place")
 
 // tooMany is the lane to close where there are more than most, never the one that just came.
 func (l *link) tooMany(most int, new *lane) (old *lane) {

@@ -159,7 +159,11 @@ func (k *keeper) run() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
+		before := time.Now()
 		k.fill(l.ctx)
+		if time.Since(before) > time.Second {
+			watch.slept() // it was this that took so long
+		}
 		select {
 		case <-k.events:
 		case <-tick.C:

@@ -75,7 +75,7 @@ type lane struct {
 	writing atomic.Int64 // since when the writer is in a write; 0: it is not
 	seen    struct {     // by the reader, of the write that goes on
 		since int64
-		left  int
+		acked uint64
 	}
 }
 
@@ -186,21 +186,21 @@ func (r *laneReader) Read(p []byte) (int, error) {
 }
 
 // lengthen gives a write more time where it gets on, if slowly: the kernel takes more only when much of what it has is
-// gone, which on a bad line may take longer than a lane may be silent. The reader sees to it, because it is woken by the
+// gone, and a limit lets pass a little at a time, which may take longer than a lane may be silent. The reader sees to it, because it is woken by the
 // other side's Pings.
 func (a *lane) lengthen() {
 	since, now := a.writing.Load(), a.link.now()
 	if since == 0 || now-since < int64(a.timing.deadAfter/8) {
 		return
 	}
-	left, ok := unacknowledged(a.conn)
+	acked, ok := acknowledged(a.conn)
 	if !ok {
 		return
 	}
-	if a.seen.since == since && left < a.seen.left {
+	if a.seen.since == since && acked > a.seen.acked {
 		_ = a.conn.SetWriteDeadline(time.Now().Add(a.timing.deadAfter))
 	}
-	a.seen.since, a.seen.left = since, left
+	a.seen.since, a.seen.acked = since, acked
 }
 
 // beat says Ping where nothing was said or heard for a while. It is for the writer.

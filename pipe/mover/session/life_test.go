@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -35,6 +36,30 @@ func TestLanesAsNeeded(t *testing.T) {
 			putAll(t, c, 1, 10, 1)
 		})
 	}
+}
+
+// A second lane that cannot be had takes nothing from the first.
+func TestSecondLaneHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, nil)
+		defer s.close()
+		dials := 0
+		c := s.client(&ClientOptions{Lanes: 2, Dial: func(ctx context.Context) (net.Conn, error) {
+			if dials++; dials > 1 {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return s.dial("peer")(ctx)
+		}})
+		defer c.Close()
+		for range 30 {
+			putAll(t, c, 1, 100, 1)
+			time.Sleep(10 * time.Second)
+			require.Equal(t, 1, c.Stats().Lanes)
+		}
+		require.Greater(t, dials, 4)
+		require.Len(t, s.conns, 1)
+	})
 }
 
 // What comes, also asks for more lanes.
@@ -289,7 +314,13 @@ func TestDurable(t *testing.T) {
 // A target collects: it opens the lanes, gives its order by a call, and answers the source's calls.
 func TestCollector(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var below atomic.Uint64
 		s := newSite(t, &ServerOptions{Collect: func(_ context.Context, peer trust.Peer, to *Client) (Handler, error) {
+			to.Notify(func(m wire.Message) {
+				if d, ok := m.(*wire.Durable); ok {
+					below.Store(d.Below)
+				}
+			})
 			return &source{to: to, t: t}, nil
 		}})
 		defer s.close()
@@ -304,6 +335,9 @@ func TestCollector(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []byte("web is there"), answer.(*wire.Collected).Result)
 		target.once(t, 50)
+		c.Push(&wire.Durable{Writer: 1, Below: 51})
+		synctest.Wait()
+		require.Equal(t, uint64(51), below.Load())
 		require.NoError(t, c.Close())
 		require.Equal(t, 1, target.ended())
 		synctest.Wait()

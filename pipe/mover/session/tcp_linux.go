@@ -26,16 +26,17 @@ func tune(conn net.Conn, deadAfter time.Duration) {
 	})
 }
 
-// unacknowledged is how many bytes of a connection the other side's kernel has not taken yet (SIOCOUTQ, tcp(7)).
-func unacknowledged(conn net.Conn) (n int, ok bool) {
+// acknowledged is how many bytes of a connection the other side's kernel has taken so far (tcpi_bytes_acked, tcp(7)).
+func acknowledged(conn net.Conn) (n uint64, ok bool) {
 	raw := rawConn(conn)
 	if raw == nil {
 		return 0, false
 	}
 	err := raw.Control(func(fd uintptr) {
-		var err error
-		n, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
-		ok = err == nil
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil {
+			n, ok = info.Bytes_acked, true
+		}
 	})
 	return n, ok && err == nil
 }

@@ -201,17 +201,22 @@ func fill(ctx context.Context, f vfs.File, data []byte) error {
 // publish gives the file its name. It never replaces. Where the answer was lost, a look at both names tells what was
 // done.
 func (s *Store) publish(ctx context.Context, temp, name string, data []byte) error {
+	doubt := false
 	for tries := 1; ; tries++ {
 		err := s.publishOnce(temp, name)
-		if !stale(err) {
+		lost := stale(err)
+		doubt = doubt || lost
+		if !lost && !(doubt && errors.Is(err, fs.ErrExist)) { // what was lost may have been done late
 			return err
 		}
 		settled, look := s.settled(ctx, temp, name, data)
 		switch {
 		case settled:
 			return look
-		case look != nil || tries >= publishTries || ctx.Err() != nil:
+		case look != nil || lost && (tries >= publishTries || ctx.Err() != nil):
 			return opaque(errors.Join(err, look, ctx.Err()))
+		case !lost:
+			return err
 		}
 	}
 }

@@ -160,7 +160,9 @@ func (s *Store) Close() error {
 		return nil
 	}
 	s.work.Wait()
-	return errors.Join(s.scratch.close(), s.handles.close(), s.fs.Close())
+	ctx, cancel := context.WithTimeout(context.Background(), discardWait) // what then stays is for a sweep
+	defer cancel()
+	return errors.Join(s.on(ctx).scratch.close(), s.handles.close(), s.fs.Close())
 }
 
 // alive says whether a call may start.

@@ -35,6 +35,11 @@ type poorNode struct {
 	share *poorShare
 }
 
+// WrapChild makes everything below as poor.
+func (n *poorNode) WrapChild(_ context.Context, child fusefs.InodeEmbedder) fusefs.InodeEmbedder {
+	return &poorNode{LoopbackNode: fusefs.LoopbackNode{RootData: child.(*fusefs.LoopbackNode).RootData}, share: n.share}
+}
+
 func (n *poorNode) Rename(ctx context.Context, name string, to fusefs.InodeEmbedder, newName string, flags uint32) syscall.Errno {
 	if flags != 0 && !n.share.exclusive {
 		return syscall.EINVAL
@@ -101,10 +106,7 @@ func (s *poorShare) mount(t *testing.T) (front, back string) {
 	var st syscall.Stat_t
 	require.NoError(t, syscall.Stat(back, &st))
 	root := &fusefs.LoopbackRoot{Path: back, Dev: uint64(st.Dev)}
-	root.NewNode = func(data *fusefs.LoopbackRoot, _ *fusefs.Inode, _ string, _ *syscall.Stat_t) fusefs.InodeEmbedder {
-		return &poorNode{LoopbackNode: fusefs.LoopbackNode{RootData: data}, share: s}
-	}
-	node := root.NewNode(root, nil, "", &st)
+	node := &poorNode{LoopbackNode: fusefs.LoopbackNode{RootData: root}, share: s}
 	root.RootNode = node
 	long := time.Minute
 	server, err := fusefs.Mount(front, node, &fusefs.Options{

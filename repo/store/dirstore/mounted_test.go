@@ -199,6 +199,36 @@ func (l *losing) Publish(oldname, newname string) error {
 	return vfs.ErrLost
 }
 
+// A server may carry out a lost request late, after it was asked for again: the name is taken then, by us.
+func TestLostPublishIsCarriedOutLate(t *testing.T) {
+	ctx := t.Context()
+	mem := vfstest.NewMem()
+	st := dirstore.OpenFS(&late{FS: mem}, nil)
+	require.NoError(t, st.Create(ctx, "log/1", []byte("ours")))
+	require.ErrorIs(t, st.Create(ctx, "log/1", []byte("ours")), fs.ErrExist)
+	require.Empty(t, temps(t, mem))
+}
+
+// late loses the first publish, and carries it out when the second comes.
+type late struct {
+	vfs.FS
+	calls int
+}
+
+func (l *late) Publish(oldname, newname string) error {
+	l.calls++
+	switch l.calls {
+	case 1:
+		return vfs.ErrLost
+	case 2:
+		if err := l.FS.Publish(oldname, newname); err != nil {
+			return err
+		}
+		return fs.ErrExist
+	}
+	return l.FS.Publish(oldname, newname)
+}
+
 // A connection that never comes back ends in its own error, and no name is made.
 func TestConnectionLostForGood(t *testing.T) {
 	for _, op := range []string{"create", "publish"} {

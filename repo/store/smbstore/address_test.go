@@ -54,3 +54,22 @@ func TestParseAddress(t *testing.T) {
 		require.NotContains(t, err.Error(), "Secret")
 	}
 }
+
+// Whatever is read as an address prints as one that reads the same, and leads nowhere but into its share.
+func FuzzParseAddress(f *testing.F) {
+	for _, seed := range []string{"smb://nas/backup", "smb://nas:1445/a b/c/d", "smb://[::1]/x/y", "smb://nas/b/../c", `smb://n/b/c\d`, "smb://u:p@h/s"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		at, err := smbstore.ParseAddress(raw)
+		if err != nil {
+			require.ErrorIs(t, err, fs.ErrInvalid)
+			return
+		}
+		require.NotContains(t, "/"+at.Share+"/"+at.Folder+"/", "/../")
+		require.NotContains(t, at.Share+at.Folder, `\`)
+		again, err := smbstore.ParseAddress(at.String())
+		require.NoError(t, err, at.String())
+		require.Equal(t, at, again)
+	})
+}

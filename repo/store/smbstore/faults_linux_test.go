@@ -284,7 +284,8 @@ func TestServerStaysAway(t *testing.T) {
 	opts.GiveUp = time.Second
 	st := server.open(t, "repo", opts)
 	require.NoError(t, st.Create(t.Context(), "one", []byte("1")))
-	patient := server.open(t, "repo", quick())
+	patient, leaving := server.open(t, "repo", quick()), server.open(t, "repo", nil)
+	require.NoError(t, leaving.Create(t.Context(), "left", nil))
 	server.kill()
 
 	start := time.Now()
@@ -311,6 +312,10 @@ func TestServerStaysAway(t *testing.T) {
 		require.ErrorIs(t, call(), context.DeadlineExceeded, what)
 		require.Less(t, time.Since(start), 3*time.Second, what)
 	}
+	start = time.Now()
+	require.NoError(t, leaving.Close())
+	require.Less(t, time.Since(start), 10*time.Second, "closing does not wait for long")
+
 	server.start(program(t, "smbd"))
 	_, err = st.Stat(t.Context(), "one")
 	require.NoError(t, err)

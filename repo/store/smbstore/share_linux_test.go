@@ -425,3 +425,29 @@ func (c *flipConn) Read(p []byte) (int, error) {
 	copy(p[:n], c.f.pass(p[:n]))
 	return n, err
 }
+
+// Two servers behind one name, as a badly made cluster has them, do not know of each other's open files: a probe says so.
+func TestProbeFindsWhatDoesNotHold(t *testing.T) {
+	t.Parallel()
+	one, two := startSamba(t), startSamba(t)
+	require.NoError(t, os.RemoveAll(two.folder("")))
+	require.NoError(t, os.Symlink(one.folder(""), two.folder("")))
+	var n atomic.Int64
+	opts := quick()
+	opts.Connections = 1
+	opts.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		address := one.hostPort()
+		if n.Add(1)%2 == 0 {
+			address = two.hostPort()
+		}
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
+	st := one.open(t, "repo", opts)
+	for range 2 { // whichever of them is asked first
+		found, err := st.Probe(t.Context())
+		require.NoError(t, err)
+		require.False(t, found.ExclusiveCreate)
+		require.False(t, found.Shared())
+		n.Add(1)
+	}
+}

@@ -86,6 +86,11 @@ func placeOf(root *os.Root) (Place, error) {
 	if err != nil {
 		return Place{}, err
 	}
-	kind := windows.GetDriveType(volume)
-	return Place{Local: kind == windows.DRIVE_FIXED || kind == windows.DRIVE_REMOVABLE}, nil
+	switch windows.GetDriveType(volume) {
+	case windows.DRIVE_FIXED, windows.DRIVE_REMOVABLE:
+		return Place{Local: true}, nil
+	case windows.DRIVE_REMOTE: // nearly always SMB; what else it may be is treated alike
+		return Place{Kind: "smb"}, nil
+	}
+	return Place{}, nil
 }
