@@ -61,7 +61,8 @@ var (
 	ErrIncomplete = errors.New("disk is incomplete")
 	// ErrNoBase says that a range was marked Unchanged on a disk that has no base.
 	ErrNoBase = errors.New("unchanged since what? the disk has no base")
-	// ErrReadOnly says that the repository was opened for reading, or that its store cannot be shared by writers.
+	// ErrReadOnly says that the repository was opened for reading, or that its store cannot be shared by writers
+	// and another process has it.
 	ErrReadOnly = errors.New("the repository is open for reading only")
 	// ErrForgotten says that a point is no longer there.
 	ErrForgotten = errors.New("the point was forgotten")

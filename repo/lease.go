@@ -32,9 +32,13 @@ func (r *Repository) newLease(ctx context.Context, access string, points []id16)
 	if err != nil {
 		return nil, err
 	}
-	if access == accessWrite && !r.shared && r.writer == nil { // who may only append cannot end another's lease
-		if err := r.takeOver(ctx, key); err != nil {
-			return nil, err
+	if access == accessWrite && !r.shared {
+		r.leaseMu.Lock() // one at a time, so that each sees the others of this process as its own
+		defer r.leaseMu.Unlock()
+		if r.writer == nil { // who may only append cannot end another's lease
+			if err := r.takeOver(ctx, key); err != nil {
+				return nil, err
+			}
 		}
 	}
 	rec, err := r.log.append(ctx, key, func() (*record, error) {
@@ -42,7 +46,7 @@ func (r *Repository) newLease(ctx context.Context, access string, points []id16)
 			return nil, err
 		}
 		if access == accessWrite && !r.shared {
-			if other := r.log.otherWriter(); other != 0 {
+			if other := r.log.otherWriter(r.writing); other != 0 {
 				return nil, fmt.Errorf("the store cannot be shared by writers, and lease %d is open: %w", other, ErrReadOnly)
 			}
 		}
@@ -66,8 +70,8 @@ func (r *Repository) takeOver(ctx context.Context, key ed25519.PrivateKey) error
 		return err
 	}
 	var other uint64
-	r.log.view(func(l *ledger) { other = l.otherWriter() })
-	if other == 0 || r.writing(other) {
+	r.log.view(func(l *ledger) { other = l.otherWriter(r.writing) })
+	if other == 0 {
 		return nil
 	}
 	before, err := r.beats(ctx, other)
@@ -129,10 +133,11 @@ func (r *Repository) setWriting(lease uint64, on bool) {
 	}
 }
 
-// otherWriter is the number of a writer's lease that is not over, or 0.
-func (l *ledger) otherWriter() uint64 {
+// otherWriter is the number of a writer's lease that is not over and not this process's own, or 0. A store that cannot be
+// shared has one process that writes; in it there may be several sessions, which one log keeps apart.
+func (l *ledger) otherWriter(own func(lease uint64) bool) uint64 {
 	for n, s := range l.leases {
-		if s.access == accessWrite && !s.over {
+		if s.access == accessWrite && !s.over && !own(n) {
 			return n
 		}
 	}

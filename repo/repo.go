@@ -116,6 +116,8 @@ type Repository struct {
 	closed bool // no pin is taken any more
 	ownMu  sync.Mutex
 	own    map[uint64]bool // leases of this process that are not over
+
+	leaseMu sync.Mutex // of writers' leases on a store that cannot be shared
 }
 
 var _ pipe.Backend = (*Repository)(nil)

@@ -34,6 +34,15 @@ func figures(t *testing.T) context.Context {
 	return ctx
 }
 
+// timed is figures for what says nothing under the race detector, which makes everything ten times as slow.
+func timed(t *testing.T) context.Context {
+	t.Helper()
+	if raced {
+		t.Skip("not measured under the race detector: go test -run Figure ./pipe/mover")
+	}
+	return figures(t)
+}
+
 // figure prints a row of the table, with the machine's load of the last minute; with HIKAE_FIGURES it is also appended to
 // that file.
 func figure(t *testing.T, what, bar, format string, args ...any) {

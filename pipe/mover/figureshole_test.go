@@ -73,7 +73,7 @@ func TestFigureBlackHole(t *testing.T) {
 
 // A thousand peers at once, each with a session and a point of its own.
 func TestFigureThousandSessions(t *testing.T) {
-	ctx := figures(t)
+	ctx := timed(t)
 	const sessions = 1000
 	p := newParty(t)
 	for i := range sessions {

@@ -14,7 +14,7 @@ func mb(n int64) float64 { return float64(n) / 1e6 }
 
 // One session of new data that does not compress, against plain TLS on the same cable.
 func TestFigureLANAtAGigabit(t *testing.T) {
-	ctx := figures(t)
+	ctx := timed(t)
 	l := lab(t, ctx)
 	a, b := space(t, ctx, l, "a"), space(t, ctx, l, "b")
 	cable, err := l.Cable(ctx, a, b, 1_000_000_000)
@@ -41,7 +41,7 @@ func TestFigureLANAtAGigabit(t *testing.T) {
 
 // What both movers cost for a gigabyte, against plain TLS and a copy on one machine, both ends on the same processors.
 func TestFigureProcessorTime(t *testing.T) {
-	ctx := figures(t)
+	ctx := timed(t)
 	l := lab(t, ctx)
 	a, b := space(t, ctx, l, "a"), space(t, ctx, l, "b")
 	cable, err := l.Cable(ctx, a, b, 0)
@@ -78,7 +78,7 @@ func TestFigureProcessorTime(t *testing.T) {
 
 // A second backup of the same data: how fast it is found to be known, and what goes over the wire.
 func TestFigureLANKnownData(t *testing.T) {
-	ctx := figures(t)
+	ctx := timed(t)
 	l := lab(t, ctx)
 	a, b := space(t, ctx, l, "a"), space(t, ctx, l, "b")
 	cable, err := l.Cable(ctx, a, b, 0)

@@ -32,13 +32,13 @@ func TestFigureWAN(t *testing.T) {
 }
 
 func measureWAN(t *testing.T, name string, line netlab.Line, lanes int) {
-	ctx := figures(t)
+	ctx := timed(t)
 	l := lab(t, ctx)
 	a, b := space(t, ctx, l, "a"), space(t, ctx, l, "b")
 	road, err := l.Road(ctx, a, b, line, nil)
 	require.NoError(t, err)
 	p := newParty(t)
-	image := noiseFile(t, 48<<20)
+	image := noiseFile(t, 32<<20)
 
 	plain := start(t, ctx, b, p.serve("tls", road.B+":0"))
 	send := p.as("tls send", "site", plain.next().Listening)

@@ -13,8 +13,8 @@ type Observer interface {
 	Blocks(peer string, b BlockCount)
 	// Failed is told that a call was answered with a failure.
 	Failed(peer string, kind wire.Kind, code wire.Code)
-	// Refused is told that a connection was turned away before it had a session, and why in a word: limit, handshake,
-	// unknown, expired, hello.
+	// Refused is told that a connection was turned away before it had shown who it is, and why in a word: limit,
+	// handshake, unknown, revoked, expired.
 	Refused(why string)
 }
 

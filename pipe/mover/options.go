@@ -46,12 +46,12 @@ type ServerOptions struct {
 	// Classify gives an error of Backend, Blind or Source that this package cannot know its code, its object and its
 	// range, by an [Error]; nil leaves it as it is. Standard errors and those of package pipe need none.
 	Classify func(err error) *Error
-	// Free is how many bytes are left for the backend, for [wire.Health]. Nil: that is not told.
+	// Free is how many bytes are left for the backend, for a Health call. Nil: that is not told.
 	Free func(ctx context.Context) (int64, error)
 
 	Observer Observer     // nil: nobody counts
 	Log      *slog.Logger // nil: nobody listens. It gets no secret and no content
-	Version  string       // of the program, for [wire.Health]
+	Version  string       // of the program, for a Health call
 }
 
 // What the options leave open.

@@ -124,7 +124,7 @@ func TestNothingLeft(t *testing.T) {
 			go putAll(t, c, 30, 10_000, 10)
 			time.Sleep(35 * time.Second)
 			synctest.Wait()
-			require.Equal(t, before, runtime.NumGoroutine())
+			require.LessOrEqual(t, runtime.NumGoroutine(), before)
 			a := s.hosted().link.answers
 			require.Zero(t, a.bytes)
 			require.Zero(t, c.link.calls.credit.bytes)

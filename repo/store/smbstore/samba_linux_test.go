@@ -190,7 +190,7 @@ func (s *samba) creds(context.Context) (smbstore.Credentials, error) {
 // quick are waits for tests.
 func quick() *smbstore.Options {
 	return &smbstore.Options{
-		Timeout: 10 * time.Second, GiveUp: 20 * time.Second, BusyWait: 5 * time.Second, KeepOpen: 200 * time.Millisecond,
+		Timeout: 10 * time.Second, GiveUp: 20 * time.Second, BusyWait: 5 * time.Second, KeepOpen: 200 * time.Millisecond, SeveralWriters: true,
 	}
 }
 

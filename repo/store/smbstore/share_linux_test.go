@@ -200,6 +200,11 @@ func TestProbeSaysWhatHolds(t *testing.T) {
 	found, err := st.Probe(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, store.Abilities{ExclusiveCreate: true, DurableNames: true, FreshReads: true}, found)
+	careful := quick()
+	careful.SeveralWriters = false
+	found, err = server.open(t, "repo", careful).Probe(t.Context())
+	require.NoError(t, err)
+	require.False(t, found.Shared(), "one process writes, unless its owner says otherwise")
 	entries, err := os.ReadDir(server.folder("repo"))
 	require.NoError(t, err)
 	require.Empty(t, entries, "a probe leaves nothing")

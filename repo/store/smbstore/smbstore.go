@@ -21,17 +21,19 @@
 //
 //	writer A                                  server                      writer B
 //	CREATE claim, FILE_CREATE, no delete  ──▶ made, open
-//	                                          name collision  ◀── CREATE claim, FILE_CREATE
-//	                                          sharing violation ◀── open claim to delete it: A lives, B waits
+//	mark it, read the mark by name        ──▶ nobody else's
+//	                                          name collision    ◀── CREATE claim, FILE_CREATE
 //	CREATE name, FILE_OPEN                ──▶ not there
-//	RENAME temp to name                   ──▶ done
+//	RENAME temp to name                   ──▶ done              ◀── is the name there? It waits
 //	CLOSE claim, delete it                ──▶ gone
 //
-// A server closes what a connection had open when the connection is gone. So a claim ends with its writer, and a writer
-// that was cut off cannot rename any more: its requests were on the connection that held the claim. [Store.Probe]
-// tries it with two connections. A writer that vanishes without a word between claim and rename (its power fails, a
-// line swallows everything) leaves that one name claimed until the server notices; let it look: Samba's "socket options
-// = TCP_NODELAY SO_KEEPALIVE TCP_KEEPIDLE=30 TCP_KEEPINTVL=10 TCP_KEEPCNT=3". Until then the name gives [ErrBusy].
+// A claim that does not change for a moment may be a dead writer's; B tries to delete it, and a sharing violation says
+// that A lives. A server closes what a connection had open when the connection is gone. So a claim ends with its writer,
+// and a writer that was cut off cannot rename any more: its requests were on the connection that held the claim.
+// [Store.Probe] tries it with two connections. A writer that vanishes without a word between claim and rename (its power
+// fails, a line swallows everything, it is stopped) leaves that one name claimed until the server notices; let it look:
+// Samba's "socket options = TCP_NODELAY SO_KEEPALIVE TCP_KEEPIDLE=30 TCP_KEEPINTVL=10 TCP_KEEPCNT=3". Until then the
+// name gives [ErrBusy]. Only this package knows of claims: whoever else writes to the folder is not kept out by them.
 //
 // # Durability
 //
@@ -83,6 +85,10 @@ type Options struct {
 	BusyWait time.Duration
 	// KeepOpen is how long an object stays open after it was read. Nobody can remove it meanwhile. Zero: 2 s.
 	KeepOpen time.Duration
+	// SeveralWriters lets Probe say that several processes may write, where it finds so. The client library renames only
+	// with replacing; claims keep two writers from one name, and in a stress test an older form of them once did not.
+	// Without this a repository on a share has one process that writes, such as its gateway's mover.
+	SeveralWriters bool
 	// RequireEncryption refuses a share whose traffic would only be signed.
 	RequireEncryption bool
 }
@@ -174,7 +180,7 @@ func (s *Store) Probe(ctx context.Context) (store.Abilities, error) {
 	if err != nil {
 		return store.Abilities{}, &fs.PathError{Op: "probe", Path: tempDir, Err: err}
 	}
-	found.ExclusiveCreate = found.ExclusiveCreate && exclusive
+	found.ExclusiveCreate = found.ExclusiveCreate && exclusive && s.share.opts.SeveralWriters
 	found.FreshReads = found.FreshReads && fresh
 	return found, nil
 }

@@ -1,0 +1,5 @@
+//go:build linux && race
+
+package mover_test
+
+const raced = true
