@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"sync"
 
+	"github.com/zeebo/blake3"
+
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
 
@@ -23,7 +25,8 @@ type blob struct {
 
 	mu    sync.Mutex
 	off   int64
-	moved chan struct{} // closed and replaced whenever off grows
+	sum   *blake3.Hasher // of what came
+	moved chan struct{}  // closed and replaced whenever off grows
 	shut  error
 }
 
@@ -39,7 +42,7 @@ func (h *handler) startBlob(m *wire.StartBlob) (wire.Message, error) {
 		return nil, err
 	}
 	r, p := io.Pipe()
-	b := &blob{w: w, name: m.Name, pipe: p, over: make(chan struct{}), moved: make(chan struct{})}
+	b := &blob{w: w, name: m.Name, pipe: p, over: make(chan struct{}), moved: make(chan struct{}), sum: blake3.New()}
 	if b.ref, err = h.blobs.add(b); err != nil {
 		w.gate.leave()
 		return nil, err
@@ -108,6 +111,7 @@ func (b *blob) part(ctx context.Context, off int64, p []byte) error {
 	if _, err := b.pipe.Write(p); err != nil {
 		return err
 	}
+	_, _ = b.sum.Write(p)
 	b.off += int64(len(p))
 	b.wake()
 	return nil
@@ -128,17 +132,21 @@ func (h *handler) sealBlob(ctx context.Context, m *wire.SealBlob) error {
 		return err
 	}
 	defer done()
-	if err := b.seal(ctx, m.Size); err != nil {
+	if err := b.seal(ctx, m.Size, m.Sum); err != nil {
 		return fmt.Errorf("blob %q: %w", b.name, b.w.because(err))
 	}
 	return nil
 }
 
-// seal ends the stream where it has the length that it is to have. After an error the blob is not there.
-func (b *blob) seal(ctx context.Context, size int64) error {
+// seal ends the stream where it has the length and the sum that it is to have. After an error the blob is not there.
+func (b *blob) seal(ctx context.Context, size int64, sum [32]byte) error {
 	b.mu.Lock()
-	if b.off != size && b.shut == nil {
+	switch {
+	case b.shut != nil:
+	case b.off != size:
 		b.shut = &wire.Fail{Code: wire.CodeIncomplete, Text: fmt.Sprintf("%d bytes have come, and it is to have %d", b.off, size)}
+	case [32]byte(b.sum.Sum(nil)) != sum:
+		b.shut = &wire.Fail{Code: wire.CodeMismatch, Text: "what has come is not what was sent"}
 	}
 	why := b.shut
 	if why == nil {

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hikae/hikae/pipe/mover/bandwidth"
@@ -70,7 +73,8 @@ func (o *DialOptions) identity() (id, pending *trust.Identity, err error) {
 }
 
 // Dial connects to a mover at address, HOST:PORT. It fails at once where the mover cannot be reached or does not trust
-// this machine; later cuts are mended without a word.
+// this machine, and after a few seconds where it closes every connection because too many knock; later cuts are mended
+// without a word.
 func Dial(ctx context.Context, address string, opts *DialOptions) (*Client, error) {
 	if opts == nil {
 		opts = &DialOptions{}
@@ -123,7 +127,7 @@ func (d *dialer) connect(ctx context.Context) (net.Conn, error) {
 	}
 	conn, err := trust.Connect(ctx, raw, trust.ClientTLS(d.identity.Load(), d.opts.ServerPin))
 	if err != nil {
-		return nil, final(err)
+		return nil, final(knocked(err))
 	}
 	return conn, nil
 }
@@ -139,25 +143,66 @@ func final(err error) error {
 	return err
 }
 
-// open begins a session. The first one fails at once; once there was one, the mover may be on its way back.
+// open begins a session. The first one fails at once, unless the door is full; once there was one, the mover may be on its
+// way back.
 func (d *dialer) open(ctx context.Context, push func(wire.Message)) (line, greeting, error) {
-	deadline := time.Now().Add(d.settings.GiveUp)
+	patience := d.settings.GiveUp
+	if !d.before.Load() {
+		patience = min(patience, fullDoor)
+	}
+	began := time.Now()
 	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 15*time.Second) {
-		l, g, err := d.openOnce(ctx, push)
+		l, g, err := d.openWithin(ctx, max(d.settings.GiveUp-time.Since(began), leastOpen), push)
 		if err == nil {
 			d.before.Store(true)
 			return l, g, nil
 		}
-		if !d.before.Load() || isFinal(err) || ctx.Err() != nil {
+		if !d.before.Load() && !turnedAway(err) || isFinal(err) || ctx.Err() != nil {
 			return nil, greeting{}, err
 		}
-		if time.Until(deadline) < wait {
+		wait := wait/2 + rand.N(wait/2)
+		if time.Since(began)+wait > patience {
+			if !d.before.Load() {
+				return nil, greeting{}, err
+			}
 			return nil, greeting{}, fmt.Errorf("%w: %w", session.ErrGaveUp, err)
 		}
 		if err := sleep(ctx, wait); err != nil {
 			return nil, greeting{}, err
 		}
 	}
+}
+
+// Bounds of the attempts to begin a session.
+const (
+	fullDoor  = 8 * time.Second        // how long the first one knocks at a door that closes at once
+	leastOpen = 100 * time.Millisecond // that an attempt gets, however little is left of GiveUp
+)
+
+// openWithin is openOnce with a bound, which is not the session's.
+func (d *dialer) openWithin(ctx context.Context, within time.Duration, push func(wire.Message)) (line, greeting, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	return d.openOnce(ctx, push)
+}
+
+// turnedAway reports whether a connection was closed before the mover said a word. So a mover does with those who come
+// while too many others have not shown yet who they are, and there is room again a moment later.
+func turnedAway(err error) bool { return errors.Is(err, errDoor) }
+
+// errDoor is a connection that was closed in the place of a handshake.
+var errDoor = errors.New("the mover closed the connection before it said a word: too many knock at once, or no mover listens there")
+
+// knocked is the error of a handshake, an errDoor where the other side closed the connection instead. A reset is the same:
+// what we had said was not read.
+func knocked(err error) error {
+	const windowsReset = syscall.Errno(10054) // WSAECONNRESET; no number of other systems
+	for _, door := range []error{io.EOF, syscall.ECONNRESET, syscall.EPIPE, windowsReset} {
+		if errors.Is(err, door) {
+			return fmt.Errorf("%w: %w", errDoor, err)
+		}
+	}
+	return err
 }
 
 func isFinal(err error) bool {

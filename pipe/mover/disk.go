@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"sync"
 
+	"github.com/zeebo/blake3"
+
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
@@ -150,6 +152,9 @@ func (d *disk) writeAt(ctx context.Context, m *wire.Write) error {
 	host.idle()
 	if err != nil {
 		return err
+	}
+	if blake3.Sum256(plain) != m.Sum {
+		return pipe.ErrBlockMismatch
 	}
 	_, err = d.target.WriteAt(ctx, plain, m.Off)
 	return err

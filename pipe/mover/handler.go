@@ -52,6 +52,7 @@ type handler struct {
 
 	images  *refs[*openImage]
 	writers *refs[*writer]
+	totals  committedTotals
 	disks   *refs[*disk]
 	blobs   *refs[*blob]
 	objects *refs[*object]

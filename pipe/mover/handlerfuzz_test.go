@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/zeebo/blake3"
+
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/pipe/mover/wire"
@@ -37,10 +39,10 @@ func FuzzHandler(f *testing.F) {
 	f.Add(stream(f, &wire.Begin{VM: "vm"}, &wire.StartDisk{Writer: 1, Key: "disk0", Size: testBlock + 512},
 		&wire.Query{Disk: 1, IDs: []pipe.ID{{1}, {2}}},
 		&wire.Mark{Disk: 1, Extent: pipe.Extent{Len: testBlock, Kind: pipe.Free}},
-		&wire.Write{Disk: 1, Off: testBlock, Plain: 512, Data: data[:512]},
+		&wire.Write{Disk: 1, Off: testBlock, Sum: blake3.Sum256(data[:512]), Plain: 512, Data: data[:512]},
 		&wire.SealDisk{Disk: 1}, &wire.Usage{Writer: 1}, &wire.Commit{Writer: 1, Tracking: map[string]string{"disk0": "x"}}))
 	f.Add(stream(f, &wire.Begin{VM: "vm", Base: "x"}, &wire.Begin{VM: "vm", Facts: map[string]string{SessionFact: "a"}},
-		&wire.StartBlob{Writer: 1, Name: "b"}, &wire.BlobPart{Blob: 1, Data: data[:9]}, &wire.SealBlob{Blob: 1, Size: 9},
+		&wire.StartBlob{Writer: 1, Name: "b"}, &wire.BlobPart{Blob: 1, Data: data[:9]}, &wire.SealBlob{Blob: 1, Size: 9, Sum: blake3.Sum256(data[:9])},
 		&wire.StartDisk{Writer: 1, Key: "d", Size: testBlock}, &wire.Mark{Disk: 1, Extent: unchanged},
 		&wire.Put{Disk: 1, ID: pipe.ID{3}, Plain: 512, Codec: pipe.Zstd, Content: true, Data: data[:100]},
 		&wire.Put{Disk: 1, ID: pipe.ID{3}, Plain: testBlock}, &wire.DropDisk{Disk: 1}, &wire.DropPoint{Writer: 1}))

@@ -10,10 +10,11 @@ import (
 	"time"
 )
 
-// Bounds of connections that have not shown who they are. Each has at most ten seconds for that.
+// Bounds of connections that have not shown who they are. Each has at most ten seconds for that, and takes some 25 KiB
+// and a descriptor meanwhile. A thousand machines may stand behind one address.
 const (
-	maxKnocking     = 512
-	maxKnockingEach = 128 // from one address
+	maxKnocking     = 4096
+	maxKnockingEach = 1024 // from one address
 )
 
 // doors counts connections that have not shown who they are, and says once a minute for each address what it refused.

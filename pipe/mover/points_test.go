@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/zeebo/blake3"
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/mover/trust"
@@ -224,16 +225,24 @@ func TestWriteBlob(t *testing.T) {
 		require.NoError(t, <-errs)
 	}
 	fails(t, h, 20, wire.CodeInvalid, &wire.BlobPart{Blob: blob, Off: 500, Data: want[:10]})
-	do[*wire.OK](t, h, 21, &wire.SealBlob{Blob: blob, Size: 10_000})
+	do[*wire.OK](t, h, 21, &wire.SealBlob{Blob: blob, Size: 10_000, Sum: blake3.Sum256(want)})
 	fails(t, h, 22, wire.CodeClosed, &wire.BlobPart{Blob: blob, Off: 10_000, Data: want[:10]})
 
 	short := do[*wire.BlobStarted](t, h, 23, &wire.StartBlob{Writer: b.Writer, Name: "short"}).Blob
 	do[*wire.OK](t, h, 24, &wire.BlobPart{Blob: short, Data: want[:100]})
 	fails(t, h, 25, wire.CodeIncomplete, &wire.SealBlob{Blob: short, Size: 101})
+	flipped := do[*wire.BlobStarted](t, h, 33, &wire.StartBlob{Writer: b.Writer, Name: "flipped"}).Blob
+	do[*wire.OK](t, h, 34, &wire.BlobPart{Blob: flipped, Data: want[:100]})
+	fails(t, h, 35, wire.CodeMismatch, &wire.SealBlob{Blob: flipped, Size: 100, Sum: blake3.Sum256(want[1:101])})
 	open := do[*wire.BlobStarted](t, h, 26, &wire.StartBlob{Writer: b.Writer, Name: "open"}).Blob
 	do[*wire.OK](t, h, 27, &wire.BlobPart{Blob: open, Data: want[:100]})
 	fails(t, h, 28, wire.CodeInvalid, &wire.StartBlob{Writer: b.Writer})
+	disk := do[*wire.DiskStarted](t, h, 36, &wire.StartDisk{Writer: b.Writer, Key: "disk0", Size: 512}).Disk
+	fails(t, h, 37, wire.CodeMismatch, &wire.Write{Disk: disk, Sum: blake3.Sum256(want[1:513]), Plain: 512, Data: want[:512]})
+	do[*wire.OK](t, h, 38, &wire.Write{Disk: disk, Sum: blake3.Sum256(want[:512]), Plain: 512, Data: want[:512]})
+	do[*wire.OK](t, h, 39, &wire.SealDisk{Disk: disk})
 	id := do[*wire.Committed](t, h, 29, &wire.Commit{Writer: b.Writer}).Point
+	do[*wire.UsageIs](t, h, 40, &wire.Usage{Writer: b.Writer})
 	info, err := p.repo.Resolve(t.Context(), id)
 	require.NoError(t, err)
 	require.Equal(t, []pipe.BlobInfo{{Name: "config", Size: 10_000}}, info.Blobs)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/zeebo/blake3"
+
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
@@ -143,7 +145,7 @@ func (t *farTarget) WriteAt(ctx context.Context, p []byte, off int64) (int, erro
 			d.mu.Lock()
 			d.loose = d.loose || len(part) > 0
 			d.mu.Unlock()
-			req := &wire.Write{Disk: d.ref, Off: off + int64(done), Plain: uint32(len(part)), Codec: codec, Data: data}
+			req := &wire.Write{Disk: d.ref, Off: off + int64(done), Sum: blake3.Sum256(part), Plain: uint32(len(part)), Codec: codec, Data: data}
 			_, err := call[*wire.OK](ctx, e, req)
 			return err
 		})

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"slices"
 
+	"github.com/zeebo/blake3"
+
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
 
@@ -16,7 +18,8 @@ type sentBlob struct {
 	name   string
 	tape   *tape
 	size   int64
-	ref    wire.Ref // written with the gate closed, or by the one who sends
+	sum    *blake3.Hasher // of what was sent
+	ref    wire.Ref       // written with the gate closed, or by the one who sends
 	sealed bool
 }
 
@@ -25,7 +28,7 @@ func (w *remoteWriter) Blob(ctx context.Context, name string, r io.Reader) error
 	if len(name) > wire.MaxName {
 		return fmt.Errorf("blob %.40q: %w", name, fs.ErrInvalid)
 	}
-	b := &sentBlob{name: name, tape: newTape(w.c.settings.CacheDir)}
+	b := &sentBlob{name: name, tape: newTape(w.c.settings.CacheDir), sum: blake3.New()}
 	err := w.do(ctx, func(e *epoch) error {
 		if err := b.start(ctx, e, w.ref); err != nil {
 			return err
@@ -70,7 +73,7 @@ func (w *remoteWriter) send(ctx context.Context, b *sentBlob, r io.Reader) error
 		}
 	}
 	return w.do(ctx, func(e *epoch) error {
-		if _, err := call[*wire.OK](ctx, e, &wire.SealBlob{Blob: b.ref, Size: b.size}); err != nil {
+		if _, err := call[*wire.OK](ctx, e, b.whole()); err != nil {
 			return err
 		}
 		b.sealed = true
@@ -82,6 +85,7 @@ func (w *remoteWriter) sendPart(ctx context.Context, b *sentBlob, part []byte) e
 	if len(part) == 0 {
 		return nil
 	}
+	_, _ = b.sum.Write(part) // before it is handed over, and once, however often it is sent
 	return w.do(ctx, func(e *epoch) error {
 		if _, err := call[*wire.OK](ctx, e, &wire.BlobPart{Blob: b.ref, Off: b.size, Data: part}); err != nil {
 			return err
@@ -122,7 +126,12 @@ func (b *sentBlob) resend(ctx context.Context, e *epoch, writer wire.Ref) error 
 		off += int64(len(part))
 	}
 	if b.sealed {
-		_, err = call[*wire.OK](ctx, e, &wire.SealBlob{Blob: b.ref, Size: b.size})
+		_, err = call[*wire.OK](ctx, e, b.whole())
 	}
 	return err
+}
+
+// whole says that the blob is complete.
+func (b *sentBlob) whole() *wire.SealBlob {
+	return &wire.SealBlob{Blob: b.ref, Size: b.size, Sum: [32]byte(b.sum.Sum(nil))}
 }

@@ -190,12 +190,12 @@ func handlerOf(h *handler, err error) (session.Handler, error) {
 
 // review ends the sessions of peers that are not in the book any more.
 func (s *Server) review() {
-	gone := map[string]bool{}
+	gone := map[uint64]bool{} // by serial: a name may have been given again
 	for _, peer := range s.host.peers() {
-		if !gone[peer.Name] && s.opts.Book.Check(peer) != nil {
-			gone[peer.Name] = true
+		if !gone[peer.Serial] && s.opts.Book.Check(peer) != nil {
+			gone[peer.Serial] = true
 			s.opts.Log.Warn("a peer was taken out of the book: its sessions end", "peer", peer.Name)
-			s.sessions.Revoke(peer.Name)
+			s.sessions.Revoke(peer)
 		}
 	}
 }

@@ -309,6 +309,7 @@ func (h *handler) commit(ctx context.Context, m *wire.Commit) (wire.Message, err
 		return nil, err
 	}
 	h.host.claims.committed(w.attempt, point)
+	h.totals.keep(m.Writer, w.usage())
 	w.gate.leave()
 	if err := h.tenant.known.sync(); err != nil {
 		h.log.Warn("the table of known blocks could not be synced", "err", err)
@@ -341,6 +342,9 @@ func (w *writer) forget() {
 }
 
 func (h *handler) usage(m *wire.Usage) (wire.Message, error) {
+	if u, ok := h.totals.of(m.Writer); ok { // packs are sealed, and get their parity, by the commit
+		return u, nil
+	}
 	w, err := h.writers.get(m.Writer)
 	if err != nil {
 		return nil, err
@@ -349,15 +353,57 @@ func (h *handler) usage(m *wire.Usage) (wire.Message, error) {
 		return nil, err
 	}
 	defer w.gate.leave()
-	if h.who != byFull { // what the repository took tells what others have in it
-		return &wire.UsageIs{Stored: w.brought.Load()}, nil
+	u := w.usage()
+	if u == nil {
+		return nil, fmt.Errorf("this target does not count: %w", errors.ErrUnsupported)
+	}
+	return u, nil
+}
+
+// usage is what a peer is told of what its point added; nil where the backend does not count.
+func (w *writer) usage() *wire.UsageIs {
+	if w.h.who != byFull { // what the repository took tells what others have in it
+		return &wire.UsageIs{Stored: w.brought.Load()}
 	}
 	a, ok := w.pw.(pipe.Accountant)
 	if !ok {
-		return nil, fmt.Errorf("this target does not count: %w", errors.ErrUnsupported)
+		return nil
 	}
 	u := a.Usage()
-	return &wire.UsageIs{Stored: max(0, u.Stored), Parity: max(0, u.Parity)}, nil
+	return &wire.UsageIs{Stored: max(0, u.Stored), Parity: max(0, u.Parity)}
+}
+
+// committedTotals are the usages of the points that a session committed last.
+type committedTotals struct {
+	mu    sync.Mutex
+	by    map[wire.Ref]*wire.UsageIs
+	order []wire.Ref
+}
+
+// maxTotals bounds them: who asks does so right behind the commit.
+const maxTotals = 64
+
+func (t *committedTotals) keep(ref wire.Ref, u *wire.UsageIs) {
+	if u == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.by == nil {
+		t.by = map[wire.Ref]*wire.UsageIs{}
+	}
+	if len(t.order) == maxTotals {
+		delete(t.by, t.order[0])
+		t.order = t.order[1:]
+	}
+	t.by[ref], t.order = u, append(t.order, ref)
+}
+
+func (t *committedTotals) of(ref wire.Ref) (*wire.UsageIs, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	u, ok := t.by[ref]
+	return u, ok
 }
 
 // openBlobs are those that are begun and not sealed.

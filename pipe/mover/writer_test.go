@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/zeebo/blake3"
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/mover/trust"
@@ -269,15 +270,15 @@ func stepping(t *testing.T, h *handler, base string, last int) (whole bool) {
 			return &wire.Put{Disk: disk, Off: 4 * testBlock, ID: keyedID(key, data), Plain: testBlock}
 		},
 		func() wire.Message {
-			return &wire.Write{Disk: disk, Off: 5 * testBlock, Plain: 100, Data: data[:100]}
+			return &wire.Write{Disk: disk, Off: 5 * testBlock, Sum: blake3.Sum256(data[:100]), Plain: 100, Data: data[:100]}
 		},
 		func() wire.Message {
-			return &wire.Write{Disk: disk, Off: 5*testBlock + 100, Plain: testBlock - 100, Data: data[100:]}
+			return &wire.Write{Disk: disk, Off: 5*testBlock + 100, Sum: blake3.Sum256(data[100:]), Plain: testBlock - 100, Data: data[100:]}
 		},
 		func() wire.Message { return &wire.SealDisk{Disk: disk} },
 		func() wire.Message { return &wire.StartBlob{Writer: writer, Name: "config"} },
 		func() wire.Message { return &wire.BlobPart{Blob: blob, Data: []byte("abc")} },
-		func() wire.Message { return &wire.SealBlob{Blob: blob, Size: 3} },
+		func() wire.Message { return &wire.SealBlob{Blob: blob, Size: 3, Sum: blake3.Sum256([]byte("abc"))} },
 		func() wire.Message { return &wire.Usage{Writer: writer} },
 		func() wire.Message { return &wire.Commit{Writer: writer, Tracking: map[string]string{"disk0": "c2"}} },
 	} {

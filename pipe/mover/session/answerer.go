@@ -34,8 +34,8 @@ type answerer struct {
 	closed  chan struct{}
 }
 
-// entry is one call in the table. Whoever asked for it gets the answer: the lane that asked last may be one that the caller
-// has given up, where what it asked came late.
+// entry is one call in the table. Every lane that asked for it gets the answer: the one that asked last may be one that the
+// caller has given up, where what it asked came late.
 type entry struct {
 	number uint64
 	lanes  []*lane      // that asked and have not been answered since

@@ -34,6 +34,8 @@ type call struct {
 	out        *outgoing // on its lane
 	lane       *lane     // nil: in the queue
 	before     bool      // a part of it was sent before, on a lane that is gone
+	ahead      int64     // bytes of answers that its lane waited for when it took this call, with its own
+	taken      time.Time // when it did
 	done       chan struct{}
 	answer     wire.Message
 	err        error
@@ -121,16 +123,18 @@ func (c *caller) give(a *lane) *outgoing {
 	if c.paused || len(c.queue) == 0 {
 		return nil
 	}
-	k := c.queue[0]
+	at := c.choose(a)
+	if at < 0 {
+		return nil
+	}
+	k := c.queue[at]
 	if k.number >= a.acked+uint64(max(1, c.credit.maxCalls/2)) {
 		return mustFrame(c.ack(a))
 	}
-	if k.expects > 0 && c.passOn(a) {
-		return nil
-	}
-	c.queue = c.queue[1:]
+	c.queue = slices.Delete(c.queue, at, at+1)
 	k.lane = a
 	a.expects += k.expects
+	k.ahead, k.taken = a.expects, time.Now()
 	k.out = outgoingOf(k.head, k.body)
 	a.calls[k.number] = k
 	if k.before {
@@ -138,6 +142,43 @@ func (c *caller) give(a *lane) *outgoing {
 		c.link.counters.resent.Add(int64(len(k.head) + len(k.body)))
 	}
 	return k.out
+}
+
+// choose is the place in the queue of the call that a lane takes, -1: none. It is the first, but a call that reads is left
+// where it is while the lane has enough to wait for, and to a lane that waits for less.
+func (c *caller) choose(a *lane) int {
+	if c.queue[0].expects == 0 {
+		return 0
+	}
+	if c.roomFor(a, c.queue[0]) && !c.passOn(a) {
+		return 0
+	}
+	return slices.IndexFunc(c.queue, func(k *call) bool { return k.expects == 0 })
+}
+
+// What a lane waits for on a long line: as much as comes in a tenth of a second and two round trips. Requests are short,
+// and a lane that takes all that there are holds them while other lanes are opened, or are done with theirs.
+const (
+	leastRoom = 512 << 10
+	mostRoom  = 64 << 20
+	roomTime  = 100 * time.Millisecond
+)
+
+func (c *caller) roomFor(a *lane, k *call) bool {
+	return c.link.rtt < farLine || a.expects == 0 || a.expects+k.expects <= a.room
+}
+
+// resize makes a lane's room what fits its speed, when an answer with content has come.
+func (c *caller) resize(a *lane, k *call) {
+	if 2*k.ahead < a.room || c.link.rtt < farLine {
+		return // it tells nothing of a room that is full
+	}
+	switch took, good := time.Since(k.taken), roomTime+2*c.link.rtt; {
+	case took < good:
+		a.room = min(2*a.room, mostRoom)
+	case took > 4*good:
+		a.room = max(a.room/2, leastRoom)
+	}
 }
 
 // passOn leaves a call that reads to a lane that has nothing to do and waits for less: requests are short, and the first
@@ -184,8 +225,15 @@ func (c *caller) answered(a *lane, number uint64, m wire.Message) {
 	if k == nil {
 		return
 	}
+	on := k.lane
 	c.leave(k)
 	c.settle++
+	if k.expects > 0 && on != nil {
+		c.resize(on, k)
+		if len(c.queue) > 0 { // it may have room again
+			on.notify()
+		}
+	}
 	if large(m) {
 		a.ackDue = true
 		a.notify()

@@ -107,7 +107,7 @@ func (o *ClientOptions) filled() ClientOptions {
 	if f.GiveUp <= 0 {
 		f.GiveUp = 30 * time.Minute
 	}
-	f.Lanes = min(max(f.Lanes, 0), wire.MaxSessions)
+	f.Lanes = min(max(f.Lanes, 0), wire.MaxLanes)
 	if f.Log == nil {
 		f.Log = slog.New(slog.DiscardHandler)
 	}

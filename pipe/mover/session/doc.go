@@ -9,7 +9,7 @@
 //	caller                                                        answering side
 //	 Call ──► credit ──► queue ──► lane 0 ═══ TLS connection ═══► table: under way │ answer kept ──► Handler
 //	                           └─► lane 1 ═══ TLS connection ═══►   (a number that is in the table is not begun again)
-//	      ◄── answer ◄─────────── any lane ◄══════════════════════  the lane that asked last
+//	      ◄── answer ◄─────────── any lane ◄══════════════════════  the lanes that asked
 //	                                        Ack ═════════════════►  the answer is forgotten
 //
 // A session is a random number of 16 bytes that belongs to one enrolled peer. It has one to eight lanes, each a

@@ -31,7 +31,7 @@ func (s *Server) join(ctx context.Context, peer trust.Peer, hello *wire.Hello) (
 
 // reserve finds a session or makes room for a new one.
 func (s *Server) reserve(peer trust.Peer, hello *wire.Hello) (h *hosted, resumed bool, err error) {
-	k := key{owner{peer.Name, peer.Serial, peer.Token}, hello.Session, hello.Role}
+	k := key{ownerOf(peer), hello.Session, hello.Role}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h = s.sessions[k]
@@ -232,10 +232,12 @@ func (s *Server) all() []*hosted {
 	return all
 }
 
-// Revoke ends the sessions of a peer.
-func (s *Server) Revoke(name string) {
+// Revoke ends the sessions of one enrolment of a peer. Those of a later one under the same name go on: it is another
+// machine, or the same with a key that is good.
+func (s *Server) Revoke(peer trust.Peer) {
+	gone := ownerOf(peer)
 	s.mu.Lock()
-	all := slices.DeleteFunc(s.all(), func(h *hosted) bool { return h.key.owner.name != name })
+	all := slices.DeleteFunc(s.all(), func(h *hosted) bool { return h.key.owner != gone })
 	s.mu.Unlock()
 	for _, h := range all {
 		h.link.end(fmt.Errorf("%w: the peer was revoked", ErrClosed), refuseWith(wire.CodeForbidden, "this peer was revoked"))

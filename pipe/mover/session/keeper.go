@@ -14,6 +14,7 @@ import (
 // How lanes are opened again.
 const (
 	dialTime  = 20 * time.Second
+	leastTime = 100 * time.Millisecond // that an attempt gets, however little is left
 	firstWait = 200 * time.Millisecond
 	longWait  = 15 * time.Second
 	idleAfter = time.Minute      // an extra lane that carried nothing for so long is closed
@@ -62,7 +63,7 @@ func (k *keeper) first(ctx context.Context) error {
 	}()
 	until := time.Now().Add(k.client.opts.Patience)
 	for {
-		err := k.open(ctx)
+		err := k.open(ctx, dialTime)
 		wait := k.backOff()
 		switch {
 		case err == nil:
@@ -81,9 +82,9 @@ func hopeless(err error) bool {
 	return errors.Is(err, ErrFinal) || errors.Is(err, trust.ErrRefused) || errors.Is(err, trust.ErrWrongServer)
 }
 
-// open opens a lane and lets it run.
-func (k *keeper) open(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, dialTime)
+// open opens a lane within a time, and lets it run.
+func (k *keeper) open(ctx context.Context, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	number := k.attempt()
 	c := k.client
@@ -184,8 +185,11 @@ func (k *keeper) fill(ctx context.Context) {
 		if !sleep(ctx, min(k.backOff(), max(0, k.left()))) {
 			return
 		}
-		have := l.live()
-		err := k.open(ctx)
+		have, within := l.live(), dialTime
+		if have == 0 { // an attempt takes no longer than the session has
+			within = min(dialTime, max(leastTime, k.left()))
+		}
+		err := k.open(ctx, within)
 		switch {
 		case err == nil:
 		case ctx.Err() != nil:

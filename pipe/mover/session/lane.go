@@ -54,6 +54,7 @@ type lane struct {
 	replies   []*reply
 	calls     map[uint64]*call // that it has taken, without an answer
 	expects   int64            // bytes of their answers
+	room      int64            // for expects, on a long line
 	acked     uint64           // every call below was told of on this lane
 	farewell  *wire.Refuse     // to be said now, and nothing behind it
 	idle      bool             // the writer waits for wake
@@ -82,7 +83,7 @@ type lane struct {
 func newLane(l *link, conn net.Conn, number uint32, t timing) *lane {
 	tune(conn, t.deadAfter)
 	a := &lane{link: l, conn: conn, number: number, timing: t, durables: map[uint32]struct{}{}, calls: map[uint64]*call{},
-		wake: make(chan struct{}, 1), stop: make(chan struct{}), used: time.Now()}
+		room: leastRoom, wake: make(chan struct{}, 1), stop: make(chan struct{}), used: time.Now()}
 	a.heard.Store(l.now())
 	a.said.Store(l.now())
 	return a
@@ -179,7 +180,7 @@ func (r *laneReader) Read(p []byte) (int, error) {
 	if n > 0 {
 		a.heard.Store(a.link.now())
 		a.link.counters.in.Add(int64(n))
-		a.link.pressure.came(n, time.Since(before))
+		a.link.pressure.came(len(p), time.Since(before))
 		a.lengthen()
 	}
 	return n, err

@@ -33,7 +33,7 @@ type ServerOptions struct {
 	// Memory is what all windows together may take; with many sessions each gets less. 0: 512 MiB.
 	Memory int64
 	// MaxSessions bounds sessions (0: 4096), MaxPerPeer those of one peer (0: 1024), MaxLanes the lanes of one session
-	// (0: 8), MaxGreeting connections that have not said Hello (0: 512).
+	// (0: 8), MaxGreeting connections that have not said Hello (0: 2048).
 	MaxSessions, MaxPerPeer, MaxLanes, MaxGreeting int
 	// PingEvery (0: 5 s) is when a side that heard or said nothing says Ping, DeadAfter (0: 20 s) when it gives a lane up.
 	PingEvery, DeadAfter time.Duration
@@ -65,6 +65,8 @@ type owner struct {
 	serial uint64
 	token  bool
 }
+
+func ownerOf(p trust.Peer) owner { return owner{p.Name, p.Serial, p.Token} }
 
 // key names a session: a peer never reaches another's.
 type key struct {
@@ -102,8 +104,8 @@ func (o *ServerOptions) filled() ServerOptions {
 	fill(&f.MaxSessions, 4096)
 	fill(&f.MaxPerPeer, 1024)
 	fill(&f.MaxLanes, 8)
-	f.MaxLanes = min(f.MaxLanes, wire.MaxSessions)
-	fill(&f.MaxGreeting, 512)
+	f.MaxLanes = min(f.MaxLanes, wire.MaxLanes)
+	fill(&f.MaxGreeting, 2048)
 	fill(&f.PingEvery, 5*time.Second)
 	fill(&f.DeadAfter, 20*time.Second)
 	t := timing{f.PingEvery, f.DeadAfter}.bounded()

@@ -22,7 +22,7 @@ func writeOf(t testing.TB, fill byte, n int) []byte {
 // the next frame on. Small ones come into its own.
 func TestLend(t *testing.T) {
 	t.Parallel()
-	sizes := []int{10, 100_000, 20, 64 << 10, 300_000, 65, 64<<10 - 17, 64<<10 - 16, 1 << 20}
+	sizes := []int{10, 100_000, 20, 64 << 10, 300_000, 65, 64<<10 - 49, 64<<10 - 48, 1 << 20}
 	var stream []byte
 	for i, n := range sizes {
 		stream = append(stream, writeOf(t, byte(i+1), n)...)

@@ -32,7 +32,7 @@ const (
 	MaxPart     = 1 << 20  // of an object or blob in one message
 	MaxPatterns = 256      // of files to exclude
 	MaxResult   = 512 << 10
-	MaxSessions = 16  // lanes of one session
+	MaxLanes    = 16  // of one session
 	MaxCalls    = 256 // under way at once
 
 	MaxAmounts  = 16 // kinds of absence of a disk

@@ -127,10 +127,11 @@ func (m *Mark) fields(c *coder) {
 	c.extent(&m.Extent)
 }
 
-// Write writes bytes at any offset. Answer: OK.
+// Write writes bytes at any offset. Sum is the BLAKE3 of the decoded bytes. Answer: OK.
 type Write struct {
 	Disk  Ref
 	Off   int64
+	Sum   [32]byte
 	Plain uint32
 	Codec pipe.Codec
 	Data  []byte
@@ -140,6 +141,7 @@ func (*Write) Kind() Kind { return KindWrite }
 func (m *Write) fields(c *coder) {
 	c.u32(&m.Disk)
 	c.size(&m.Off)
+	c.key(&m.Sum)
 	c.encoded(&m.Plain, &m.Codec)
 	c.span(m.Off, int64(m.Plain))
 	c.rest(&m.Data, MaxStored)
@@ -189,16 +191,18 @@ func (m *BlobPart) fields(c *coder) {
 	c.span(m.Off, int64(len(m.Data)))
 }
 
-// SealBlob says that a blob of Size bytes is whole. Answer: OK.
+// SealBlob says that a blob of Size bytes, with the BLAKE3 Sum, is whole. Answer: OK.
 type SealBlob struct {
 	Blob Ref
 	Size int64
+	Sum  [32]byte
 }
 
 func (*SealBlob) Kind() Kind { return KindSealBlob }
 func (m *SealBlob) fields(c *coder) {
 	c.u32(&m.Blob)
 	c.size(&m.Size)
+	c.key(&m.Sum)
 }
 
 // Commit makes the point appear. Answer: Committed.

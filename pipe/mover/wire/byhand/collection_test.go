@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/zeebo/blake3"
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/mover"
@@ -96,7 +97,8 @@ func TestCollection(t *testing.T) {
 	require.Equal(t, cat(u32(7), text("disk0"), u64(uint64(len(content)))), disk)
 	l.send(43, call, u32(8), u32(0), flag(true))
 	call, write := next(49)
-	require.Equal(t, cat(u32(8), u64(0), u32(len(content)), []byte{0}, content), write)
+	sum := blake3.Sum256([]byte(content))
+	require.Equal(t, cat(u32(8), u64(0), sum[:], u32(len(content)), []byte{0}, content), write)
 	l.send(16, call)
 	call, seal := next(50)
 	require.Equal(t, u32(8), seal)

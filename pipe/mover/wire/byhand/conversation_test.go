@@ -116,7 +116,8 @@ func TestPoint(t *testing.T) {
 	l3.call(19, 54, blob, u64(4), []byte("fig>")) // it has overtaken its predecessor
 	l3.call(20, 54, blob, u64(0), []byte("<con"))
 	require.ElementsMatch(t, []uint64{19, 20}, []uint64{l3.any(16), l3.any(16)})
-	l3.call(21, 55, blob, u64(8))
+	config := blake3.Sum256([]byte("<config>"))
+	l3.call(21, 55, blob, u64(8), config[:])
 	l3.answer(21, 16)
 	l3.call(22, 56, writer, u16(1), text("disk0"), text("change 7"))
 	point := l3.answer(22, 57)
