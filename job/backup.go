@@ -80,7 +80,7 @@ func Backup(ctx context.Context, provider hikae.SnapshotProvider, vmID string, b
 	o := opts.orDefault()
 	s := &backup{opts: o, provider: provider, backend: backend, clock: startClock()}
 	s.res = Result{
-		Session: o.Sessions.newID(), Target: o.Target, Started: s.clock.start, Consistency: hikae.Unknown.String(),
+		Session: o.Sessions.NewID(), Target: o.Target, Started: s.clock.start, Consistency: hikae.Unknown.String(),
 		Disks: []DiskResult{}, Fallbacks: []Fallback{}, Warnings: []string{}, Notes: append([]string{}, o.Notes...),
 		Stages: map[string]float64{},
 	}

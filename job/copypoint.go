@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"time"
 
 	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/pipe/mover"
+	"github.com/hikae/hikae/repo"
 )
 
 // CopiedFrom is the fact that a copied point carries: the id of the point that it is a copy of. By it a copy that was
@@ -17,6 +20,7 @@ const CopiedFrom = "hikae.copied-from"
 // CopyOptions change how points are copied. Nil and zero fields are good defaults.
 type CopyOptions struct {
 	VM          string           // its name where the point goes; empty: the same
+	Fact        string           // the fact by which a copy is known; empty: CopiedFrom
 	Compression pipe.Compression // empty: the default of pipe
 	Workers     int              // zero: one for each processor
 	BufferBytes int64            // zero: the default of pipe
@@ -39,7 +43,9 @@ type Copied struct {
 // blobs, its facts, and the change ids. So the next backup into the other place can go on from it: a full backup that
 // travels on a shipped disk is taken in by this, and increments follow over the line.
 //
-// A point that was copied to the same VM before is not copied again.
+// A point that was copied to the same VM before is not copied again. The points of a VM are in the order of their commits,
+// and the newest is what a restore and the next backup mean by "latest": so a point that is older than the newest there is
+// refused with an [*OlderError].
 func CopyPoint(ctx context.Context, to, from pipe.Backend, point pipe.PointInfo, opts *CopyOptions) (Copied, error) {
 	c := pointCopy{to: to, from: from, point: point}
 	if opts != nil {
@@ -48,6 +54,7 @@ func CopyPoint(ctx context.Context, to, from pipe.Backend, point pipe.PointInfo,
 	if c.opts.Events == nil {
 		c.opts.Events = func(Event) {}
 	}
+	c.opts.Fact = cmp.Or(c.opts.Fact, CopiedFrom)
 	c.res = Copied{From: point.ID, VM: cmp.Or(c.opts.VM, point.VM)}
 	err := c.run(ctx)
 	if err != nil {
@@ -65,20 +72,14 @@ type pointCopy struct {
 }
 
 func (c *pointCopy) run(ctx context.Context) error {
-	for p, err := range c.to.Points(ctx, c.res.VM) {
-		if err == nil && p.Facts[CopiedFrom] == c.point.ID {
-			c.res.To, c.res.Already = p.ID, true
-			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
+	if err := c.look(ctx); err != nil || c.res.Already {
+		return err
 	}
 	facts := maps.Clone(c.point.Facts)
 	if facts == nil {
 		facts = map[string]string{}
 	}
-	facts[CopiedFrom] = c.point.ID
+	facts[c.opts.Fact] = c.point.ID
 	w, err := c.to.Begin(ctx, c.res.VM, &pipe.PointOptions{Time: c.point.Time, Consistency: c.point.Consistency, Facts: facts})
 	if err != nil {
 		return err
@@ -95,6 +96,9 @@ func (c *pointCopy) run(ctx context.Context) error {
 			return fmt.Errorf("blob %s: %w", b.Name, err)
 		}
 	}
+	if err := c.look(ctx); err != nil || c.res.Already { // somebody may have been faster meanwhile
+		return err
+	}
 	c.res.To, err = w.Commit(ctx, c.point.Tracking)
 	if err != nil {
 		return fmt.Errorf("commit: %w", err)
@@ -103,6 +107,47 @@ func (c *pointCopy) run(ctx context.Context) error {
 		c.res.Stored = a.Usage().Stored
 	}
 	return nil
+}
+
+// OlderError says that the VM has a newer point where one was to be copied to.
+type OlderError struct {
+	VM           string
+	Point, Newer string // ids, here and there
+	Time, Newest time.Time
+}
+
+func (e *OlderError) Error() string {
+	return fmt.Sprintf("%s has a newer point there, %s of %s: one of %s behind it would be taken for the latest",
+		e.VM, e.Newer, e.Newest.UTC().Format(time.RFC3339), e.Time.UTC().Format(time.RFC3339))
+}
+
+// look finds out whether the point is there already, and whether it would come too late.
+func (c *pointCopy) look(ctx context.Context) error {
+	var newest *pipe.PointInfo
+	for p, err := range c.to.Points(ctx, c.res.VM) {
+		switch {
+		case isDamaged(err): // it is there, and cannot say what it is
+			continue
+		case err != nil:
+			return fmt.Errorf("list the points of %s: %w", c.res.VM, err)
+		case p.Facts[c.opts.Fact] == c.point.ID:
+			c.res.To, c.res.Already = p.ID, true
+			return nil
+		}
+		if newest == nil || p.Time.After(newest.Time) {
+			newest = &p
+		}
+	}
+	if newest != nil && newest.Time.After(c.point.Time) {
+		return &OlderError{VM: c.res.VM, Point: c.point.ID, Newer: newest.ID, Time: c.point.Time, Newest: newest.Time}
+	}
+	return nil
+}
+
+// isDamaged reports whether an error of a listing is about one point, so that the listing goes on behind it.
+func isDamaged(err error) bool {
+	_, ok := errors.AsType[*repo.ErrCorrupt](err)
+	return ok || errors.Is(err, mover.ErrCorrupt)
 }
 
 func (c *pointCopy) disk(ctx context.Context, w pipe.PointWriter, d pipe.DiskInfo) (err error) {

@@ -1,7 +1,11 @@
 package job
 
 import (
+	"context"
+	"io"
+	"iter"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -40,6 +44,15 @@ func TestCopyPoint(t *testing.T) {
 		require.Equal(t, d, there.Disks[i], "what is absent, and why")
 	}
 
+	older := info
+	older.ID, older.Time = "another", info.Time.Add(-time.Hour)
+	_, err = CopyPoint(t.Context(), far, seed, older, nil)
+	var late *OlderError
+	require.ErrorAs(t, err, &late, "latest must not be the older one")
+	require.Equal(t, copied.To, late.Newer)
+	_, err = CopyPoint(t.Context(), brokenList{far}, seed, info, nil)
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF, "a list that broke off does not say that the point is not there")
+
 	h.write("d0", []byte("news"), 3*block)
 	next := run(t, h, far, nil)
 	require.Equal(t, Changed, next.Disks[0].Method, next.Fallbacks)
@@ -51,4 +64,11 @@ func TestCopyPoint(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, other.Already, "another VM there")
 	require.Zero(t, other.Moved)
+}
+
+// brokenList is a backend whose list of points breaks off.
+type brokenList struct{ pipe.Backend }
+
+func (brokenList) Points(context.Context, string) iter.Seq2[pipe.PointInfo, error] {
+	return func(yield func(pipe.PointInfo, error) bool) { yield(pipe.PointInfo{}, io.ErrUnexpectedEOF) }
 }

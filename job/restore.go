@@ -83,7 +83,7 @@ func Restore(ctx context.Context, backend pipe.Backend, point pipe.PointInfo, re
 	o := opts.orDefault()
 	s := &restore{opts: o, backend: backend, point: point, restorer: restorer, clock: startClock()}
 	s.res = RestoreResult{
-		Session: o.Sessions.newID(), Point: point.ID, VM: point.VM, Started: s.clock.start,
+		Session: o.Sessions.NewID(), Point: point.ID, VM: point.VM, Started: s.clock.start,
 		Disks: []RestoredDisk{}, Holes: []Hole{}, Warnings: []string{}, Notes: []string{}, Stages: map[string]float64{},
 	}
 	err := s.run(ctx)

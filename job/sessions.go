@@ -73,7 +73,8 @@ func OpenSessions(dir string) (*Sessions, error) {
 var sessionName = regexp.MustCompile(`^([1-9][0-9]{0,17})-([a-z0-9]{8})$`)
 
 // newID makes an id above all that are kept.
-func (s *Sessions) newID() string {
+// NewID is the id of a session that begins now.
+func (s *Sessions) NewID() string {
 	random := strings.ToLower(rand.Text()[:8])
 	if s == nil {
 		return random
@@ -85,10 +86,16 @@ func (s *Sessions) newID() string {
 	return fmt.Sprintf("%d-%s", last+1, random)
 }
 
+// number is what an id counts; 0 for one that counts too high to be ours, so that it shuts out no later one.
 func number(id string) int64 {
-	n, _ := strconv.ParseInt(strings.SplitN(id, "-", 2)[0], 10, 64)
+	n, err := strconv.ParseInt(strings.SplitN(id, "-", 2)[0], 10, 64)
+	if err != nil || n > maxNumber {
+		return 0
+	}
 	return n
 }
+
+const maxNumber = 1e15
 
 // ids are the kept sessions, newest first.
 func (s *Sessions) ids() ([]string, error) {

@@ -89,7 +89,7 @@ func TestSessionsAreBounded(t *testing.T) {
 		name := filepath.Join(s.dir, fmt.Sprintf("%d-aaaaaaaa.json", i+1))
 		require.NoError(t, os.WriteFile(name, []byte("{}"), 0o600))
 	}
-	require.NoError(t, s.Save(record(s.newID(), "v")))
+	require.NoError(t, s.Save(record(s.NewID(), "v")))
 	ids, err := s.ids()
 	require.NoError(t, err)
 	require.Len(t, ids, maxSessions)
@@ -123,7 +123,7 @@ func TestSessionsOfManyAtOnce(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for range 5 {
-				if err := s.Save(record(s.newID(), "v")); err != nil {
+				if err := s.Save(record(s.NewID(), "v")); err != nil {
 					t.Error(err)
 				}
 			}
@@ -138,7 +138,7 @@ func TestSessionsOfManyAtOnce(t *testing.T) {
 func TestNoSessions(t *testing.T) {
 	var s *Sessions
 	require.NoError(t, s.Save(record("x", "v")))
-	require.NotEmpty(t, s.newID())
+	require.NotEmpty(t, s.NewID())
 	_, err := s.Load("latest")
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }

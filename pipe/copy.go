@@ -17,7 +17,8 @@ type CopyOptions struct {
 	// Workers is how many blocks are worked on at once. Zero: one for each processor.
 	Workers int
 	// BufferBytes bounds what is in flight between the stages; it is never less than two blocks or 128 KiB.
-	// Zero: 8 MiB for each worker, at least 16 MiB, and what a [Far] target asks for. The encoders' own tables come on top, about 1 MiB for each processor.
+	// Zero: 8 MiB for each worker, at least 16 MiB, and what a [Far] target or image asks for. The encoders' own tables
+	// come on top, about 1 MiB for each processor.
 	BufferBytes int64
 	// Progress, if set, is called from one goroutine, at most every 100 ms and once at the end.
 	Progress func(Progress)
@@ -57,7 +58,7 @@ func (o *CopyOptions) withDefaults() (CopyOptions, error) {
 	return c, nil
 }
 
-// bufferBytes is what the options leave open, for a target that is as far as flight says.
+// bufferBytes is what the options leave open, for a target and an image that are as far as flight says.
 func (o *CopyOptions) bufferBytes(flight Flight) int64 {
 	if o.BufferBytes != 0 {
 		return o.BufferBytes
@@ -65,12 +66,18 @@ func (o *CopyOptions) bufferBytes(flight Flight) int64 {
 	return max(minBufferBytes, int64(o.Workers)*bufferBytesEach, min(flight.Bytes, maxFlightBytes))
 }
 
-// flightOf is how many calls of each kind are under way at a target.
-func flightOf(target Target, workers int) Flight {
+// flightOf is how many calls of each kind are under way at a target and an image. Each says what it needs of its own.
+func flightOf(target Target, img Image, workers int) Flight {
 	var f Flight
 	if far, ok := target.(Far); ok {
 		f = far.Flight()
 	}
+	f.Reads = 0
+	if far, ok := As[Far](img); ok {
+		of := far.Flight()
+		f.Reads, f.Bytes = of.Reads, max(f.Bytes, of.Bytes)
+	}
+	f.Reads = min(max(f.Reads, readerCount), maxFlight)
 	f.Asks = min(max(f.Asks, askerCount), maxFlight)
 	f.Puts = min(max(f.Puts, minWriters, workers), maxFlight)
 	return f

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// How many goroutines wait for the image, and at least for the target. Both mostly wait, for a disk or a wire; more in
+// How many goroutines at least wait for the image and for the target. Both mostly wait, for a disk or a wire; more in
 // flight hides their latency, and the buffers bound what that costs.
 const (
 	readerCount = 4
@@ -70,14 +70,14 @@ func newCopier(target Target, img Image, o CopyOptions) (*copier, error) {
 			return nil, err
 		}
 	}
-	flight := flightOf(target, o.Workers)
+	flight := flightOf(target, img, o.Workers)
 	c.layout = divide(o.bufferBytes(flight), int(c.grain), o.Workers+flight.Puts)
 	c.batches = newPool(c.layout.batches, func() *batch { return &batch{buf: make([]byte, c.layout.batchBytes)} })
 	c.outs = newPool(c.layout.outs, func() []byte { return make([]byte, 0, c.enc.bound(int(c.grain))) })
 	c.flights.init()
 	c.meters = &meters{size: c.size, start: time.Now()}
 	c.meters.workers = [stageCount]int{
-		stageRead: min(readerCount, c.layout.batches), stageExclude: o.Workers, stageWrite: flight.Puts,
+		stageRead: min(flight.Reads, c.layout.batches), stageExclude: o.Workers, stageWrite: flight.Puts,
 	}
 	if c.blocks != nil {
 		c.meters.workers[stageFingerprint] = o.Workers
@@ -93,7 +93,7 @@ func (c *copier) makeChannels() {
 	if c.blocks != nil {
 		parts *= c.layout.batchBytes / int(c.grain)
 	}
-	c.reads = make(chan Extent, readerCount)
+	c.reads = make(chan Extent, c.meters.workers[stageRead])
 	c.marks = make(chan Extent, 64)
 	c.filled = make(chan *batch, c.opts.Workers)
 	c.hashed = make(chan *batch, c.layout.batches)

@@ -26,6 +26,14 @@ type section struct {
 func (s *section) Size() int64  { return s.n }
 func (s *section) Close() error { return nil }
 
+// Flight is that of the image behind it.
+func (s *section) Flight() Flight {
+	if far, ok := As[Far](s.img); ok {
+		return far.Flight()
+	}
+	return Flight{}
+}
+
 func (s *section) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, &RangeError{Op: "read", Off: off, Len: int64(len(p)), Err: fs.ErrInvalid}

@@ -70,14 +70,15 @@ type Assembler interface {
 	Assemble(ctx context.Context, off int64, id ID, block []byte) (PutResult, bool, error)
 }
 
-// Far is an optional ability of a Target that is reached over a line: each call takes a round trip, so that a copy keeps
-// more of them under way than it would with a disk.
+// Far is an optional ability of a Target, or of an Image, that is reached over a line: each call takes a round trip, so
+// that a copy keeps more of them under way than it would with a disk. An image's is found behind its wrappers, by [As].
 type Far interface{ Flight() Flight }
 
-// Flight is what a copy to a far target keeps under way. What is zero is as for a near one.
+// Flight is what a copy to a far target, or from a far image, keeps under way. What is zero is as for a near one.
 type Flight struct {
 	Asks  int   // calls of Missing
 	Puts  int   // calls of PutBlock, Mark and WriteAt
+	Reads int   // calls of ReadAt, each of up to 1 MiB
 	Bytes int64 // buffers, unless the options say otherwise
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -29,6 +30,8 @@ func (t *tool) copyCommand() *cobra.Command {
 Copy restore points from one repository into another: all of them, or those that are named. What the other repository holds
 already is not stored again, and a point that was copied before is left alone, so that a copy that broke off is simply run
 again. Either place may be behind a mover.
+
+The points of a VM are kept in their order: one that is older than the newest there is not copied.
 
 A copied point keeps its time, its configuration and the change ids of its disks: the next backup into the other
 repository goes on from it.
@@ -98,13 +101,19 @@ func (t *tool) copy(ctx context.Context, f *copyFlags, specs []string) (*reply, 
 	progress := t.bars()
 	defer progress.Close()
 	opts.Events = progress.Event
-	doc := copyDoc{Points: []job.Copied{}}
+	doc, left := copyDoc{Points: []job.Copied{}}, &reply{}
+	opts.Fact = land.fact()
 	for _, p := range points {
 		one := opts
 		if one.VM, err = land.vm(p.VM); err != nil {
 			return nil, about(f.repo, "", err)
 		}
 		done, err := job.CopyPoint(ctx, land, from, p, &one)
+		if late, ok := errors.AsType[*job.OlderError](err); ok && len(specs) == 0 { // all were asked for: the rest is not held up
+			left.warnings = append(left.warnings, fmt.Sprintf("point %s was not copied: %v", short(p.ID), late))
+			left.status = outcome.Warned
+			continue
+		}
 		if err != nil {
 			return nil, about(f.repo, "", err)
 		}
@@ -112,7 +121,8 @@ func (t *tool) copy(ctx context.Context, f *copyFlags, specs []string) (*reply, 
 		doc.Moved += done.Moved
 		doc.Stored += done.Stored
 	}
-	return &reply{doc: doc, text: doc.print}, nil
+	left.doc, left.text = doc, doc.print
+	return left, nil
 }
 
 // chosen are the points that are named, in the order of the place; all of them where none is.

@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -42,6 +45,10 @@ type served struct {
 	repo    string
 	sources bool
 	blind   bool
+
+	// open is the repository where it is open already. The folder is then that of what the secret has opened; a header
+	// alone is not believed.
+	open *opened
 }
 
 func (s *served) flags(cmd *cobra.Command) {
@@ -67,13 +74,48 @@ func (s *served) dir(ctx context.Context, t *tool) (string, error) {
 		if err != nil {
 			return "", err
 		}
+		if !isShare(folder) {
+			if folder, err = resolved(folder); err != nil {
+				return "", err
+			}
+		}
 		name = "blind-" + folderName(folder)
+	case s.open != nil:
+		if name, err = s.opened(ctx); err != nil {
+			return "", err
+		}
 	case !s.sources:
 		if name, err = t.identify(ctx, s.repo); err != nil {
 			return "", err
 		}
 	}
 	return filepath.Join(state, "movers", "for", name), nil
+}
+
+// resolved is a path without links, so that a folder has one name however it is reached. The end of it may not be there
+// yet.
+func resolved(path string) (string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if parent := filepath.Dir(path); errors.Is(err, fs.ErrNotExist) && parent != path {
+		if parent, err = resolved(parent); err == nil {
+			real = filepath.Join(parent, filepath.Base(path))
+		}
+	}
+	return real, err
+}
+
+// opened is the id of the repository that is open. Where a look at its headers says another one, those who list, let in
+// and revoke peers would use another book than the mover does: somebody has put a foreign header there.
+func (s *served) opened(ctx context.Context) (string, error) {
+	id := s.open.ID()
+	said, err := repo.Identify(ctx, s.open.store)
+	if err != nil {
+		return "", about(s.repo, fmt.Sprintf("repository %s, which was opened as %s", s.repo, id), err)
+	}
+	if said != id {
+		return "", about(s.repo, "", &repo.ErrCorrupt{Object: "header", Reason: fmt.Sprintf("it says that this is repository %s, and the secret has opened %s", said, id)})
+	}
+	return id, nil
 }
 
 // identify tells the id of the repository in a folder; no secret is needed for that.

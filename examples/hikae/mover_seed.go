@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
+	"github.com/hikae/hikae/job"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/mover"
 	"github.com/hikae/hikae/pipe/mover/trust"
@@ -26,6 +27,14 @@ func (l *landing) vm(name string) (string, error) {
 	return l.seeding.VM(name)
 }
 
+// fact is the one by which a copy is known there.
+func (l *landing) fact() string {
+	if l.seeding == nil {
+		return job.CopiedFrom
+	}
+	return mover.SeedFact
+}
+
 // landingFor takes points in for an enrolled machine; empty: as they are.
 func (t *tool) landingFor(ctx context.Context, peer string, to *opened, repo string) (*landing, error) {
 	if peer == "" {
@@ -35,6 +44,9 @@ func (t *tool) landingFor(ctx context.Context, peer string, to *opened, repo str
 		return nil, outcome.Usage("Run it on the repository's machine, with the repository's folder.", "--for is for a repository of this machine")
 	}
 	what := served{repo: repo}
+	if id, err := t.identify(ctx, repo); err != nil || id != to.ID() {
+		return nil, errors.Join(err, &outcome.Error{Kind: outcome.KindCorrupt, Object: repo, Text: fmt.Sprintf("the header of %s says %s, and what was opened is %s", repo, id, to.ID())})
+	}
 	_, book, err := what.book(ctx, t)
 	if err != nil {
 		return nil, err
@@ -43,7 +55,7 @@ func (t *tool) landingFor(ctx context.Context, peer string, to *opened, repo str
 	if err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(peers, func(p trust.Peer) bool { return p.Name == peer && p.Role == trust.Append }) {
+	if !slices.ContainsFunc(peers, func(p trust.Peer) bool { return p.Name == peer && p.Role == trust.Append && !p.Token }) {
 		return nil, &outcome.Error{Kind: outcome.KindNotFound, Object: peer, Text: fmt.Sprintf("no machine is enrolled as %s with the role append", peer),
 			Hint: "`hikae mover list --repo " + repo + "` shows who is."}
 	}

@@ -161,6 +161,14 @@ func (t *tool) moverServe(ctx context.Context, f *moverServeFlags) (err error) {
 // serveWhat opens what is served, and the book of who may come.
 func (t *tool) serveWhat(ctx context.Context, f *moverServeFlags, r *running) error {
 	what := served{repo: f.repo, sources: f.repo == "", blind: f.blind}
+	if f.repo != "" && !f.blind {
+		o, err := t.openHere(ctx, &f.access, false)
+		if err != nil {
+			return err
+		}
+		r.later(o.Close)
+		r.opts.Backend, r.opts.Free, what.open = o.local, freeOf(o.store), o
+	}
 	dir, err := what.dir(ctx, t)
 	if err != nil {
 		return err
@@ -184,19 +192,9 @@ func (t *tool) serveWhat(ctx context.Context, f *moverServeFlags, r *running) er
 		}
 		r.opts.Source = source
 	}
-	switch {
-	case f.repo == "":
-		return nil
-	case f.blind:
+	if f.blind {
 		return t.serveBlind(ctx, f, r, dir)
 	}
-	o, err := t.openHere(ctx, &f.access, false)
-	if err != nil {
-		return err
-	}
-	r.later(o.Close)
-	r.opts.Backend = o.local
-	r.opts.Free = freeOf(o.store)
 	return nil
 }
 

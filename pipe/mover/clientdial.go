@@ -72,6 +72,21 @@ func (o *DialOptions) identity() (id, pending *trust.Identity, err error) {
 	return id, pending, err
 }
 
+// tryKeys connects by the key of a rotation that was broken off, where there is one, and by the machine's own where that is
+// refused: the mover was not told of the new one yet.
+func (o *DialOptions) tryKeys(connect func(*trust.Identity) error) error {
+	id, pending, err := o.identity()
+	if err != nil {
+		return err
+	}
+	if pending != nil {
+		if err := connect(pending); !errors.Is(err, trust.ErrRefused) {
+			return err
+		}
+	}
+	return connect(id)
+}
+
 // Dial connects to a mover at address, HOST:PORT. It fails at once where the mover cannot be reached or does not trust
 // this machine, and after a few seconds where it closes every connection because too many knock; later cuts are mended
 // without a word.
@@ -79,23 +94,34 @@ func Dial(ctx context.Context, address string, opts *DialOptions) (*Client, erro
 	if opts == nil {
 		opts = &DialOptions{}
 	}
-	id, pending, err := opts.identity()
+	var c *Client
+	err := opts.tryKeys(func(id *trust.Identity) (err error) {
+		c, err = dialAs(ctx, address, id, opts)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	if pending != nil {
-		c, err := dialAs(ctx, address, pending, opts)
-		if err == nil {
-			if err := trust.AdoptNext(opts.IdentityDir); err != nil {
-				return nil, errors.Join(err, c.Close())
-			}
-			return c, nil
-		}
-		if !errors.Is(err, trust.ErrRefused) {
-			return nil, err
-		}
+	if err := opts.adopt(c.dialer.identity.Load()); err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
-	return dialAs(ctx, address, id, opts)
+	c.dialer.follow()
+	return c, nil
+}
+
+// adopt makes the key of a rotation the machine's own once it was used.
+func (o *DialOptions) adopt(used *trust.Identity) error {
+	if o.IdentityDir == "" {
+		return nil
+	}
+	pending, err := trust.PendingIdentity(o.IdentityDir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && pending.Pin() != used.Pin() {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return trust.AdoptNext(o.IdentityDir)
 }
 
 func dialAs(ctx context.Context, address string, id *trust.Identity, opts *DialOptions) (*Client, error) {
@@ -116,10 +142,52 @@ type dialer struct {
 	settings settings
 	identity atomic.Pointer[trust.Identity] // a rotation changes it
 	before   atomic.Bool                    // there was a session
+	follows  atomic.Pointer[trust.Pin]      // the machine's own key in IdentityDir as it was last; nil: identity is another
+}
+
+// follow lets the key be that of IdentityDir from now on: another process may give this machine a new one.
+func (d *dialer) follow() {
+	if d.opts.Identity == nil && d.opts.IdentityDir != "" {
+		pin := d.identity.Load().Pin()
+		d.follows.Store(&pin)
+	}
+}
+
+// refresh takes the key that lies in IdentityDir where it is another one by now. One that cannot be read at the moment
+// changes nothing: the one that is known may still be good.
+func (d *dialer) refresh() {
+	was := d.follows.Load()
+	if was == nil {
+		return
+	}
+	id, err := trust.LoadIdentity(d.opts.IdentityDir)
+	if err != nil || id.Pin() == *was {
+		return
+	}
+	if pin := id.Pin(); d.follows.CompareAndSwap(was, &pin) {
+		d.identity.Store(id)
+	}
+}
+
+// another takes a key of IdentityDir that was not tried yet, after a refusal: a rotation in another process may be about
+// to end, or have broken off after the new key was used.
+func (d *dialer) another(tried map[trust.Pin]bool) bool {
+	tried[d.identity.Load().Pin()] = true
+	if d.follows.Load() == nil {
+		return false
+	}
+	for _, read := range []func(string) (*trust.Identity, error){trust.LoadIdentity, trust.PendingIdentity} {
+		if id, err := read(d.opts.IdentityDir); err == nil && !tried[id.Pin()] {
+			d.identity.Store(id)
+			return true
+		}
+	}
+	return false
 }
 
 // connect makes one connection, on which the mover has proven who it is.
 func (d *dialer) connect(ctx context.Context) (net.Conn, error) {
+	d.refresh()
 	dial := net.Dialer{Timeout: connectWait}
 	raw, err := dial.DialContext(ctx, "tcp", d.address)
 	if err != nil {
@@ -150,12 +218,15 @@ func (d *dialer) open(ctx context.Context, push func(wire.Message)) (line, greet
 	if !d.before.Load() {
 		patience = min(patience, fullDoor)
 	}
-	began := time.Now()
+	began, tried := time.Now(), map[trust.Pin]bool{}
 	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 15*time.Second) {
 		l, g, err := d.openWithin(ctx, max(d.settings.GiveUp-time.Since(began), leastOpen), push)
 		if err == nil {
 			d.before.Store(true)
 			return l, g, nil
+		}
+		if errors.Is(err, trust.ErrRefused) && d.another(tried) {
+			continue
 		}
 		if !d.before.Load() && !turnedAway(err) || isFinal(err) || ctx.Err() != nil {
 			return nil, greeting{}, err

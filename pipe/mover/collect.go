@@ -29,13 +29,14 @@ func Collect(ctx context.Context, address string, order *wire.Collect, backend p
 	if err := checkVM(order.VM, false); err != nil {
 		return nil, err
 	}
-	id, _, err := opts.identity()
-	if err != nil {
-		return nil, err
-	}
 	d := &dialer{address: address, opts: *opts, settings: opts.settings()}
-	d.identity.Store(id)
-	return d.collect(ctx, order, backend)
+	var result []byte
+	err := opts.tryKeys(func(id *trust.Identity) (err error) {
+		d.identity.Store(id)
+		result, err = d.collect(ctx, order, backend)
+		return err
+	})
+	return result, err
 }
 
 func (d *dialer) collect(ctx context.Context, order *wire.Collect, backend pipe.Backend) (result []byte, err error) {
@@ -71,6 +72,10 @@ func (d *dialer) collect(ctx context.Context, order *wire.Collect, backend pipe.
 		return nil, errors.Join(err, h.Close())
 	}
 	line.Store(s)
+	if err := d.opts.adopt(d.identity.Load()); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	d.follow()
 	defer func() { err = errors.Join(err, s.Close()) }() // it closes the handler
 	answer, err := s.Call(ctx, order)
 	if f, ok := errors.AsType[*wire.Fail](err); ok {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/pipe/mover/wire"
@@ -13,8 +14,8 @@ import (
 // Enrolled is what an enrolment came to.
 type Enrolled struct {
 	Name   string     // under which the mover knows this machine
-	Role   trust.Role // empty where an earlier enrolment was found, whose answer had been lost
-	Mode   string     // trusted or blind
+	Role   trust.Role // of this machine there
+	Mode   string     // trusted, blind or source
 	Server trust.Pin  // the mover's key: for [DialOptions].ServerPin
 	Key    trust.Pin  // this machine's
 }
@@ -41,7 +42,7 @@ func Enrol(ctx context.Context, address string, token trust.Token, opts *DialOpt
 	}
 	out := &Enrolled{Server: token.Server, Key: id.Pin()}
 	err = out.enrol(ctx, address, once, id, &o)
-	if _, answered := errors.AsType[*Error](err); err != nil && !answered && ctx.Err() == nil {
+	if _, answered := errors.AsType[*Error](err); err != nil && !answered && !errors.Is(err, wire.ErrMalformed) && ctx.Err() == nil {
 		if out.find(ctx, address, id, &o) == nil {
 			return out, nil
 		}
@@ -69,10 +70,25 @@ func (out *Enrolled) enrol(ctx context.Context, address string, once, id *trust.
 	if err != nil {
 		return err
 	}
-	if out.Role, err = trust.ParseRole(a.Role); err != nil {
-		return malformed("enrolled as %q", printable(a.Role))
+	return out.take(a.Name, a.Role, a.Mode)
+}
+
+// modes are what a mover may call itself.
+var modes = []string{"trusted", "blind", "source"}
+
+// take looks at what the mover said before anybody keeps it: it becomes names of folders, and decides what is opened.
+func (out *Enrolled) take(name, role, mode string) error {
+	if err := trust.CheckName(name); err != nil {
+		return malformed("enrolled: %w", err)
 	}
-	out.Name, out.Mode = a.Name, a.Mode
+	r, err := trust.ParseRole(role)
+	if err != nil {
+		return malformed("enrolled: %w", err)
+	}
+	if !slices.Contains(modes, mode) {
+		return malformed("enrolled at a mover of the mode %.40q", mode)
+	}
+	out.Name, out.Role, out.Mode = name, r, mode
 	return nil
 }
 
@@ -87,6 +103,5 @@ func (out *Enrolled) find(ctx context.Context, address string, id *trust.Identit
 	if err != nil {
 		return err
 	}
-	out.Name, out.Mode = c.Peer(), h.Mode
-	return nil
+	return out.take(c.Peer(), h.Role, h.Mode)
 }

@@ -236,7 +236,9 @@ func (h *handler) answer(ctx context.Context, call uint64, req wire.Message) (wi
 	case *wire.Rotate:
 		return ok(h.host.care.rotate(h.peer, m))
 	case *wire.Health:
-		return h.host.care.health(ctx, h.who == byFull), nil
+		is := h.host.care.health(ctx, h.who == byFull)
+		is.Role = string(h.peer.Role)
+		return is, nil
 	}
 	return h.answerStore(ctx, req)
 }

@@ -75,6 +75,7 @@ func newHost(o *ServerOptions, c care) (*host, error) {
 		if h.tenants, err = openTenants(opts.StateDir); err != nil {
 			return nil, fmt.Errorf("the target's state: %w", err)
 		}
+		h.tenants.warn = opts.Log.Warn
 	}
 	return h, nil
 }

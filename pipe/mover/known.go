@@ -196,6 +196,41 @@ func (t *knownTable) add(id, backend pipe.ID) error {
 	return nil
 }
 
+// addAll remembers many blocks by their records, with one write. Records that are not sound are left out.
+func (t *knownTable) addAll(records []byte) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.f == nil {
+		return fs.ErrClosed
+	}
+	fresh := make([]byte, 0, len(records))
+	for ; len(records) > 0; records = records[knownRecord:] {
+		rec := records[:knownRecord]
+		if !t.sound(rec) {
+			continue
+		}
+		if old, _, ok := t.find(pipe.ID(rec[:32])); !ok || old != pipe.ID(rec[32:64]) {
+			fresh = append(fresh, rec...)
+		}
+	}
+	if int64(t.next)+int64(len(fresh)/knownRecord) >= knownMax {
+		return errKnownFull
+	}
+	if _, err := t.f.WriteAt(fresh, int64(t.next)*knownRecord); err != nil {
+		return err // the numbers are used again
+	}
+	for ; len(fresh) > 0; fresh = fresh[knownRecord:] {
+		if _, slot, ok := t.find(pipe.ID(fresh[:32])); ok { // another repository stands behind the table now, or it came twice
+			t.recs[slot] = t.next
+		} else {
+			t.insert(binary.LittleEndian.Uint64(fresh), t.next)
+		}
+		t.next++
+		t.dirty = true
+	}
+	return nil
+}
+
 // insert puts a record into the first free slot behind its home, at a load of at most 4/5.
 func (t *knownTable) insert(tag uint64, rec uint32) {
 	if (t.used+1)*5 > len(t.tags)*4 {

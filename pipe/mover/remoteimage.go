@@ -9,7 +9,10 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/pipe/mover/session"
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
 
@@ -73,7 +76,10 @@ type remoteImage struct {
 // remoteExtentImage is one that knows which parts hold data.
 type remoteExtentImage struct{ *remoteImage }
 
-var _ pipe.ExtentImage = (*remoteExtentImage)(nil)
+var (
+	_ pipe.ExtentImage = (*remoteExtentImage)(nil)
+	_ pipe.Far         = (*remoteImage)(nil)
+)
 
 // handle is the open image in the current session. It is opened where it is not, by one caller while others wait.
 func (i *remoteImage) handle(ctx context.Context) (*epoch, wire.Ref, error) {
@@ -137,21 +143,76 @@ func (i *remoteImage) ReadAt(ctx context.Context, p []byte, off int64) (int, err
 		return 0, err
 	}
 	want := p[:max(0, min(int64(len(p)), i.size-off))]
+	done, err := i.readParts(ctx, want, off)
+	if err == nil && len(want) < len(p) {
+		err = io.EOF
+	}
+	return done, err
+}
+
+// readParts reads the parts of a range side by side: so they come on several connections, and a packet that is lost on one
+// holds up a part and not the whole. It returns how many bytes from the start on are there, and why no more.
+func (i *remoteImage) readParts(ctx context.Context, p []byte, off int64) (int, error) {
+	ends := cut(off, len(p), i.partBytes())
+	if len(ends) == 1 {
+		return i.readPart(ctx, p, off)
+	}
+	failures := make([]error, len(ends))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(partsAtOnce)
+	begin := 0
+	for part, end := range ends {
+		p, off := p[begin:end], off+int64(begin)
+		begin = end
+		g.Go(func() error {
+			_, failures[part] = i.readPart(ctx, p, off)
+			return failures[part]
+		})
+	}
+	err := g.Wait() // the first; the others were cancelled for it
 	done := 0
-	for done < len(want) {
-		n, err := i.readPart(ctx, want[done:min(len(want), done+wire.MaxContent)], off+int64(done))
-		if err != nil {
+	for part, end := range ends {
+		if failures[part] != nil {
 			return done, err
 		}
-		done += n
-	}
-	if len(want) < len(p) {
-		return done, io.EOF
+		done = end
 	}
 	return done, nil
 }
 
-// readPart reads what fits one message, all of it.
+// How a read is divided. Where the way is short a part is as large as a copy reads at once: fewer calls, and large blocks
+// of the other side are read once for all of it.
+const (
+	partNear    = 1 << 20
+	partFar     = 256 << 10
+	partsAtOnce = 16 // of one read; a longer one takes several turns
+	farAway     = 5 * time.Millisecond
+)
+
+func (i *remoteImage) partBytes() int64 {
+	if e := i.c.current.Load(); e != nil {
+		if l, ok := e.line.(interface{ Stats() session.Stats }); ok && l.Stats().RTT < farAway {
+			return partNear
+		}
+	}
+	return partFar
+}
+
+// cut is where the parts of a range end, counted from its start: at multiples of size of the image, so that no block of
+// that size or less is read for two of them.
+func cut(off int64, n int, size int64) []int {
+	ends := make([]int, 0, int64(n)/size+2)
+	for at := 0; at < n; {
+		at += int(min(int64(n-at), size-(off+int64(at))%size))
+		ends = append(ends, at)
+	}
+	return ends
+}
+
+// Flight makes a copy read far ahead: see [pipe.Far].
+func (i *remoteImage) Flight() pipe.Flight { return pipe.Flight{Reads: 16, Bytes: 64 << 20} }
+
+// readPart reads one part, all of it.
 func (i *remoteImage) readPart(ctx context.Context, p []byte, off int64) (int, error) {
 	a, err := askImage[*wire.Content](ctx, i, func(ref wire.Ref) wire.Message {
 		return &wire.ReadImage{Image: ref, Off: off, Len: uint32(len(p))}

@@ -8,12 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/pipe/mover/trust"
 )
 
 // Seeding takes points in for a peer whose first backups came on a shipped disk: they get the peer's names, and their
@@ -37,9 +41,10 @@ func NewSeeding(stateDir, peer string, to pipe.Backend) (*Seeding, error) {
 		return nil, err
 	}
 	path := ts.knownPath(peer)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := makeFor(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
+	sweepSeeds(filepath.Dir(path), time.Now())
 	return &Seeding{
 		Backend: to, peer: peer, path: path,
 		tenant: &tenant{name: peer, key: ts.derive("ids", peer)}, sum: &knownTable{key: ts.derive("known", peer)},
@@ -48,6 +53,9 @@ func NewSeeding(stateDir, peer string, to pipe.Backend) (*Seeding, error) {
 
 // VM is the backend's name for what the peer calls vm.
 func (s *Seeding) VM(vm string) (string, error) { return spaceOf(s.peer, false).inner(vm) }
+
+// SeedFact is the fact by which a seeded point is known. No append peer may set it.
+const SeedFact = "hikae.seeded-from"
 
 // Begin starts a point whose blocks count as the peer's once it is committed.
 func (s *Seeding) Begin(ctx context.Context, vm string, opts *pipe.PointOptions) (pipe.PointWriter, error) {
@@ -112,25 +120,51 @@ func (w *seedWriter) note(wire, backend pipe.ID) {
 	}
 }
 
-// Commit commits the point, and then hands its blocks to the mover. What fails then costs sending them again, and is an
-// error all the same: that is what seeding was for.
+// Commit hands the blocks to the mover, and then commits the point: in the other order a kill in between would leave a
+// point whose blocks nobody hands over any more. A block that is handed over and not there is only sent again, because
+// the backend is asked about each.
 func (w *seedWriter) Commit(ctx context.Context, tracking map[string]string) (string, error) {
+	handed, err := w.handOver()
+	if err != nil {
+		return "", fmt.Errorf("note the blocks of %s: %w", w.s.peer, err)
+	}
 	id, err := w.PointWriter.Commit(ctx, tracking)
 	if err != nil {
-		return id, err
+		_ = os.Remove(handed) // a mover may have been faster
 	}
+	return id, err
+}
+
+// handOver makes the file of blocks durable under the name by which a mover finds it.
+func (w *seedWriter) handOver() (name string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	name := w.f.Name()
-	err = errors.Join(w.err, w.out.Flush(), w.f.Sync(), w.f.Close())
+	if w.f == nil {
+		return "", fs.ErrClosed
+	}
+	temp, dir := w.f.Name(), filepath.Dir(w.s.path)
+	err = errors.Join(w.err, w.out.Flush(), trust.GiveTo(w.f, dir), w.f.Sync(), w.f.Close())
 	w.f = nil
+	name = w.s.path + seedName + filepath.Base(temp)
 	if err == nil {
-		err = os.Rename(name, w.s.path+seedName+filepath.Base(name))
+		err = os.Rename(temp, name)
 	}
 	if err != nil {
-		return id, fmt.Errorf("point %s is there, and its blocks are not known to be %s's: %w", id, w.s.peer, errors.Join(err, os.Remove(name)))
+		return "", errors.Join(err, os.Remove(temp))
 	}
-	return id, nil
+	return name, syncDir(dir)
+}
+
+// syncDir makes the names in a folder durable, where the system has a call for that.
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 func (w *seedWriter) Close() error {
@@ -198,47 +232,78 @@ func (ts *tenants) knownPath(name string) string {
 	return filepath.Join(ts.dir, "known", hex.EncodeToString(sum[:16]))
 }
 
-// absorb takes over what was seeded for a tenant. Records that are not sound are left out, as in the table itself.
+// makeFor makes a folder that belongs to whom the one above it belongs to: root seeds for a mover that is not root.
+func makeFor(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(trust.GiveTo(f, filepath.Dir(dir)), f.Close())
+}
+
+// sweepSeeds removes what was begun and never handed over. Seeding takes hours, not a month.
+func sweepSeeds(dir string, now time.Time) {
+	left, err := filepath.Glob(filepath.Join(dir, seedTemp))
+	if err != nil {
+		return // a folder's name is a pattern: what is left stays
+	}
+	for _, name := range left {
+		if fi, err := os.Stat(name); err == nil && now.Sub(fi.ModTime()) > 30*24*time.Hour {
+			_ = os.Remove(name)
+		}
+	}
+}
+
+// absorb takes over what was seeded for a tenant. Records that are not sound are left out, as in the table itself. What
+// cannot be taken over now stays for the next session: it costs sending blocks again, and nothing else.
 func (t *tenant) absorb(path string) error {
+	t.absorbing.Lock() // its other sessions wait: they would send what they need not
+	defer t.absorbing.Unlock()
 	list, err := os.ReadDir(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
+	var all error
 	for _, e := range list {
-		if !strings.HasPrefix(e.Name(), filepath.Base(path)+seedName) {
-			continue
-		}
-		if err := t.absorbFile(filepath.Join(filepath.Dir(path), e.Name())); err != nil {
-			return fmt.Errorf("seeded blocks of %s: %w", t.name, err)
+		if strings.HasPrefix(e.Name(), filepath.Base(path)+seedName) {
+			all = errors.Join(all, t.absorbFile(filepath.Join(filepath.Dir(path), e.Name())))
 		}
 	}
-	return nil
+	return all
 }
+
+// absorbRecords is how many records are taken over at once: 576 KiB.
+const absorbRecords = 8 << 10
 
 func (t *tenant) absorbFile(name string) error {
 	f, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // another mover has it
+	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	var rec [knownRecord]byte
-	for in := bufio.NewReaderSize(f, 64<<10); ; {
-		_, err := io.ReadFull(in, rec[:])
+	for buf := make([]byte, absorbRecords*knownRecord); ; {
+		n, err := io.ReadFull(f, buf)
+		if err := t.known.addAll(buf[:n-n%knownRecord]); err != nil {
+			return err
+		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			break
 		}
 		if err != nil {
 			return err
 		}
-		if !t.known.sound(rec[:]) {
-			continue
-		}
-		if err := t.known.add(pipe.ID(rec[:32]), pipe.ID(rec[32:64])); err != nil {
-			return err
-		}
 	}
 	if err := t.known.sync(); err != nil {
 		return err
 	}
-	return os.Remove(name)
+	if err := os.Remove(name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package mover
 
 import (
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -46,6 +47,7 @@ func TestSeeded(t *testing.T) {
 
 	a, err := ts.open("site-a")
 	require.NoError(t, err)
+	require.NoFileExists(t, files[0])
 	id, ok := a.known.lookup(a.fingerprint(append(content, 1)))
 	require.True(t, ok)
 	require.Equal(t, pipe.ID{1}, id)
@@ -84,3 +86,47 @@ func (nothing) Begin(context.Context, string, *pipe.PointOptions) (pipe.PointWri
 }
 func (emptyPoint) Commit(context.Context, map[string]string) (string, error) { return "p", nil }
 func (emptyPoint) Close() error                                              { return nil }
+
+// What cannot be taken over costs sending blocks again; it shuts nobody out, and is tried again.
+func TestSeedThatCannotBeTakenOver(t *testing.T) {
+	dir := t.TempDir()
+	ts, err := openTenants(dir)
+	require.NoError(t, err)
+	warned := 0
+	ts.warn = func(string, ...any) { warned++ }
+	seed := ts.knownPath("site-a") + seedName + "x"
+	require.NoError(t, os.MkdirAll(seed, 0o700)) // a folder cannot be read as a file, by root neither
+	for range 2 {
+		_, err = ts.open("site-a")
+		require.NoError(t, err)
+	}
+	require.Equal(t, 2, warned)
+	require.NoError(t, ts.close())
+}
+
+// The blocks are handed over before the point is committed: a kill between the two costs nothing.
+func TestSeedBeforeCommit(t *testing.T) {
+	dir := t.TempDir()
+	s, err := NewSeeding(dir, "site-a", nil)
+	require.NoError(t, err)
+	w := newSeedWriter(t, s)
+	w.note(pipe.ID{1}, pipe.ID{2})
+	w.PointWriter = lookedAt{func() {
+		handed, err := filepath.Glob(s.path + seedName + "*")
+		require.NoError(t, err)
+		require.Len(t, handed, 1)
+	}}
+	_, err = w.Commit(t.Context(), nil)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+}
+
+type lookedAt struct{ look func() }
+
+func (w lookedAt) Commit(context.Context, map[string]string) (string, error) {
+	w.look()
+	return "p", nil
+}
+func (lookedAt) Close() error                                             { return nil }
+func (lookedAt) Disk(context.Context, string, int64) (pipe.Target, error) { return nil, nil }
+func (lookedAt) Blob(context.Context, string, io.Reader) error            { return nil }

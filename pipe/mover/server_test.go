@@ -141,7 +141,7 @@ func TestServer(t *testing.T) {
 	require.EqualValues(t, 2, h.Sessions)
 	h, err = web.Health(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, &wire.HealthIs{Version: "test", Mode: "trusted"}, h)
+	require.Equal(t, &wire.HealthIs{Version: "test", Mode: "trusted", Role: "append"}, h)
 	require.Greater(t, y.seen.in.Load(), int64(0))
 }
 

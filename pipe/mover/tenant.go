@@ -26,14 +26,18 @@ type tenant struct {
 	key  [32]byte // of the ids on the wire
 
 	known *knownTable
-	refs  int       // sessions that use it
-	idle  time.Time // since when none does
+
+	absorbing sync.Mutex // of what was seeded
+
+	refs int       // sessions that use it
+	idle time.Time // since when none does
 }
 
 // tenants are the open ones.
 type tenants struct {
 	dir    string
 	secret [32]byte
+	warn   func(text string, args ...any) // nil: nobody listens
 
 	mu     sync.Mutex
 	byName map[string]*tenant
@@ -115,6 +119,17 @@ func (ts *tenants) derive(purpose, name string) (key [32]byte) {
 
 // open is a tenant for one more session, which releases it.
 func (ts *tenants) open(name string) (*tenant, error) {
+	t, err := ts.take(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.absorb(ts.knownPath(name)); err != nil && ts.warn != nil {
+		ts.warn("seeded blocks could not be taken over, and are sent over the line", "peer", name, "err", err)
+	}
+	return t, nil
+}
+
+func (ts *tenants) take(name string) (*tenant, error) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	t := ts.byName[name]
@@ -125,9 +140,6 @@ func (ts *tenants) open(name string) (*tenant, error) {
 		}
 		t = &tenant{name: name, key: ts.derive("ids", name), known: known}
 		ts.byName[name] = t
-	}
-	if err := t.absorb(ts.knownPath(name)); err != nil {
-		return nil, err
 	}
 	t.refs++
 	return t, nil

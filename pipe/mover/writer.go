@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"sync"
@@ -128,6 +129,9 @@ func (h *handler) begin(ctx context.Context, m *wire.Begin) (wire.Message, error
 	vm, err := h.space.inner(m.VM)
 	if err != nil {
 		return nil, err
+	}
+	if _, ours := m.Facts[SeedFact]; ours && h.who != byFull { // whoever seeds goes by it
+		return nil, fmt.Errorf("the fact %s is not a peer's to set: %w", SeedFact, fs.ErrPermission)
 	}
 	if m.Base != "" && h.who != byFull {
 		if _, err := h.own(ctx, m.Base); err != nil {

@@ -59,7 +59,7 @@ func (o *opener) open(ctx context.Context, path string) (*Image, error) {
 	if err := o.places(path); err != nil {
 		return nil, err
 	}
-	top, err := o.layer(ctx, path, file, "", o.opts.Snapshot)
+	top, err := o.layer(ctx, path, file, o.opts.Alone, o.opts.Snapshot)
 	if err != nil {
 		return nil, err
 	}

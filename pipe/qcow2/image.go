@@ -17,6 +17,9 @@ type Options struct {
 	// TrustProbe follows the references of a backing file whose format its overlay does not state and which looks
 	// like qcow2. By default they are refused: such a file may be a raw disk, and what it says a guest's words.
 	TrustProbe bool
+	// Alone refuses every reference to another file, with these words as the reason: for a file that may be a raw disk,
+	// so that what it says may be a guest's words. Empty: references are followed.
+	Alone string
 	// AllowCorrupt opens images that are marked as corrupt. What is read from them may be wrong.
 	AllowCorrupt bool
 	// Snapshot is the id or name of an internal snapshot to read instead of the current state.

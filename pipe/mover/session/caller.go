@@ -51,6 +51,9 @@ func (c *caller) make(ctx context.Context, req wire.Message) (uint64, wire.Messa
 		return 0, nil, ctx.Err()
 	}
 	k := &call{cost: cost(req), expects: expected(req), done: make(chan struct{})}
+	if req.Kind() == wire.KindCollect {
+		k.expects = 0 // it lasts as long as a backup: nobody is to wait behind its answer
+	}
 	if err := c.acquire(ctx, k.cost); err != nil {
 		return 0, nil, err
 	}
@@ -150,7 +153,7 @@ func (c *caller) choose(a *lane) int {
 	if c.queue[0].expects == 0 {
 		return 0
 	}
-	if c.roomFor(a, c.queue[0]) && !c.passOn(a) {
+	if !c.passOn(a, c.queue[0]) && c.roomFor(a, c.queue[0]) {
 		return 0
 	}
 	return slices.IndexFunc(c.queue, func(k *call) bool { return k.expects == 0 })
@@ -181,11 +184,12 @@ func (c *caller) resize(a *lane, k *call) {
 	}
 }
 
-// passOn leaves a call that reads to a lane that has nothing to do and waits for less: requests are short, and the first
-// lane would take them all.
-func (c *caller) passOn(from *lane) bool {
+// passOn leaves a call that reads to a lane that has nothing to do and waits for less, or has room where this one has
+// none: requests are short, and the first lane would take them all.
+func (c *caller) passOn(from *lane, k *call) bool {
+	full := !c.roomFor(from, k)
 	for _, a := range c.link.lanes {
-		if a.idle && a.expects < from.expects {
+		if a.idle && c.roomFor(a, k) && (full || a.expects < from.expects) {
 			a.idle = false
 			a.notify()
 			return true

@@ -99,28 +99,32 @@ func TestCredit(t *testing.T) {
 			}
 		}})
 		defer c.Close()
+		settle := func() { // frames wait for each other where there are many
+			time.Sleep(4 * lingerTime)
+			synctest.Wait()
+		}
 		goOn := make(chan struct{})
 		s.book(0).hold = func(context.Context, wire.Message) error {
 			<-goOn
 			return nil
 		}
 		go putAll(t, c, 100, 1000, 50)
-		synctest.Wait()
+		settle()
 		require.Equal(t, 10, s.hosted().link.answers.running)
 		s.hosted().regrant(wire.Credit{MaxCalls: 4, Window: 1 << 20})
-		synctest.Wait()
+		settle()
 		require.Equal(t, uint32(4), c.Limits().MaxCalls)
 		for range 20 {
 			goOn <- struct{}{}
-			synctest.Wait()
+			settle()
 		}
 		require.Equal(t, 4, s.hosted().link.answers.running)
 		s.hosted().regrant(wire.Credit{MaxCalls: 20, Window: 5000})
 		goOn <- struct{}{}
-		synctest.Wait()
+		settle()
 		require.Equal(t, 3, s.hosted().link.answers.running, "the window is the narrower now, and a call that waits is not hurried")
 		close(goOn)
-		synctest.Wait()
+		settle()
 		require.Positive(t, heard.Load())
 		s.book(0).once(t, 100)
 	})
@@ -184,7 +188,7 @@ func TestRevoke(t *testing.T) {
 		}
 		go func() {
 			synctest.Wait()
-			s.server.Revoke("peer")
+			s.server.Revoke(trust.Peer{Name: "peer"})
 		}()
 		start := time.Now()
 		_, err := c.Call(t.Context(), put(1, 10))

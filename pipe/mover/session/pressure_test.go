@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/hikae/hikae/pipe/mover/wire"
 )
 
 func TestWorth(t *testing.T) {
@@ -22,13 +24,13 @@ func TestWorth(t *testing.T) {
 		"far, enough":                    {epoch{took: s, writing: 8 * s}, 8, 100 * time.Millisecond, true, 8},
 		"far, half of the lanes flow":    {epoch{took: s, writing: s}, 4, 100 * time.Millisecond, true, 4},
 		"far, nobody waits":              {epoch{took: s, writing: s}, 1, 100 * time.Millisecond, false, 1},
-		"far, much comes slowly":         {epoch{took: s, reading: s, in: 1 << 20}, 2, 100 * time.Millisecond, false, 4},
-		"far, little comes":              {epoch{took: s, reading: s, in: 1 << 10}, 2, 100 * time.Millisecond, false, 2},
+		"far, what is on its way stays":  {epoch{took: s, reading: s}, 2, 100 * time.Millisecond, false, 4},
+		"far, most lanes have no call":   {epoch{took: s, reading: s}, 3, 100 * time.Millisecond, false, 3},
 		"middling":                       {epoch{took: s, writing: 3 * s}, 3, 3 * time.Millisecond, true, 4},
 		"middling, enough":               {epoch{took: s, writing: 4 * s}, 4, 3 * time.Millisecond, true, 4},
 		"near":                           {epoch{took: s, writing: s}, 1, time.Millisecond, true, 2},
 		"near, enough":                   {epoch{took: s, writing: 2 * s}, 2, time.Millisecond, true, 2},
-		"near, what comes is no reason":  {epoch{took: s, reading: s, in: 1 << 20}, 1, time.Millisecond, false, 1},
+		"near, what comes is no reason":  {epoch{took: s, reading: s}, 1, time.Millisecond, false, 1},
 		"not known how far":              {epoch{took: s, writing: s}, 1, 0, true, 1},
 		"the processor is what is short": {epoch{took: s, writing: s / 4}, 1, 100 * time.Millisecond, true, 1},
 	} {
@@ -48,8 +50,10 @@ func TestEpochs(t *testing.T) {
 		p.went(10, 5*time.Second-time.Millisecond)
 		require.Equal(t, []epoch{{took: 5*time.Second + time.Millisecond, writing: 5 * time.Second}}, seen)
 		time.Sleep(time.Hour)
-		p.came(16<<10, time.Hour)
-		require.Equal(t, 2, len(seen))
-		require.Equal(t, 1, seen[1].worth(1, time.Second, false))
+		p.came(wire.HeaderSize, time.Hour)
+		require.Len(t, seen, 1, "an idle hour")
+		p.came(16<<10, time.Second)
+		require.Len(t, seen, 2)
+		require.Equal(t, 2, seen[1].worth(1, time.Second, false))
 	})
 }

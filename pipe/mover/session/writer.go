@@ -16,6 +16,15 @@ const (
 	record    = 16 << 10
 )
 
+// Small frames wait a moment for each other where many calls are under way: each write is a packet, whose headers may be
+// more than what it carries.
+const (
+	packet     = 1200                   // bytes that are worth one
+	crowd      = 8                      // calls under way that make more to come likely
+	crowdHere  = 3                      // and of those that are being carried out on this side
+	lingerTime = 500 * time.Microsecond // small beside a round trip, or beside what a crowd of calls takes
+)
+
 var outBuffers = sync.Pool{New: func() any { return new([collected]byte) }}
 
 // errDone ends a writer that has said its farewell.
@@ -26,6 +35,9 @@ type writer struct {
 	*lane
 	buf *[collected]byte // nil while there is nothing in it
 	n   int
+
+	lingered bool // what is collected has waited for more
+	timer    *time.Timer
 }
 
 // write sends what is due until the lane ends.
@@ -48,6 +60,8 @@ func (a *lane) write() error {
 			return w.leave(o)
 		case o != nil:
 			err = w.send(o)
+		case w.n > 0 && w.n < packet && !w.lingered && a.crowded():
+			w.linger()
 		case w.n > 0:
 			err = w.flush()
 		default:
@@ -104,8 +118,30 @@ func (w *writer) flush() error {
 		w.said.Store(w.link.now())
 		w.link.pressure.went(n, time.Since(before))
 	}
-	w.n = 0
+	w.n, w.lingered = 0, false
 	return nil
+}
+
+// linger waits for more to send. Nobody need wake the writer meanwhile: it looks again anyway.
+func (w *writer) linger() {
+	w.lingered = true
+	if w.timer == nil {
+		w.timer = time.NewTimer(lingerTime)
+	} else {
+		w.timer.Reset(lingerTime)
+	}
+	select {
+	case <-w.timer.C:
+	case <-w.stop:
+	}
+}
+
+// crowded reports whether more frames are about to come: who makes or carries out one call at a time never waits.
+func (a *lane) crowded() bool {
+	l := a.link
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err == nil && (l.calls != nil && len(l.calls.open) >= crowd || l.answers != nil && l.answers.running >= crowdHere)
 }
 
 // letGo gives the buffer to others while nothing is collected.

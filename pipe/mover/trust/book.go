@@ -38,7 +38,7 @@ const (
 
 // OpenBook opens the book in a folder. Where there is none it is an empty one, which the first token makes.
 func OpenBook(dir string) (*Book, error) {
-	if err := makeFolder(dir); err != nil {
+	if err := MakeFolder(dir); err != nil {
 		return nil, fmt.Errorf("book of peers: %w", err)
 	}
 	b := &Book{dir: dir, now: time.Now}

@@ -2,6 +2,7 @@ package trust
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,12 +17,24 @@ const lockTime = 10 * time.Second
 
 // locked runs f while no other writer of the folder does, in this process or another. The lock dies with its process.
 func locked(dir string, f func() error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), lockTime)
+	defer cancel()
+	return LockFolder(ctx, dir, f)
+}
+
+// LockFolder runs f while no other LockFolder of that folder does, in this process or another; keys and books lock their
+// own folders by themselves, so f must not be about those in dir itself. It waits until ctx ends, and then fails with
+// [ErrLocked]. The lock dies with its process.
+func LockFolder(ctx context.Context, dir string, f func() error) error {
 	lock, err := openLock(dir)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	for end := time.Now().Add(lockTime); ; time.Sleep(5 * time.Millisecond) {
+	began := time.Now()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
 		free, err := tryLock(lock)
 		if err != nil {
 			return fmt.Errorf("lock %s: %w", lock.Name(), err)
@@ -29,11 +42,53 @@ func locked(dir string, f func() error) error {
 		if free {
 			return f()
 		}
-		if time.Now().After(end) {
-			return fmt.Errorf("%s: %w for %v", dir, ErrLocked, lockTime)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w for %v: %w", dir, ErrLocked, time.Since(began).Round(time.Second), context.Cause(ctx))
 		}
 	}
 }
+
+// MakeFolder makes a folder and those above it, for this user alone, or sees that nobody else may write to the one that
+// is there. When it returns, the names of all that it made are durable.
+func MakeFolder(dir string) error {
+	made := missing(dir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, folder := range made {
+		// A folder above may be one that we may write to and not list: then there is no handle to sync it by.
+		if err := syncFolder(filepath.Dir(folder)); err != nil && !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+	}
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if openTo(fi, 0o002) != 0 {
+		return fmt.Errorf("everybody may write to the folder %s (mode %04o): chmod 700 it: %w", dir, fi.Mode().Perm(), fs.ErrPermission)
+	}
+	return nil
+}
+
+// missing are the folders of a path that are not there, the deepest first.
+func missing(dir string) (list []string) {
+	for dir = filepath.Clean(dir); ; dir = filepath.Dir(dir) {
+		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir) {
+			return list
+		}
+		list = append(list, dir)
+	}
+}
+
+// SyncFolder makes the names in a folder durable, where the system has a call for that.
+func SyncFolder(dir string) error { return syncFolder(dir) }
+
+// WriteFile puts a file of this user's alone in the place of another at once, durably. It is for who holds the folder's
+// lock (see [LockFolder]), or knows that nobody else writes that file.
+func WriteFile(dir, name string, data []byte) error { return writeFile(dir, name, data) }
 
 // openLock opens the lock's file, which nobody ever removes.
 func openLock(dir string) (*os.File, error) {

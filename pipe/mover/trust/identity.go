@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -103,7 +102,7 @@ func loadOrMake(dir, name string) (*Identity, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return id, err
 	}
-	if err := makeFolder(dir); err != nil {
+	if err := MakeFolder(dir); err != nil {
 		return nil, err
 	}
 	err = locked(dir, func() error {
@@ -178,18 +177,3 @@ func (id *Identity) Format(f fmt.State, _ rune) { fmt.Fprint(f, id.String()) }
 
 // LogValue is String.
 func (id *Identity) LogValue() slog.Value { return slog.StringValue(id.String()) }
-
-// makeFolder makes a folder that nobody else may write to, or sees that it is one.
-func makeFolder(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	fi, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	if openTo(fi, 0o002) != 0 {
-		return fmt.Errorf("everybody may write to the folder %s (mode %04o): chmod 700 it: %w", dir, fi.Mode().Perm(), fs.ErrPermission)
-	}
-	return nil
-}

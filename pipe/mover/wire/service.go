@@ -115,6 +115,7 @@ type HealthIs struct {
 	Waiting  uint32 // sessions that wait for a writer
 	Free     int64  // bytes; 0 where it is not known
 	Draining bool
+	Role     string // of the peer that asks: append or full
 }
 
 func (*HealthIs) Kind() Kind { return KindHealthIs }
@@ -128,4 +129,5 @@ func (m *HealthIs) fields(c *coder) {
 	c.u32(&m.Waiting)
 	c.amount(&m.Free, math.MaxInt64)
 	c.flag(&m.Draining)
+	c.text(&m.Role, MaxName)
 }
