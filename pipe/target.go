@@ -91,6 +91,13 @@ type Durable interface {
 	Durable() uint64
 }
 
+// Settler is an optional ability of a [PointWriter]: Settle makes durable what was put by calls that have returned. It is
+// for a writer that is about to be given up: who tries again finds those blocks. The point itself is no nearer to being
+// there.
+type Settler interface {
+	Settle(ctx context.Context) error
+}
+
 // PutResult says what one PutBlock did, in bytes.
 type PutResult struct {
 	Deduplicated int64 // plain bytes that were already there, in this block or as parts of others

@@ -73,6 +73,7 @@ type pointWriter struct {
 var _ interface {
 	pipe.Accountant
 	pipe.Durable
+	pipe.Settler
 } = (*pointWriter)(nil)
 
 // Stamp counts the blocks that were written. One that was there already gets no number of its own: either it is

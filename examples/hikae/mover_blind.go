@@ -28,7 +28,10 @@ import (
 const blindMode = "blind"
 
 // writerKeyFile is the key of a machine that may add points to a blind target, in the folder of its enrolment.
-const writerKeyFile = "writer.key"
+const (
+	writerKeyFile = "writer.key"
+	maxWriterKey  = 64 << 10
+)
 
 // serveBlind keeps objects for peers. A folder that is empty yet becomes a store: a peer with the role full makes the
 // repository in it.
@@ -109,7 +112,7 @@ func (t *tool) openToRead(ctx context.Context, a *access, c *mover.Client, opts 
 }
 
 func (t *tool) openToWrite(ctx context.Context, c *mover.Client, e enrolment, dir string, opts *repo.OpenOptions) (*repo.Repository, store.Store, error) {
-	data, err := readSmall(filepath.Join(dir, writerKeyFile), 64<<10)
+	data, err := readSmall(filepath.Join(dir, writerKeyFile), maxWriterKey)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, &outcome.Error{Kind: outcome.KindUsage, Text: "this machine has no writer's key for the blind target",
 			Hint: fmt.Sprintf("Who has the repository's secret makes one: hikae key writer --vm VM. Then here: hikae mover enrol %s --writer-key FILE.", e.Address)}
@@ -235,12 +238,12 @@ func (t *tool) keyWriter(ctx context.Context, a *access, vms []string, out strin
 
 // keepWriterKey puts a writer's key into the folder of an enrolment.
 func keepWriterKey(dir, file string) error {
-	data, err := readSmall(file, 64<<10)
+	data, err := readSmall(file, maxWriterKey)
 	if err != nil {
 		return err
 	}
 	if _, err := repo.ParseWriterKey(bytes.TrimSpace(data)); err != nil {
 		return &outcome.Error{Kind: outcome.KindUsage, Object: file, Text: file, Err: err, Hint: "Give the file that `hikae key writer` made."}
 	}
-	return keepFile(dir, writerKeyFile, data)
+	return trust.WriteFile(dir, writerKeyFile, data)
 }

@@ -14,47 +14,8 @@ import (
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/examples/hikae/internal/service"
 	"github.com/hikae/hikae/examples/hikae/internal/show"
-	"github.com/hikae/hikae/pipe/mover"
 	"github.com/hikae/hikae/pipe/mover/trust"
 )
-
-// bringToken enrols this machine. The folder of its key has the token's name until the mover has told the machine's: a
-// token whose answer was lost finds the same key there when it is brought again.
-func (t *tool) bringToken(ctx context.Context, address string, token trust.Token, state, writer string) (enrolment, error) {
-	once, err := token.Identity()
-	if err != nil {
-		return enrolment{}, err
-	}
-	at := filepath.Join(state, "movers", "at", folderName(address))
-	dir := filepath.Join(at, "_token-"+once.Pin().Short())
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return enrolment{}, err
-	}
-	if writer != "" {
-		if err := keepWriterKey(dir, writer); err != nil {
-			return enrolment{}, err
-		}
-	}
-	done, err := mover.Enrol(ctx, address, token, &mover.DialOptions{IdentityDir: dir})
-	if err != nil {
-		hint := "Make a new token on the mover's machine: hikae mover token."
-		if !errors.Is(err, trust.ErrRefused) {
-			hint = "Is a mover running there, and is the address right?"
-		}
-		return enrolment{}, &outcome.Error{Object: address, Err: trust.Explain(err), Hint: hint}
-	}
-	e := enrolment{Address: address, Name: done.Name, Role: string(done.Role), Mode: done.Mode, Server: done.Server.String()}
-	if err := keepEnrolment(dir, e); err != nil {
-		return e, err
-	}
-	last := filepath.Join(at, folderName(e.Name))
-	if _, err := os.Stat(last); err == nil { // an older enrolment under the name, which is good for nothing any more
-		if err := os.RemoveAll(last); err != nil {
-			return e, err
-		}
-	}
-	return e, os.Rename(dir, last)
-}
 
 func (t *tool) moverRotateCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -67,6 +28,8 @@ first time; what breaks off in between goes on with the next command.`),
 		Args:    want("URL"),
 	}
 	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) {
+		ctx, cancel := context.WithTimeout(ctx, careTime)
+		defer cancel()
 		c, _, _, err := t.dial(ctx, args[0], nil)
 		if err != nil {
 			return nil, err
@@ -107,13 +70,13 @@ func (t *tool) moverStatusCommand() *cobra.Command {
 		Args:    want("URL"),
 	}
 	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) {
+		ctx, cancel := context.WithTimeout(ctx, careTime)
+		defer cancel()
 		c, e, _, err := t.dial(ctx, args[0], nil)
 		if err != nil {
 			return nil, err
 		}
 		defer c.Close()
-		ctx, cancel := context.WithTimeout(ctx, time.Minute)
-		defer cancel()
 		start := time.Now()
 		h, err := c.Health(ctx)
 		if err != nil {

@@ -3,14 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
-	"github.com/hikae/hikae/examples/hikae/internal/show"
 	"github.com/hikae/hikae/pipe/mover"
 	"github.com/hikae/hikae/pipe/mover/bandwidth"
 	"github.com/hikae/hikae/pipe/mover/trust"
@@ -92,77 +89,4 @@ func (t *tool) openFar(ctx context.Context, a *access) (*opened, error) {
 		return t.openBlind(ctx, a, c, e, dir)
 	}
 	return &opened{place: c, said: new(said), target: fmt.Sprintf("mover %s as %s, trusted: it holds the repository's keys", e.Address, e.Name)}, nil
-}
-
-func (t *tool) moverEnrolCommand() *cobra.Command {
-	var file, writer string
-	cmd := &cobra.Command{
-		Use:   "enrol HOST[:PORT] --token-file FILE",
-		Short: "Make this machine known to a mover",
-		Long: text(`
-Bring a token to a mover, and be known there from then on by a key that is made here and never leaves this machine. It
-lies in HIKAE_STATE_DIR; whoever has that folder is this machine.`),
-		Example: example(`
-hikae mover enrol backup.example.org --token-file token && rm token`),
-		Args: want("HOST[:PORT]"),
-	}
-	cmd.Flags().StringVar(&file, "token-file", "", "`FILE` with the token, - for standard input (required)")
-	cmd.Flags().StringVar(&writer, "writer-key", "", "at a blind target: `FILE` with the key that hikae key writer made")
-	if err := cmd.MarkFlagRequired("token-file"); err != nil {
-		panic(err) // the flag is defined just above
-	}
-	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) { return t.enrol(ctx, args[0], file, writer) })
-	return cmd
-}
-
-// enrolDoc is what enrol prints for scripts.
-type enrolDoc struct {
-	URL  string `json:"url"`
-	Name string `json:"name"`
-	Role string `json:"role"`
-	Mode string `json:"mode"`
-}
-
-func (t *tool) readToken(file string) (trust.Token, error) {
-	data, err := t.readOr(file, 4<<10)
-	if err != nil {
-		return trust.Token{}, err
-	}
-	token, err := trust.ParseToken(string(data))
-	if err != nil {
-		return token, &outcome.Error{Kind: outcome.KindUsage, Object: file, Text: file, Err: err, Hint: "Copy the whole line that `hikae mover token` printed."}
-	}
-	return token, nil
-}
-
-func (t *tool) enrol(ctx context.Context, address, file, writer string) (*reply, error) {
-	if strings.Contains(address, "/") {
-		return nil, outcome.Usage("For instance hikae mover enrol backup.example.org --token-file token.", "%s is not HOST or HOST:PORT", address)
-	}
-	address = withPort(address)
-	token, err := t.readToken(file)
-	if err != nil {
-		return nil, err
-	}
-	state, err := t.stateDir()
-	if err != nil {
-		return nil, err
-	}
-	e, err := t.bringToken(ctx, address, token, state, writer)
-	if err != nil {
-		return nil, err
-	}
-	url := farPlace{address: address, name: e.Name}.String()
-	doc := enrolDoc{URL: url, Name: e.Name, Role: e.Role, Mode: e.Mode}
-	return &reply{doc: doc, text: func(w *show.Printer) error {
-		return w.Printf("enrolled as %s (%s, %s target); the place is called %s\n", e.Name, e.Role, e.Mode, url)
-	}}, nil
-}
-
-func hostName() string {
-	name, err := os.Hostname()
-	if err != nil {
-		return ""
-	}
-	return name
 }

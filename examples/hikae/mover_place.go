@@ -1,10 +1,12 @@
 package main
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"net"
 	"net/url"
 	"os"
@@ -12,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
+	"github.com/hikae/hikae/pipe/mover/trust"
 )
 
 // moverScheme is that of places behind a mover.
@@ -29,7 +32,7 @@ type farPlace struct {
 
 func parseFar(text string) (farPlace, error) {
 	wrong := func(why string) error {
-		return outcome.Usage("For instance mover://backup.example.org/site-a, where site-a is the name of this machine's enrolment.", "%s: %s", text, why)
+		return outcome.Usage("For instance mover://backup.example.org/site-a, where site-a is the name of this machine's enrolment.", "%s: %s", outcome.Redact(text), why)
 	}
 	u, err := url.Parse(text)
 	switch {
@@ -64,6 +67,8 @@ type enrolment struct {
 	Role    string `json:"role"`
 	Mode    string `json:"mode"`
 	Server  string `json:"server"` // the pin of the mover's key
+	// Token is the pin of the token by which it came, so that the token can be brought again after a kill.
+	Token string `json:"token,omitempty"`
 }
 
 const enrolmentFile = "mover.json"
@@ -74,21 +79,47 @@ func (t *tool) enrolmentDir(p farPlace) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(state, "movers", "at", folderName(p.address), folderName(p.name)), nil
+	return filepath.Join(addressDir(state, p.address), folderName(p.name)), nil
 }
 
-// folderName writes a name so that it is a folder's on any system.
+// addressDir is the folder of all enrolments at an address.
+func addressDir(state, address string) string {
+	return filepath.Join(state, "movers", "at", folderName(address))
+}
+
+// maxFolderName is the longest name that folderName writes, in bytes: file systems have 255, and some of it is for others.
+const maxFolderName = 200
+
+// folderName writes a name so that it is a folder's on any system. What would be too long ends in its hash.
 func folderName(name string) string {
 	var b strings.Builder
-	for _, c := range []byte(name) {
+	device := isDevice(name)
+	for i, c := range []byte(name) {
 		switch {
-		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-', c == '.' && b.Len() > 0:
+		case i == 0 && (device || c == '.'), i == len(name)-1 && c == '.':
+			fmt.Fprintf(&b, "_%02x", c)
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-', c == '.':
 			b.WriteByte(c)
 		default:
 			fmt.Fprintf(&b, "_%02x", c)
 		}
 	}
-	return b.String()
+	if b.Len() <= maxFolderName {
+		return b.String()
+	}
+	sum := sha256.Sum256([]byte(name))
+	return fmt.Sprintf("%s_-%x", b.String()[:maxFolderName-34], sum[:16])
+}
+
+// isDevice reports whether Windows takes a file of that name for a device, in any folder and with any extension (Naming
+// Files, Paths, and Namespaces, on learn.microsoft.com).
+func isDevice(name string) bool {
+	base, _, _ := strings.Cut(name, ".")
+	switch base {
+	case "con", "prn", "aux", "nul":
+		return true
+	}
+	return len(base) == 4 && (base[:3] == "com" || base[:3] == "lpt") && base[3] >= '0' && base[3] <= '9'
 }
 
 // enrolled reads an enrolment.
@@ -96,14 +127,11 @@ func (t *tool) enrolled(p farPlace) (e enrolment, dir string, err error) {
 	if dir, err = t.enrolmentDir(p); err != nil {
 		return e, "", err
 	}
-	data, err := readSmall(filepath.Join(dir, enrolmentFile), 64<<10)
+	e, err = readEnrolment(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return e, dir, &outcome.Error{Kind: outcome.KindUsage, Object: p.String(),
 			Text: fmt.Sprintf("this machine is not enrolled at %s as %s", p.address, p.name),
 			Hint: fmt.Sprintf("On the mover's machine: hikae mover token --repo REPO %s. Then here: hikae mover enrol %s --token-file FILE.", p.name, p.address)}
-	}
-	if err == nil {
-		err = json.Unmarshal(data, &e)
 	}
 	if err != nil {
 		return e, dir, about(p.String(), "enrolment at "+p.address, err)
@@ -111,27 +139,38 @@ func (t *tool) enrolled(p farPlace) (e enrolment, dir string, err error) {
 	return e, dir, nil
 }
 
-// keepEnrolment writes an enrolment down, durably and all at once.
+func readEnrolment(dir string) (e enrolment, err error) {
+	data, err := readSmall(filepath.Join(dir, enrolmentFile), 64<<10)
+	if err == nil {
+		err = json.Unmarshal(data, &e)
+	}
+	return e, err
+}
+
+// enrolments are those at an address, by their folders. What cannot be read is none.
+func enrolments(at string) iter.Seq2[string, enrolment] {
+	return func(yield func(string, enrolment) bool) {
+		entries, err := os.ReadDir(at)
+		if err != nil {
+			return
+		}
+		for _, entry := range entries {
+			name, dir := entry.Name(), filepath.Join(at, entry.Name())
+			if strings.HasPrefix(name, tokenFolder) || strings.HasPrefix(name, oldFolder) {
+				continue
+			}
+			if e, err := readEnrolment(dir); err == nil && !yield(dir, e) {
+				return
+			}
+		}
+	}
+}
+
+// keepEnrolment writes an enrolment down, durably and all at once. The folder is the caller's alone.
 func keepEnrolment(dir string, e enrolment) error {
 	data, err := json.MarshalIndent(e, "", "  ")
 	if err != nil {
 		return err
 	}
-	return keepFile(dir, enrolmentFile, append(data, '\n'))
-}
-
-// keepFile writes a file for this user alone, durably and all at once.
-func keepFile(dir, name string, data []byte) error {
-	f, err := os.CreateTemp(dir, ".new-")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, name))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return trust.WriteFile(dir, enrolmentFile, append(data, '\n'))
 }

@@ -160,7 +160,7 @@ func (d *dialer) refresh() {
 	if was == nil {
 		return
 	}
-	id, err := trust.LoadIdentity(d.opts.IdentityDir)
+	id, err := trust.FindIdentity(d.opts.IdentityDir)
 	if err != nil || id.Pin() == *was {
 		return
 	}
@@ -176,7 +176,7 @@ func (d *dialer) another(tried map[trust.Pin]bool) bool {
 	if d.follows.Load() == nil {
 		return false
 	}
-	for _, read := range []func(string) (*trust.Identity, error){trust.LoadIdentity, trust.PendingIdentity} {
+	for _, read := range []func(string) (*trust.Identity, error){trust.FindIdentity, trust.PendingIdentity} {
 		if id, err := read(d.opts.IdentityDir); err == nil && !tried[id.Pin()] {
 			d.identity.Store(id)
 			return true

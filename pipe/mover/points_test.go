@@ -274,3 +274,21 @@ func TestImagesAreBounded(t *testing.T) {
 	}
 	fails(t, h, 100, wire.CodeBusy, &wire.OpenDisk{Point: id, Disk: "disk0"})
 }
+
+// What a source had brought before it was killed need not come again: its next attempt puts the old one aside, which makes
+// durable what there is, however little.
+func TestNextAttemptFindsWhatCame(t *testing.T) {
+	p := newPlace(t, nil)
+	data := chacha(9, testBlock)
+	begin := func() (h *handler, disk wire.Ref, id pipe.ID) {
+		h = p.session("web", trust.Append, nil)
+		b := do[*wire.Begun](t, h, 1, &wire.Begin{VM: "vm"})
+		return h, do[*wire.DiskStarted](t, h, 2, &wire.StartDisk{Writer: b.Writer, Key: "disk0", Size: 4 * testBlock}).Disk, keyedID(b.Key, data)
+	}
+	h, disk, id := begin()
+	require.Equal(t, []byte{0}, do[*wire.Known](t, h, 3, &wire.Query{Disk: disk, IDs: []pipe.ID{id}}).Bits)
+	do[*wire.Placed](t, h, 4, &wire.Put{Disk: disk, ID: id, Plain: testBlock, Content: true, Data: data})
+	h, disk, id = begin()
+	require.Equal(t, []byte{0x80}, do[*wire.Known](t, h, 3, &wire.Query{Disk: disk, IDs: []pipe.ID{id}}).Bits)
+	do[*wire.Placed](t, h, 4, &wire.Put{Disk: disk, ID: id, Plain: testBlock})
+}

@@ -231,6 +231,7 @@ func (w *writer) end(why error) {
 			_ = d.target.Close()
 		}
 		if w.pw != nil {
+			w.settle(why)
 			if err := w.pw.Close(); err != nil {
 				w.h.log.Warn("a writer did not close well", "vm", w.claim.vm, "err", err)
 			}
@@ -244,6 +245,27 @@ func (w *writer) end(why error) {
 		}
 		w.h.host.claims.drop(w)
 	})
+}
+
+// settleTime bounds how long is spent on what a writer that was given up leaves for the next.
+const settleTime = 20 * time.Second
+
+// settle makes durable what came before the writer was given up, so that it need not come again: the peer's next attempt
+// finds those blocks.
+func (w *writer) settle(why error) {
+	s, ok := w.pw.(pipe.Settler)
+	if !ok || errors.Is(why, errCommitted) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), settleTime)
+	defer cancel()
+	err := s.Settle(ctx)
+	if err == nil {
+		err = w.h.tenant.known.sync()
+	}
+	if err != nil {
+		w.h.log.Debug("what a writer leaves could not be made durable, and is sent again", "vm", w.claim.vm, "err", err)
+	}
 }
 
 // wait waits until the writer has ended and nothing of it is under way.

@@ -52,6 +52,7 @@ func TestEpochs(t *testing.T) {
 		time.Sleep(time.Hour)
 		p.came(wire.HeaderSize, time.Hour)
 		require.Len(t, seen, 1, "an idle hour")
+		time.Sleep(time.Second)
 		p.came(16<<10, time.Second)
 		require.Len(t, seen, 2)
 		require.Equal(t, 2, seen[1].worth(1, time.Second, false))

@@ -78,6 +78,11 @@ func PendingIdentity(dir string) (*Identity, error) {
 	return readIdentity(filepath.Join(dir, nextFile))
 }
 
+// FindIdentity is the key of [LoadIdentity] if there is one, and makes none. Without one the error is an fs.ErrNotExist.
+func FindIdentity(dir string) (*Identity, error) {
+	return readIdentity(filepath.Join(dir, identityFile))
+}
+
 // AdoptNext makes the next key the machine's own, durably; the old one is gone. Without a next one it does nothing.
 func AdoptNext(dir string) error {
 	err := locked(dir, func() error {

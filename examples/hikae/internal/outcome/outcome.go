@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"regexp"
 	"strings"
 	"syscall"
 
@@ -198,8 +199,24 @@ func Of(err error) Problem {
 	if p.Object == "" && ok {
 		p.Object = own.Place
 	}
+	p.Message, p.Object, p.Hint = redactWithin(p.Message), Redact(p.Object), redactWithin(p.Hint)
 	return p
 }
+
+// withUser finds places that somebody wrote a password into, although none takes one.
+var withUser = regexp.MustCompile(`\b((?:smb|mover)://)[^\s@]*@`)
+
+// Redact is a place without the user and password that may stand in it.
+func Redact(place string) string {
+	scheme, rest, ok := strings.Cut(place, "://")
+	if i := strings.LastIndexByte(rest, '@'); ok && i >= 0 && (scheme == "smb" || scheme == "mover") {
+		return scheme + "://…@" + rest[i+1:]
+	}
+	return place
+}
+
+// redactWithin redacts places in a text.
+func redactWithin(text string) string { return withUser.ReplaceAllString(text, "${1}…@") }
 
 func (p *Problem) own(e *Error) {
 	if e.Kind != "" {
