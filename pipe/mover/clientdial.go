@@ -125,7 +125,7 @@ func (o *DialOptions) adopt(used *trust.Identity) error {
 }
 
 func dialAs(ctx context.Context, address string, id *trust.Identity, opts *DialOptions) (*Client, error) {
-	d := &dialer{address: address, opts: *opts, settings: opts.settings()}
+	d := newDialer(address, opts)
 	d.identity.Store(id)
 	c := newClient(d.open, opts.ServerPin, d.settings)
 	c.dialer = d
@@ -135,6 +135,11 @@ func dialAs(ctx context.Context, address string, id *trust.Identity, opts *DialO
 	return c, nil
 }
 
+func newDialer(address string, opts *DialOptions) *dialer {
+	s := opts.settings()
+	return &dialer{address: address, opts: *opts, settings: s, line: lineWatch{address: address, giveUp: s.GiveUp, warn: s.Warn}}
+}
+
 // dialer begins sessions over TLS.
 type dialer struct {
 	address  string
@@ -142,7 +147,8 @@ type dialer struct {
 	settings settings
 	identity atomic.Pointer[trust.Identity] // a rotation changes it
 	before   atomic.Bool                    // there was a session
-	follows  atomic.Pointer[trust.Pin]      // the machine's own key in IdentityDir as it was last; nil: identity is another
+	line     lineWatch
+	follows  atomic.Pointer[trust.Pin] // the machine's own key in IdentityDir as it was last; nil: identity is another
 }
 
 // follow lets the key be that of IdentityDir from now on: another process may give this machine a new one.
@@ -238,6 +244,9 @@ func (d *dialer) open(ctx context.Context, push func(wire.Message)) (line, greet
 			}
 			return nil, greeting{}, fmt.Errorf("%w: %w", session.ErrGaveUp, err)
 		}
+		if d.before.Load() {
+			d.line.look(false, time.Now())
+		}
 		if err := sleep(ctx, wait); err != nil {
 			return nil, greeting{}, err
 		}
@@ -295,6 +304,8 @@ func (d *dialer) openOnce(ctx context.Context, push func(wire.Message)) (line, g
 		}
 		return nil, greeting{}, err
 	}
+	d.line.look(true, time.Now())
+	go d.line.watch(s)
 	return s, greeting{peer: s.Peer(), undurable: int64(min(s.Limits().Undurable, maxKeep))}, nil
 }
 

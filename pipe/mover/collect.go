@@ -29,7 +29,7 @@ func Collect(ctx context.Context, address string, order *wire.Collect, backend p
 	if err := checkVM(order.VM, false); err != nil {
 		return nil, err
 	}
-	d := &dialer{address: address, opts: *opts, settings: opts.settings()}
+	d := newDialer(address, opts)
 	var result []byte
 	err := opts.tryKeys(func(id *trust.Identity) (err error) {
 		d.identity.Store(id)

@@ -42,6 +42,9 @@ func (e *RuleError) Error() string {
 // contains the moment counts, and what it does not name is not limited in it. A span that ends before it begins goes
 // over midnight and belongs to the day on which it begins.
 //
+// The end of a line is as a semicolon, # and what follows it in its line is a comment, and empty parts are no matter, so
+// that rules can stand in a file, one in each line.
+//
 // Rates are in B/s, kB/s, MB/s, GB/s (thousands), KiB/s, MiB/s, GiB/s (1,024) and kbit/s, Mbit/s, Gbit/s. Empty rules
 // limit nothing. Errors are a [*RuleError].
 func ParseRules(text string) (Rules, error) {
@@ -50,14 +53,8 @@ func ParseRules(text string) (Rules, error) {
 	}
 	var rules Rules
 	based := false
-	for i, part := range strings.Split(text, ";") {
-		p := parser{err: RuleError{Part: i + 1, Text: strings.TrimSpace(part)}, words: strings.Fields(part)}
-		if len(p.words) == 0 {
-			if strings.TrimSpace(text) == "" {
-				return Rules{}, nil
-			}
-			return Rules{}, p.wrong("", "it is empty")
-		}
+	for i, part := range parts(text) {
+		p := parser{err: RuleError{Part: i + 1, Text: part}, words: strings.Fields(part)}
 		w, timed, err := p.part()
 		switch {
 		case err != nil:
@@ -74,6 +71,32 @@ func ParseRules(text string) (Rules, error) {
 	}
 	return rules, nil
 }
+
+// ParseFile reads the rules of a file. Other than for [ParseRules], one in which no rule stands is an error: whoever saves
+// a file may empty it first, and that is not to lift all limits. A limit that is to go is written "off".
+func ParseFile(text string) (Rules, error) {
+	rules, err := ParseRules(text)
+	if err == nil && len(parts(text)) == 0 {
+		err = &RuleError{Part: 1, Reason: `no rule stands there; ` + noLimit}
+	}
+	return rules, err
+}
+
+// parts are the parts of rules that are not empty, without comments.
+func parts(text string) (list []string) {
+	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(line, "#")
+		for part := range strings.SplitSeq(line, ";") {
+			if part = strings.TrimSpace(part); part != "" {
+				list = append(list, part)
+			}
+		}
+	}
+	return list
+}
+
+// noLimit goes with every error whose cause may be that somebody looked for this word.
+const noLimit = `no limit is written "off"`
 
 // parser reads the words of one part.
 type parser struct {
@@ -111,7 +134,7 @@ func (p *parser) part() (w Window, timed bool, err error) {
 		}
 		timed = true
 	}
-	if strings.Contains(p.peek(), ":") {
+	if looksLikeSpan(p.peek()) {
 		if w.From, w.To, err = p.span(p.next()); err != nil {
 			return Window{}, false, err
 		}
@@ -154,7 +177,7 @@ func (p *parser) days(word string) (d Days, err error) {
 		from, ok := dayOf(first)
 		to, ok2 := dayOf(last)
 		if !ok || !ok2 {
-			return 0, p.wrong(word, "days are written sun, mon, tue, wed, thu, fri, sat, as mon-fri or sat,sun, or daily")
+			return 0, p.wrong(word, "days are written sun, mon, tue, wed, thu, fri, sat, as mon-fri or sat,sun, or daily; "+noLimit)
 		}
 		for day := from; ; day = (day + 1) % 7 {
 			d |= On(day)
@@ -166,11 +189,14 @@ func (p *parser) days(word string) (d Days, err error) {
 	return d, nil
 }
 
+// looksLikeSpan: the word is a span, or could have been meant as one, as 8-18 is. Rates have neither sign.
+func looksLikeSpan(word string) bool { return word != "" && strings.ContainsAny(word, ":-") }
+
 // span is HH:MM-HH:MM.
 func (p *parser) span(word string) (from, to Minute, err error) {
 	a, b, ok := strings.Cut(word, "-")
-	if !ok {
-		return 0, 0, p.wrong(word, "a span of time is written 08:00-18:00")
+	if !ok || !strings.Contains(word, ":") {
+		return 0, 0, p.wrong(word, "a span of time is written with hours and minutes, 08:00-18:00")
 	}
 	if from, ok = minuteOf(a); !ok || from == fullDay {
 		return 0, 0, p.wrong(word, fmt.Sprintf("%q is no time from 00:00 to 23:59", a))
@@ -225,7 +251,7 @@ func (p *parser) limits() (l Limits, err error) {
 func (p *parser) limit(l *Limits, level string) error {
 	to := map[string]*int64{"total": &l.Total, "session": &l.PerSession, "connection": &l.PerConnection}[level]
 	if to == nil {
-		return p.wrong(level, "a limit is for total, session or connection")
+		return p.wrong(level, "a limit is for total, session or connection; "+noLimit)
 	}
 	if *to != 0 {
 		return p.wrong(level, "it is limited twice")
@@ -278,11 +304,11 @@ func parseRate(word string) (rate int64, reason string) {
 		case n > math.MaxInt64/u.bits || n*u.bits/8_000 > maxRate:
 			return 0, "that is faster than any line"
 		case n*u.bits/8_000 < minRate:
-			return 0, `that is less than 1 kB/s; no limit is written "off"`
+			return 0, "that is less than 1 kB/s; " + noLimit
 		}
 		return n * u.bits / 8_000, ""
 	}
-	return 0, "the unit is to be one of B/s kB/s MB/s GB/s KiB/s MiB/s GiB/s kbit/s Mbit/s Gbit/s, in this spelling"
+	return 0, "the unit is to be one of B/s kB/s MB/s GB/s KiB/s MiB/s GiB/s kbit/s Mbit/s Gbit/s, in this spelling; " + noLimit
 }
 
 // thousandths reads a decimal number with up to three decimals, times 1,000.

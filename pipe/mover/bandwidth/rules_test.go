@@ -25,6 +25,10 @@ func TestParseRules(t *testing.T) {
 		"mon 2MB/s":               {Windows: []Window{{On(time.Monday), 0, 0, Limits{Total: 2_000_000}}}},
 		"8:05-24:00 off":          {Windows: []Window{{0, 485, 1440, Limits{}}}},
 		"daily 00:00-24:00 1kB/s": {Windows: []Window{{everyDay, 0, 1440, Limits{Total: 1_000}}}},
+		"1MB/s;":                  {Limits: Limits{Total: 1_000_000}},
+		"# none":                  {}, ";\n;": {},
+		"# the line\n20MB/s # at night\r\n\nmon-fri 08:00-18:00 2MB/s\n": {Limits: Limits{Total: 20_000_000},
+			Windows: []Window{{0b0111110, 480, 1080, Limits{Total: 2_000_000}}}},
 		"20MB/s; mon-fri 08:00-18:00 2MB/s": {Limits: Limits{Total: 20_000_000},
 			Windows: []Window{{0b0111110, 480, 1080, Limits{Total: 2_000_000}}}},
 		"Fri-Mon,wed 22:00-06:00 session 1 GiB/s;off": {
@@ -51,7 +55,10 @@ func TestParseRulesSaysWhatIsWrong(t *testing.T) {
 		"99999999999999999B/s":            {1, "", "99999999999999999B/s", "decimals"},
 		"999999999999999GiB/s":            {1, "", "999999999999999GiB/s", "faster"},
 		"4000000000000000B/s":             {1, "", "4000000000000000B/s", "faster"},
-		"1MB/s;":                          {2, "", "", "empty"},
+		"1MB/s\n# night\nfast":            {2, "", "fast", `"off"`},
+		"mon 8-18 2MB/s":                  {1, "", "8-18", "08:00-18:00"},
+		"8-18 2MB/s":                      {1, "", "8-18", "08:00-18:00"},
+		"unlimited":                       {1, "", "unlimited", `"off"`},
 		"1MB/s; 2MB/s":                    {2, "", "", "second part"},
 		"1MB/s; mon":                      {2, "", "", "no limit"},
 		"1MB/s; mon-fry 2MB/s":            {2, "", "mon-fry", "days"},
@@ -79,6 +86,19 @@ func TestParseRulesSaysWhatIsWrong(t *testing.T) {
 		assert.Contains(t, e.Reason, want.Reason, text)
 		assert.Contains(t, err.Error(), e.Text)
 	}
+}
+
+// A file that was just emptied lifts no limit.
+func TestParseFile(t *testing.T) {
+	for _, text := range []string{"", " \n\t\r\n", "# 20MB/s\n", ";"} {
+		_, err := ParseFile(text)
+		var e *RuleError
+		require.ErrorAs(t, err, &e, "%q", text)
+		assert.Contains(t, e.Reason, `"off"`)
+	}
+	rules, err := ParseFile("off # for now\n")
+	require.NoError(t, err)
+	require.Equal(t, Rules{}, rules)
 }
 
 func TestRulesString(t *testing.T) {
