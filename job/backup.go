@@ -113,6 +113,9 @@ func (s *backup) run(ctx context.Context, vmID string) (err error) {
 		return fmt.Errorf("plan: %w", err)
 	}
 	s.res.VM = s.plan.Name
+	for _, reason := range s.plan.unread {
+		s.warn("a point cannot be built on: %s", reason)
+	}
 	if s.plan.Base != nil {
 		s.res.Base = s.plan.Base.ID
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/repo"
 )
 
 // maxListed bounds how many machines or points are looked at: a source that never ends is not a source.
@@ -24,6 +25,7 @@ type Plan struct {
 	Name string          // its identity in the repository
 	Base *pipe.PointInfo // nil: there is none
 
+	unread []string // what was wrong with points that cannot be built on
 	// damaged are the disks whose base turned out not to be readable.
 	damaged map[string]string
 }
@@ -53,7 +55,7 @@ func PlanBackup(ctx context.Context, provider hikae.SnapshotProvider, vmID strin
 	if o.Full {
 		return p, nil
 	}
-	p.Base, err = findBase(ctx, backend, p.Name, o.Base)
+	p.Base, p.unread, err = findBase(ctx, backend, p.Name, o.Base)
 	return p, err
 }
 
@@ -83,26 +85,35 @@ func findVM(ctx context.Context, provider hikae.SnapshotProvider, id string) (hi
 	return hikae.VM{}, fmt.Errorf("VM %q: %w: %d VMs; use the id", id, ErrAmbiguous, len(named))
 }
 
-// findBase is the point with the given id, or the VM's newest where id is empty.
-func findBase(ctx context.Context, backend pipe.Backend, vm, id string) (*pipe.PointInfo, error) {
-	var base *pipe.PointInfo
+// findBase is the point with the given id, or the VM's newest where id is empty, of those that can be read; unread says
+// what is wrong with others. An older base costs a larger increment, and never a byte.
+func findBase(ctx context.Context, backend pipe.Backend, vm, id string) (base *pipe.PointInfo, unread []string, err error) {
 	seen := 0
 	for p, err := range backend.Points(ctx, vm) {
-		if err != nil {
-			return nil, fmt.Errorf("list points of %s: %w", vm, err)
+		switch {
+		case isDamaged(err):
+			if len(unread) < maxUnread {
+				unread = append(unread, err.Error())
+			}
+			continue
+		case err != nil:
+			return nil, nil, fmt.Errorf("list points of %s: %w", vm, err)
 		}
 		if id == "" || p.ID == id {
 			base = &p
 		}
 		if seen++; seen > maxListed {
-			return nil, fmt.Errorf("list points of %s: more than %d", vm, maxListed)
+			return nil, nil, fmt.Errorf("list points of %s: more than %d", vm, maxListed)
 		}
 	}
 	if base == nil && id != "" {
-		return nil, fmt.Errorf("base point %s of %s: %w", id, vm, fs.ErrNotExist)
+		return nil, nil, fmt.Errorf("base point %s of %s: %w", id, vm, fs.ErrNotExist)
 	}
-	return base, nil
+	return base, unread, nil
 }
+
+// maxUnread bounds how many points a plan names that cannot be built on.
+const maxUnread = 8
 
 // baseOf says whether a disk can be built on the base, and if not, why not. Where there is no base at all, the reason
 // is empty: nothing was lost.
@@ -139,6 +150,9 @@ func (p *Plan) since() map[string]hikae.ChangeID {
 func (p *Plan) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, onto %s\n", p.Name, baseWord(p.Base))
+	for _, reason := range p.unread {
+		fmt.Fprintf(&b, "  not built on: %s\n", reason)
+	}
 	for _, d := range p.VM.Disks {
 		ok, reason := p.baseOf(d)
 		switch {
@@ -162,10 +176,15 @@ func baseWord(p *pipe.PointInfo) string {
 	return "base " + p.ID
 }
 
-// KeepIDs are the change ids that committed points name: what a sweep must never drop.
+// KeepIDs are the change ids that committed points name: what a sweep must never drop. A point that cannot be read is an
+// error, for it may name some. It is none where a write-only client committed it: such a client could stop every sweep with
+// a point that never was one, and what it lost is the base of its own VMs, whose next backup then reads all.
 func KeepIDs(ctx context.Context, backend pipe.Backend) ([]hikae.ChangeID, error) {
 	var keep []hikae.ChangeID
 	for p, err := range backend.Points(ctx, "") {
+		if bad, ok := errors.AsType[*repo.PointError](err); ok && bad.WriteOnly {
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("list points: %w", err)
 		}

@@ -33,7 +33,8 @@ func findPoint(ctx context.Context, backend pipe.Backend, spec string) (pipe.Poi
 		if back >= len(points) {
 			return pipe.PointInfo{}, fs.ErrNotExist
 		}
-		return points[len(points)-1-back], nil
+		last := points[len(points)-1-back]
+		return last.PointInfo, last.damage // an older one is not taken for it
 	}
 	return findByID(ctx, backend, spec)
 }
@@ -55,16 +56,24 @@ func findByID(ctx context.Context, backend pipe.Backend, spec string) (pipe.Poin
 		return pipe.PointInfo{}, err
 	}
 	var found []pipe.PointInfo
+	var damage error
 	for _, p := range points {
+		if p.damage != nil {
+			damage = p.damage
+			continue
+		}
 		if p.ID == spec {
-			return p, nil
+			return p.PointInfo, nil
 		}
 		if len(spec) >= 4 && strings.HasPrefix(p.ID, spec) {
-			found = append(found, p)
+			found = append(found, p.PointInfo)
 		}
 	}
 	switch len(found) {
 	case 0:
+		if damage != nil {
+			return pipe.PointInfo{}, damage // it may be that one
+		}
 		return pipe.PointInfo{}, fs.ErrNotExist
 	case 1:
 		return found[0], nil
@@ -72,13 +81,19 @@ func findByID(ctx context.Context, backend pipe.Backend, spec string) (pipe.Poin
 	return pipe.PointInfo{}, fmt.Errorf("%w: %d points", ErrAmbiguous, len(found))
 }
 
-func listPoints(ctx context.Context, backend pipe.Backend, vm string) ([]pipe.PointInfo, error) {
-	var out []pipe.PointInfo
+// listedPoint is a point, or what keeps it from being read.
+type listedPoint struct {
+	pipe.PointInfo
+	damage error
+}
+
+func listPoints(ctx context.Context, backend pipe.Backend, vm string) ([]listedPoint, error) {
+	var out []listedPoint
 	for p, err := range backend.Points(ctx, vm) {
-		if err != nil {
+		if err != nil && !isDamaged(err) {
 			return nil, err
 		}
-		if out = append(out, p); len(out) > maxListed {
+		if out = append(out, listedPoint{p, err}); len(out) > maxListed {
 			return nil, fmt.Errorf("more than %d points", maxListed)
 		}
 	}

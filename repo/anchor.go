@@ -204,6 +204,9 @@ func (s *session) findMatches(ctx context.Context, content []byte, hashes []uint
 		if m.hi == m.lo {
 			continue
 		}
+		if s.rely(ctx, loc.pack) != nil {
+			continue
+		}
 		m.from = id
 		m.stored = int(int64(m.hi-m.lo) * anchorCell * int64(loc.stored) / int64(loc.plain))
 		out = append(out, m)
@@ -324,7 +327,7 @@ func (r *Repository) loadAnchorObject(ctx context.Context, x *index, t *anchorTa
 	if err != nil {
 		return err
 	}
-	o, _, err := object.OpenFile(file, cell.Ident{Kind: object.KindAnchor, Repo: r.header.ID, Object: ref.ID}, r.keys.unwraps)
+	o, _, err := object.OpenFile(file, cell.Ident{Kind: object.KindAnchor, Repo: r.header.ID, Object: ref.ID}, r.keys.indexKeys(x.scope))
 	if err != nil {
 		return err
 	}

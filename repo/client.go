@@ -18,7 +18,7 @@ import (
 // has seen. Only the second makes an old state that was put back visible.
 type client struct {
 	dir     string // empty: nothing is remembered
-	suspect error  // *ErrRollback
+	suspect error  // *ErrRollback or *ErrReplaced
 	knew    bool   // a mark was there when the repository was opened
 
 	mu   sync.Mutex

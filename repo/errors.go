@@ -26,6 +26,19 @@ func (e *ErrCorrupt) Error() string {
 
 func (e *ErrCorrupt) Unwrap() error { return e.Err }
 
+// PointError says that one point of a listing cannot be read. The others can.
+type PointError struct {
+	Point string // its id
+	// WriteOnly: a write-only client committed it. Such a client can commit what is no point at all, and whoever relies
+	// on every point that a trusted client made need not rely on those.
+	WriteOnly bool
+	Err       error // *ErrCorrupt
+}
+
+func (e *PointError) Error() string { return fmt.Sprintf("point %s: %v", e.Point, e.Err) }
+
+func (e *PointError) Unwrap() error { return e.Err }
+
 // ErrUnsupported says that the repository uses something that this version does not know.
 type ErrUnsupported struct{ What string }
 

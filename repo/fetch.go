@@ -111,11 +111,11 @@ func (r *Repository) cipher(ctx context.Context, p packRef) (*object.Cipher, err
 
 // content fetches a page or chunk by id.
 func (r *Repository) content(ctx context.Context, idx *index, typ uint8, id pipe.ID) ([]byte, error) {
-	loc, ok, err := idx.lookup(id)
+	loc, ok, err := r.seek(ctx, idx, id, func(l location) bool { return l.typ == typ })
 	if err != nil {
 		return nil, err
 	}
-	if !ok || loc.typ != typ {
+	if !ok {
 		return nil, &ErrCorrupt{Object: "content " + id.String(), Reason: "no pack holds it"}
 	}
 	out := make([]byte, loc.plain)
@@ -131,17 +131,31 @@ func (r *Repository) fetch(ctx context.Context, idx *index, id pipe.ID, loc loca
 
 // fetchAny is fetch; what a recipe needs is had from whole blocks only.
 func (r *Repository) fetchAny(ctx context.Context, idx *index, id pipe.ID, loc location, dst []byte, whole bool) error {
-	for {
-		err := r.fetchFrom(ctx, idx, id, loc, dst)
-		if err == nil || ctx.Err() != nil || isFailure(err) {
-			return err
+	err := r.fetchFrom(ctx, idx, id, loc, dst)
+	if err == nil || ctx.Err() != nil || isFailure(err) {
+		return err
+	}
+	idx.markBad(id, loc.pack)
+	fits := func(l location) bool { return l.typ == loc.typ && l.plain == loc.plain && (!whole || l.whole()) }
+	tried := map[location]bool{loc: true}
+	for deepened := idx.trusted; ; {
+		others, lookupErr := idx.others(id, tried, fits)
+		if lookupErr == nil && len(others) == 0 && !deepened {
+			deepened = true
+			if lookupErr = r.deepen(ctx, idx); lookupErr == nil {
+				continue
+			}
 		}
-		idx.markBad(id, loc.pack)
-		other, _, ok, lookupErr := idx.best(id, whole)
-		if lookupErr != nil || !ok || other.pack == loc.pack || other.plain != loc.plain || other.typ != loc.typ {
+		if lookupErr != nil || len(others) == 0 {
 			return errors.Join(err, lookupErr)
 		}
-		loc = other
+		for _, other := range others {
+			tried[other] = true
+			if err = r.fetchFrom(ctx, idx, id, other, dst); err == nil || ctx.Err() != nil || isFailure(err) {
+				return err
+			}
+			idx.markBad(id, other.pack)
+		}
 	}
 }
 
@@ -151,6 +165,10 @@ func (r *Repository) fetchFrom(ctx context.Context, idx *index, id pipe.ID, loc 
 	if first == nil || ctx.Err() != nil || isSourceError(first) { // of another pack: this one is not to be mended
 		return first
 	}
+	off, n := cell.StreamSpan(int(loc.offset), int(loc.stored))
+	if errors.Is(first, errOtherContent) && idx.isLiar(loc.pack) { // its seal is whole, so there is nothing to mend
+		return &ErrCorrupt{Object: p.name(), Offset: int64(off), Length: int64(n), Reason: "a frame holds something else", Err: first}
+	}
 	err := r.fetchMended(ctx, idx, p, id, loc, dst)
 	if err == nil {
 		r.warn(fmt.Sprintf("%s is damaged; what was needed of it was mended from its parity: %v", p.name(), first))
@@ -159,7 +177,9 @@ func (r *Repository) fetchFrom(ctx context.Context, idx *index, id pipe.ID, loc 
 	if ctx.Err() != nil || isFailure(err) || isSourceError(err) {
 		return fmt.Errorf("%s: %w", p.name(), err)
 	}
-	off, n := cell.StreamSpan(int(loc.offset), int(loc.stored))
+	if errors.Is(err, errOtherContent) {
+		idx.lies(loc.pack)
+	}
 	return &ErrCorrupt{Object: p.name(), Offset: int64(off), Length: int64(n), Reason: "a frame cannot be read", Err: errors.Join(first, err)}
 }
 
@@ -195,10 +215,13 @@ func (r *Repository) openInto(ctx context.Context, idx *index, dst []byte, c *ob
 		return err
 	}
 	if idx.ids.id(loc.typ, dst) != id {
-		return errors.New("the content does not match its id")
+		return errOtherContent
 	}
 	return nil
 }
+
+// errOtherContent says that a frame opened, and holds something else than what its id names.
+var errOtherContent = errors.New("the content does not match its id")
 
 // decode fills dst with the content of an opened frame.
 func (r *Repository) decode(ctx context.Context, idx *index, dst, encoded []byte, codec pipe.Codec) error {
@@ -278,7 +301,7 @@ func (r *Repository) fetchMended(ctx context.Context, idx *index, p packRef, id 
 		return err
 	}
 	if idx.ids.id(loc.typ, dst) != id {
-		return errors.New("the content does not match its id")
+		return errOtherContent
 	}
 	return nil
 }
@@ -362,6 +385,7 @@ func (r *Repository) newIndex(s scope) (*index, error) {
 		return nil, err
 	}
 	x.scope, x.ids = s, ids
+	x.trusted = s == scope{} && r.keys.suite != object.SuiteClear
 	return x, nil
 }
 
@@ -374,9 +398,7 @@ func (r *Repository) loadIndex(ctx context.Context, l *loadedIndex) error {
 	if x.hasAll(present) {
 		return nil
 	}
-	if err := r.settle(ctx); err != nil {
-		return err
-	}
+	r.sweepUnfinished(ctx)
 	var names []string
 	for info, err := range r.st.List(ctx, "index/") {
 		if err != nil {
@@ -439,45 +461,22 @@ func (r *Repository) packsOf(ctx context.Context, s scope) (map[packRef]int64, e
 			return !known || of != s
 		})
 	})
+	if r.writer != nil {
+		maps.DeleteFunc(present, func(p packRef, _ int64) bool { return !r.writer.mine(ctx, p.Lease) })
+	}
 	return present, nil
 }
 
-// settle makes durable the names that a dead writer may have left visible and not durable, before anyone relies on
-// what is under them. Leases that have ended were flushed by their own writer.
-func (r *Repository) settle(ctx context.Context) error {
+// sweepUnfinished removes what dead writers left that never became an object.
+func (r *Repository) sweepUnfinished(ctx context.Context) {
 	if r.writable() != nil {
-		return nil
+		return
 	}
 	if s, ok := store.As[store.Sweeper](r.st); ok {
 		if _, err := s.Sweep(ctx, false); err != nil {
 			r.warn(fmt.Sprintf("what dead writers left could not be removed: %v", err))
 		}
 	}
-	s, ok := store.As[store.Settler](r.st)
-	if !ok {
-		return nil
-	}
-	var open []uint64
-	r.log.view(func(l *ledger) { open = l.unsettled() })
-	for _, n := range open {
-		for _, dir := range []string{"data", "meta"} {
-			err := s.Settle(ctx, fmt.Sprintf("%s/%016x/", dir, n))
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// unsettled are the leases of writers that have not ended them: who ends his lease has made durable what he wrote.
-func (l *ledger) unsettled() (leases []uint64) {
-	for n, lease := range l.leases {
-		if lease.access == accessWrite && (!lease.over || lease.revoked) {
-			leases = append(leases, n)
-		}
-	}
-	return leases
 }
 
 func (r *Repository) loadIndexObject(ctx context.Context, x *index, name string, present map[packRef]int64) error {
@@ -489,7 +488,7 @@ func (r *Repository) loadIndexObject(ctx context.Context, x *index, name string,
 	if err != nil {
 		return err
 	}
-	o, _, err := object.OpenFile(file, cell.Ident{Kind: kindIndex, Repo: r.header.ID, Object: ref.ID}, r.keys.unwraps)
+	o, _, err := object.OpenFile(file, cell.Ident{Kind: kindIndex, Repo: r.header.ID, Object: ref.ID}, r.keys.indexKeys(x.scope))
 	if err != nil {
 		return err
 	}
@@ -505,14 +504,27 @@ func (r *Repository) loadIndexObject(ctx context.Context, x *index, name string,
 		if err != nil {
 			return err
 		}
+		if t.ref.Lease != ref.Lease {
+			x.doubt() // nobody says anything of another session's packs
+			continue
+		}
+		if err := r.checkTable(t.ref, t.entries); err != nil {
+			return err
+		}
 		// A write-only client cannot look whether a pack of blocks is there. It stored it, and its own seal says so.
-		blind := r.writer != nil && t.ref.Kind == kindData && r.ofScope(t.ref.Lease, x.scope)
+		blind := r.writer != nil && t.ref.Kind == kindData && r.ofScope(t.ref.Lease, x.scope) && r.writer.mine(ctx, t.ref.Lease)
 		if !blind && present[t.ref] != packFileSize(t.stream, r.header.ParityPermille) {
 			x.doubt() // removed, or not what it was: then its own table is asked
 			continue
 		}
+		if x.has(t.ref) {
+			continue
+		}
 		if err := r.addTable(x, t.ref, t.entries); err != nil {
 			return err
+		}
+		if num, ok := x.number(t.ref); ok {
+			x.tell(num, toldTable{hash(e.ID), t.stream})
 		}
 	}
 	return nil
@@ -528,6 +540,9 @@ func (r *Repository) loadTables(ctx context.Context, x *index, present map[packR
 		}
 		g.Go(func() error {
 			t, err := r.readTable(ctx, p, size)
+			if err == nil {
+				err = r.checkTable(p, t)
+			}
 			if err != nil {
 				if ctx.Err() != nil {
 					return err
@@ -560,7 +575,7 @@ func (r *Repository) readTable(ctx context.Context, p packRef, size int64) ([]ob
 	}
 	file, readErr := store.ReadAll(ctx, r.st, p.name(), maxPackFile)
 	if readErr != nil {
-		return nil, errors.Join(err, readErr)
+		return nil, errors.Join(err, storeError(readErr))
 	}
 	o, _, openErr := object.OpenFile(file, want, r.keys.unwraps)
 	if openErr != nil {
@@ -586,6 +601,9 @@ func (x *index) has(p packRef) bool {
 
 // addTable enters a durable pack into the index.
 func (r *Repository) addTable(x *index, p packRef, entries []object.Entry) error {
+	if err := r.checkTable(p, entries); err != nil {
+		return err
+	}
 	num, known := x.addPack(p)
 	if known {
 		return nil
@@ -596,9 +614,6 @@ func (r *Repository) addTable(x *index, p packRef, entries []object.Entry) error
 	for _, e := range entries {
 		if e.Type != object.TypeBlock && e.Type != object.TypePage && e.Type != object.TypeChunk {
 			continue
-		}
-		if e.Plain > uint32(r.header.BlockSize) && e.Type != object.TypePage {
-			return fmt.Errorf("%s: content of %d bytes is longer than a block", p.name(), e.Plain)
 		}
 		err := x.add(e.ID, location{
 			pack: num, ordinal: e.Ordinal, offset: e.Offset, stored: e.Stored, plain: e.Plain, typ: e.Type, codec: pipe.Codec(e.Codec),

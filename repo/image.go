@@ -137,12 +137,12 @@ func (d *diskImage) ReadAt(ctx context.Context, p []byte, off int64) (int, error
 }
 
 func (d *diskImage) readBlock(ctx context.Context, id pipe.ID, block, in int64, part []byte) error {
-	loc, ok, err := d.idx.lookup(id)
+	plain := min(d.tree.blockSize, d.tree.size-block*d.tree.blockSize)
+	loc, ok, err := d.r.seek(ctx, d.idx, id, func(l location) bool { return l.typ == object.TypeBlock && int64(l.plain) == plain })
 	if err != nil {
 		return err
 	}
-	plain := min(d.tree.blockSize, d.tree.size-block*d.tree.blockSize)
-	if !ok || loc.typ != object.TypeBlock || int64(loc.plain) != plain {
+	if !ok {
 		return &ErrCorrupt{Object: "block " + id.String(), Reason: "no pack holds it"}
 	}
 	if int64(len(part)) == plain {

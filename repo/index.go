@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hikae/hikae/pipe"
 )
@@ -30,9 +32,10 @@ func (l location) whole() bool { return l.codec != codecAssembled }
 // records, with the full ids, are in a scratch file, and a hit is a hit only after all 32 bytes were compared there;
 // that costs one small read from the page cache, against the hashing of a whole block that went before.
 type index struct {
-	scope  scope        // whose content it is
-	ids    *contentKeys // of that scope
-	blocks blockCache
+	scope   scope        // whose content it is
+	ids     *contentKeys // of that scope
+	trusted bool         // what speaks for its packs was written by who holds the keys to all of it
+	blocks  blockCache
 
 	mu      sync.RWMutex
 	slots   []uint64 // tag<<32 | record number+1
@@ -42,6 +45,13 @@ type index struct {
 	bad     map[badPlace]bool // found damaged by this process: never deduplicated against
 	doubts  bool              // something that was here is damaged or gone
 	sound   map[badPlace]bool // recipes of which everything was there, since the last damage was found
+
+	more     map[pipe.ID][]uint32 // records of places beyond maxPlaces
+	told     map[uint32]toldTable // packs that an index object spoke for, and whose own tables were not asked yet
+	disowned map[uint32]bool      // numbers under which packs count for nothing: their own tables say otherwise
+	liars    map[uint32]bool      // packs that hold something else than what their sealed tables say
+	asking   sync.Mutex           // held while packs are asked for their own tables
+	settled  atomic.Uint32        // packs below this number have durable names
 }
 
 // badPlace is content that a pack should hold and does not.
@@ -106,7 +116,8 @@ func (x *index) pack(num uint32) packRef {
 	return x.packs[num]
 }
 
-// maxPlaces is how many good places of one content are remembered: the first is used, the others are for when it fails.
+// maxPlaces is how many good places of one content stand in the table: the first is used, the others are for when it
+// fails. What comes later is kept aside and asked last, so that whoever can write packs cannot push a good place out.
 const maxPlaces = 3
 
 // add enters a record. Content that is in several packs has several; the first that is not known to be bad counts.
@@ -127,12 +138,19 @@ func (x *index) add(id pipe.ID, loc location) error {
 	if err != nil {
 		return err
 	}
-	if same || good >= maxPlaces {
+	if same {
 		return nil
 	}
-	n, err := x.records.append(id, loc, all > 0)
+	n, err := x.records.append(id, loc, all > 0, good >= maxPlaces)
 	if err != nil {
 		return err
+	}
+	if good >= maxPlaces {
+		if x.more == nil {
+			x.more = map[pipe.ID][]uint32{}
+		}
+		x.more[id] = append(x.more[id], n)
+		return nil
 	}
 	x.slots[slot] = uint64(tagOf(id))<<32 | uint64(n+1)
 	if int(x.records.n)*10 > len(x.slots)*7 {
@@ -160,33 +178,75 @@ func (x *index) reusable(id pipe.ID) (location, bool, error) {
 }
 
 func (x *index) best(id pipe.ID, whole bool) (loc location, found, good bool, err error) {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	_, err = x.places(id, func(l location) bool {
-		if whole && !l.whole() {
-			return true
-		}
-		good = !x.bad[badPlace{id, l.pack}]
-		if good || !found {
-			loc = l
-		}
-		found = true
-		return !good
-	})
-	return loc, found, good, err
+	return x.find(id, func(l location) bool { return !whole || l.whole() })
 }
 
-// holds reports whether the index has content at exactly this place.
-func (x *index) holds(id pipe.ID, want location) (bool, error) {
+// find finds the best of the locations that fit: one that is good, or else one of a pack that is known to lie about other
+// content, or else one that is known to be bad. Only the first counts as good.
+func (x *index) find(id pipe.ID, fits func(location) bool) (loc location, found, good bool, err error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	got, others := false, 0
-	_, err := x.places(id, func(l location) bool {
-		got = got || l == want
-		others++
-		return !got
+	best := 0
+	err = x.all(id, func(l location) bool {
+		if !fits(l) {
+			return true
+		}
+		if rank := x.rank(id, l); rank > best {
+			loc, best = l, rank
+		}
+		return best < rankGood
 	})
-	return got || others >= maxPlaces, err
+	return loc, best > 0, best == rankGood, err
+}
+
+const (
+	rankBad = 1 + iota
+	rankLiar
+	rankGood
+)
+
+func (x *index) rank(id pipe.ID, l location) int {
+	switch {
+	case x.bad[badPlace{id, l.pack}]:
+		return rankBad
+	case x.liars[l.pack]:
+		return rankLiar
+	}
+	return rankGood
+}
+
+// all calls f for every location of id, those that were kept aside last, until f returns false.
+func (x *index) all(id pipe.ID, f func(location) bool) error {
+	goOn := true
+	_, err := x.places(id, func(l location) bool {
+		goOn = f(l)
+		return goOn
+	})
+	for _, n := range x.more[id] {
+		if err != nil || !goOn {
+			break
+		}
+		var loc location
+		if _, loc, err = x.records.at(n); err == nil && !x.disowned[loc.pack] {
+			goOn = f(loc)
+		}
+	}
+	return err
+}
+
+// others are the locations of id that fit, besides those that were tried, the better ones first.
+func (x *index) others(id pipe.ID, tried map[location]bool, fits func(location) bool) ([]location, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var list []location
+	err := x.all(id, func(l location) bool {
+		if fits(l) && !tried[l] {
+			list = append(list, l)
+		}
+		return true
+	})
+	slices.SortStableFunc(list, func(a, b location) int { return x.rank(id, b) - x.rank(id, a) })
+	return list, err
 }
 
 // recordOf is the number of an id's record; it never changes while the index is open, and neither does the record.
@@ -274,7 +334,7 @@ func (x *index) places(id pipe.ID, f func(location) bool) (slot uint64, err erro
 		if err != nil {
 			return 0, err
 		}
-		if got == id && !f(loc) {
+		if got == id && !x.disowned[loc.pack] && !f(loc) {
 			return slot, nil
 		}
 	}
@@ -285,7 +345,10 @@ func (x *index) places(id pipe.ID, f func(location) bool) (slot uint64, err erro
 func (x *index) grow(slots int) error {
 	table := make([]uint64, slots)
 	mask := uint64(slots - 1)
-	err := x.records.each(func(n uint32, id pipe.ID) {
+	err := x.records.each(func(n uint32, id pipe.ID, aside bool) {
+		if aside {
+			return
+		}
 		at := hashOf(id) & mask
 		for table[at] != 0 {
 			at = (at + 1) & mask
@@ -317,8 +380,8 @@ func (x *index) reserve(n int) error {
 func (x *index) each(f func(id pipe.ID, loc location)) error {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return x.records.eachFull(func(id pipe.ID, loc location, again bool) {
-		if !again {
+	return x.records.eachFull(func(id pipe.ID, loc location, again, _ bool) {
+		if !again && !x.disowned[loc.pack] {
 			f(id, loc)
 		}
 	})
@@ -339,8 +402,8 @@ const (
 	maxRecords = 1<<32 - 2
 )
 
-// append adds a record; again says that its id has one already.
-func (r *records) append(id pipe.ID, loc location, again bool) (uint32, error) {
+// append adds a record; again says that its id has one already, aside that it does not stand in the table.
+func (r *records) append(id pipe.ID, loc location, again, aside bool) (uint32, error) {
 	if r.closed {
 		return 0, fs.ErrClosed
 	}
@@ -351,7 +414,7 @@ func (r *records) append(id pipe.ID, loc location, again bool) (uint32, error) {
 	for _, v := range [...]uint32{loc.pack, loc.ordinal, loc.offset, loc.stored, loc.plain} {
 		b = binary.LittleEndian.AppendUint32(b, v)
 	}
-	r.tail = append(b, loc.typ, byte(loc.codec), flag(again), 0)
+	r.tail = append(b, loc.typ, byte(loc.codec), flag(again), flag(aside))
 	r.n++
 	if len(r.tail) < tailSize {
 		return r.n - 1, nil
@@ -393,12 +456,12 @@ func parseRecord(b []byte) (id pipe.ID, loc location) {
 	return id, location{u(0), u(1), u(2), u(3), u(4), b[52], pipe.Codec(b[53])}
 }
 
-func (r *records) each(f func(n uint32, id pipe.ID)) error {
+func (r *records) each(f func(n uint32, id pipe.ID, aside bool)) error {
 	n := uint32(0)
-	return r.eachFull(func(id pipe.ID, _ location, _ bool) { f(n, id); n++ })
+	return r.eachFull(func(id pipe.ID, _ location, _, aside bool) { f(n, id, aside); n++ })
 }
 
-func (r *records) eachFull(f func(id pipe.ID, loc location, again bool)) error {
+func (r *records) eachFull(f func(id pipe.ID, loc location, again, aside bool)) error {
 	if r.closed {
 		return fs.ErrClosed
 	}
@@ -411,12 +474,12 @@ func (r *records) eachFull(f func(id pipe.ID, loc location, again bool)) error {
 		}
 		for ; len(b) > 0; b = b[recordSize:] {
 			id, loc := parseRecord(b)
-			f(id, loc, b[54] != 0)
+			f(id, loc, b[54] != 0, b[55] != 0)
 		}
 	}
 	for b := r.tail; len(b) > 0; b = b[recordSize:] {
 		id, loc := parseRecord(b)
-		f(id, loc, b[54] != 0)
+		f(id, loc, b[54] != 0, b[55] != 0)
 	}
 	return nil
 }

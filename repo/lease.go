@@ -17,6 +17,7 @@ type lease struct {
 	n      uint64
 	cancel context.CancelFunc
 	done   chan struct{}
+	aside  sync.WaitGroup // what goes on beside the session
 
 	mu    sync.Mutex
 	beats uint64
@@ -35,10 +36,8 @@ func (r *Repository) newLease(ctx context.Context, access string, points []id16)
 	if access == accessWrite && !r.shared {
 		r.leaseMu.Lock() // one at a time, so that each sees the others of this process as its own
 		defer r.leaseMu.Unlock()
-		if r.writer == nil { // who may only append cannot end another's lease
-			if err := r.takeOver(ctx, key); err != nil {
-				return nil, err
-			}
+		if err := r.takeOver(ctx, key); err != nil {
+			return nil, err
 		}
 	}
 	rec, err := r.log.append(ctx, key, func() (*record, error) {
@@ -55,10 +54,16 @@ func (r *Repository) newLease(ctx context.Context, access string, points []id16)
 	if err != nil {
 		return nil, err
 	}
+	if r.writer != nil && access == accessWrite {
+		r.writer.began(ctx, rec.N)
+	}
 	beatCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	l := &lease{r: r, n: rec.N, cancel: cancel, done: make(chan struct{})}
 	r.setWriting(l.n, true)
 	go l.beat(beatCtx)
+	if r.shared {
+		l.tidyBeside(beatCtx, key)
+	}
 	return l, nil
 }
 
@@ -70,8 +75,13 @@ func (r *Repository) takeOver(ctx context.Context, key ed25519.PrivateKey) error
 		return err
 	}
 	var other uint64
-	r.log.view(func(l *ledger) { other = l.otherWriter(r.writing) })
-	if other == 0 {
+	ours := false
+	r.log.view(func(l *ledger) {
+		if other = l.otherWriter(r.writing); other != 0 {
+			ours = l.leases[other].key == publicOf(key)
+		}
+	})
+	if other == 0 || r.writer != nil && !ours { // who may only append cannot end another's lease
 		return nil
 	}
 	before, err := r.beats(ctx, other)
@@ -79,10 +89,8 @@ func (r *Repository) takeOver(ctx context.Context, key ed25519.PrivateKey) error
 		return err
 	}
 	r.warn(fmt.Sprintf("the store cannot be shared by writers, and lease %d is open: waiting whether it shows a sign of life", other))
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(3 * beatEvery):
+	if err := wait(ctx, 3*beatEvery); err != nil {
+		return err
 	}
 	after, err := r.beats(ctx, other)
 	if err != nil {
@@ -96,6 +104,9 @@ func (r *Repository) takeOver(ctx context.Context, key ed25519.PrivateKey) error
 	_, err = r.log.append(ctx, key, func() (*record, error) {
 		if err := r.log.live(other); err != nil {
 			return nil, err
+		}
+		if r.writer != nil {
+			return &record{Kind: recordEnd, Lease: other}, nil
 		}
 		return &record{Kind: recordRevoke, Lease: other}, nil
 	})
@@ -181,6 +192,7 @@ func (r *Repository) createBeat(ctx context.Context, lease, k uint64) error {
 func (l *lease) end(ctx context.Context) error {
 	l.cancel()
 	<-l.done
+	l.aside.Wait()
 	l.r.setWriting(l.n, false)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endDeadline)
 	defer cancel()

@@ -63,6 +63,7 @@ type leaseState struct {
 	points  []id16
 	over    bool // ended or revoked
 	revoked bool
+	flushed bool // it committed, and what it wrote was durable before that
 }
 
 // committed is a point as the log knows it.
@@ -260,6 +261,7 @@ func (l *ledger) apply(by publicKey, r *record) {
 		if s := l.leases[r.Lease]; s == nil || s.over || s.key != by || s.access != accessWrite || r.Point == nil || r.VM == nil || r.Object == nil {
 			return
 		}
+		l.leases[r.Lease].flushed = true
 		l.points = append(l.points, committed{r.N, r.Lease, *r.Point, *r.VM, *r.Object})
 	case recordForget:
 		l.points = slices.DeleteFunc(l.points, func(c committed) bool { return slices.Contains(r.Points, c.point) })
@@ -380,6 +382,32 @@ func (l *ledger) view(f func(l *ledger)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f(l)
+}
+
+// flushed reports whether all that a lease wrote is durable.
+func (l *ledger) flushed(lease uint64) bool {
+	s := l.leases[lease]
+	return s != nil && s.flushed
+}
+
+// unsettled are the leases of writers that did not commit: who commits has made durable what he wrote.
+func (l *ledger) unsettled() (leases []uint64) {
+	for n, lease := range l.leases {
+		if lease.access == accessWrite && !lease.flushed {
+			leases = append(leases, n)
+		}
+	}
+	return leases
+}
+
+// hashOf is the hash of record n; zero where there is none yet.
+func (l *ledger) hashOf(n uint64) (h hash) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n > 0 && n <= uint64(len(l.hashes)) {
+		h = l.hashes[n-1]
+	}
+	return h
 }
 
 // have reports whether all of these points are still there.

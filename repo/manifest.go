@@ -268,7 +268,7 @@ func (r *Repository) committed(ctx context.Context) ([]committed, error) {
 }
 
 // Points yields the committed points of a VM, or of all where vm is empty, in the order of the log. A point whose
-// manifest cannot be read is yielded as an error, *ErrCorrupt; the sequence goes on after it.
+// manifest cannot be read is yielded as an error, *PointError around *ErrCorrupt; the sequence goes on after it.
 func (r *Repository) Points(ctx context.Context, vm string) iter.Seq2[pipe.PointInfo, error] {
 	return func(yield func(pipe.PointInfo, error) bool) {
 		list, err := r.committed(ctx)
@@ -284,6 +284,9 @@ func (r *Repository) Points(ctx context.Context, vm string) iter.Seq2[pipe.Point
 			m, err := r.readManifest(ctx, c)
 			if r.writer != nil && errors.Is(err, fs.ErrNotExist) {
 				continue // it could not build on it: as good as not there
+			}
+			if _, damaged := errors.AsType[*ErrCorrupt](err); damaged {
+				err = &PointError{Point: c.point.String(), WriteOnly: !r.ofScope(c.lease, scope{}), Err: err}
 			}
 			var p pipe.PointInfo
 			if err == nil {

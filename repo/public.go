@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -66,20 +67,27 @@ func (p *Public) Lease(n uint64) (found Lease, ok bool) {
 	return found, ok
 }
 
-// Unsettled are the writers' leases that were not ended by their own writers. Of a writer that died, or of a creation that
-// broke off, there may be packs whose names are there and not durable yet: before anybody relies on them they are settled.
+// Unsettled are the leases of writers that did not commit. Of a writer that died, or of a creation that broke off, there may
+// be packs whose names are there and not durable yet: before anybody relies on them they are settled.
 func (p *Public) Unsettled() (leases []uint64) {
 	p.log.view(func(l *ledger) { leases = l.unsettled() })
 	return leases
 }
 
-// maxOpenLeases bounds what one write-only client may leave open: each keeps things from being swept.
-const maxOpenLeases = 64
+// Bounds of what one write-only client may say to the log, which everybody reads to its end.
+const (
+	maxOpenLeases   = 64       // open ones that are in use: each keeps things from being swept
+	maxAppendPoints = 16       // that a lease names: a session builds on one for each disk at most
+	maxAppendFile   = 16 << 10 // of a record's file: such a record has some 600 bytes
+)
 
 // CheckRecord says whether a file may become log record n when a write-only client brings it: it is the next one, whole,
 // follows the record before it, is signed by a key that may only append, and says nothing that this key may not or
 // that the log's state does not allow. A commit's manifest has to be there already. It returns the key.
-func (p *Public) CheckRecord(ctx context.Context, n uint64, file []byte) (key [32]byte, err error) {
+//
+// A client holds a bounded number of leases open at once. Those that died with it, of which live says no, do not count:
+// otherwise enough of its runs that were cut off would shut it out for ever. nil: all count.
+func (p *Public) CheckRecord(ctx context.Context, n uint64, file []byte, live func(lease uint64) bool) (key [32]byte, err error) {
 	if err := p.log.refresh(ctx); err != nil {
 		return key, err
 	}
@@ -103,7 +111,10 @@ func (p *Public) CheckRecord(ctx context.Context, n uint64, file []byte) (key [3
 	if err != nil {
 		return key, refused("record %d: %v", n, err)
 	}
-	if err := p.log.allows(s.key, r); err != nil {
+	if len(file) > maxAppendFile {
+		return key, refused("a record of %d bytes", len(file))
+	}
+	if err := p.log.allows(s.key, r, live); err != nil {
 		return key, err
 	}
 	if r.Kind == recordCommit {
@@ -113,7 +124,7 @@ func (p *Public) CheckRecord(ctx context.Context, n uint64, file []byte) (key [3
 }
 
 // allows says whether a write-only client's record would count.
-func (l *ledger) allows(by publicKey, r *record) error {
+func (l *ledger) allows(by publicKey, r *record, live func(lease uint64) bool) error {
 	who, ok := l.keys[by]
 	switch {
 	case !ok:
@@ -122,8 +133,10 @@ func (l *ledger) allows(by publicKey, r *record) error {
 		return refused("the key that signed it is not one that only appends")
 	case !who.may(r):
 		return refused("its key may not make a record of kind %q, or not for that VM", r.Kind)
+	case superfluous(r):
+		return refused("it has fields that a record of kind %q does not use", r.Kind)
 	case r.Kind == recordLease:
-		return l.allowsLease(by, r)
+		return l.allowsLease(by, r, live)
 	}
 	switch s := l.leases[r.Lease]; {
 	case s == nil || s.key != by:
@@ -140,9 +153,31 @@ func (l *ledger) allows(by publicKey, r *record) error {
 	return nil
 }
 
-func (l *ledger) allowsLease(by publicKey, r *record) error {
-	if r.Access != accessWrite && r.Access != accessRead {
+// superfluous reports whether a record of a write-only client has fields that its kind does not use.
+func superfluous(r *record) bool {
+	bare := record{N: r.N, Nonce: r.Nonce, Prev: r.Prev, Time: r.Time, Kind: r.Kind}
+	switch r.Kind {
+	case recordLease:
+		bare.Access, bare.Points = r.Access, r.Points
+	case recordEnd:
+		bare.Lease = r.Lease
+	case recordCommit:
+		bare.Lease, bare.Point, bare.VM, bare.Object = r.Lease, r.Point, r.VM, r.Object
+	}
+	return !reflect.DeepEqual(*r, bare)
+}
+
+func (l *ledger) allowsLease(by publicKey, r *record, live func(lease uint64) bool) error {
+	switch {
+	case r.Access != accessWrite && r.Access != accessRead:
 		return refused("a lease for %q", r.Access)
+	case len(r.Points) > maxAppendPoints:
+		return refused("a lease that names %d points", len(r.Points))
+	}
+	for i, p := range r.Points {
+		if slices.Contains(r.Points[:i], p) {
+			return refused("a lease that names point %s twice", p)
+		}
 	}
 	if err := l.have(r.Points); err != nil {
 		return refused("%v", err)
@@ -153,8 +188,8 @@ func (l *ledger) allowsLease(by publicKey, r *record) error {
 		}
 	}
 	open := 0
-	for _, s := range l.leases {
-		if s.key == by && !s.over {
+	for n, s := range l.leases {
+		if s.key == by && !s.over && (live == nil || live(n)) {
 			open++
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/repo/internal/object"
 )
 
 // A recipe is an assembled block (FORMAT.md section 5): pieces of other blocks, and what none of them has. It gives
@@ -166,7 +167,7 @@ func (r *Repository) wholeBlock(ctx context.Context, idx *index, id pipe.ID) ([]
 	if b, ok := idx.blocks.get(id); ok {
 		return b, nil
 	}
-	loc, ok, _, err := idx.whole(id)
+	loc, ok, err := r.seek(ctx, idx, id, func(l location) bool { return l.typ == object.TypeBlock && l.whole() })
 	if err != nil {
 		return nil, err
 	}

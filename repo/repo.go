@@ -45,6 +45,12 @@ type OpenOptions struct {
 	// StateDir holds this client's high-water mark and signing key, a folder for each repository. Empty: freshness is
 	// unproven, and each writer enrols a new key.
 	StateDir string
+	// Place is what the store is called from one run to the next: a path, a URL. With a StateDir the client remembers
+	// which repository it has met there; another one in its place is read with a warning, and writing to it is refused
+	// with *ErrReplaced. Empty: nothing is remembered.
+	Place string
+	// Replaced: a person has said that the repository at Place may be another one from here on.
+	Replaced bool
 	// CacheDir is where the index keeps its scratch file. Empty: the system's folder for temporary files.
 	CacheDir string
 	// ReadOnly never writes: readers go on unpinned.
@@ -117,6 +123,7 @@ type Repository struct {
 	ownMu  sync.Mutex
 	own    map[uint64]bool // leases of this process that are not over
 
+	tidying sync.Mutex // one session at a time ends those of dead sessions
 	leaseMu sync.Mutex // of writers' leases on a store that cannot be shared
 }
 
@@ -131,7 +138,12 @@ func Init(ctx context.Context, st store.Store, secret Secret, opts *InitOptions,
 	if err := create(ctx, st, secret, h, slot); err != nil {
 		return nil, err
 	}
-	return Open(ctx, st, secret, open)
+	var o OpenOptions
+	if open != nil {
+		o = *open
+	}
+	o.Replaced = true // who makes a repository here knows that it is another one
+	return Open(ctx, st, secret, &o)
 }
 
 // create makes the repository that h and slot describe.
@@ -266,7 +278,8 @@ func mustBeEmpty(ctx context.Context, st store.Store) error {
 
 // Open opens a repository. secret is nil for one without encryption. Errors: ErrNotRepository, ErrSecret,
 // *ErrUnsupported, *ErrCorrupt. A store that shows an older state than this client has seen is opened, with a
-// warning; writing to it is then refused with *ErrRollback.
+// warning; writing to it is then refused with *ErrRollback. So is, with *ErrReplaced, writing to another repository
+// than this client has met at the same place.
 func Open(ctx context.Context, st store.Store, secret Secret, opts *OpenOptions) (*Repository, error) {
 	r := newClosed(st, opts)
 	if err := r.unlock(ctx, secret); err != nil {
@@ -298,6 +311,9 @@ func (r *Repository) start(ctx context.Context) (*Repository, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := r.client.meet(&r.opts, met{r.header.ID, r.headerHash}); err != nil {
+		return nil, err
+	}
 	if err := r.client.refresh(ctx, r.log); err != nil {
 		return nil, err
 	}
@@ -326,7 +342,8 @@ func (r *Repository) start(ctx context.Context) (*Repository, error) {
 func (r *Repository) unlock(ctx context.Context, secret Secret) error {
 	tried := map[hash]bool{}
 	var first error
-	for {
+	work := int64(maxStretch)
+	for range maxHeaders {
 		err := r.readHeader(ctx, tried)
 		if err != nil && first != nil {
 			return first
@@ -334,7 +351,7 @@ func (r *Repository) unlock(ctx context.Context, secret Secret) error {
 		if err != nil {
 			return err
 		}
-		if err = r.openSlot(ctx, secret); err == nil || ctx.Err() != nil {
+		if err = r.openSlot(ctx, secret, &work); err == nil || ctx.Err() != nil {
 			return err
 		}
 		if first == nil {
@@ -342,7 +359,22 @@ func (r *Repository) unlock(ctx context.Context, secret Secret) error {
 		}
 		tried[r.headerHash] = true
 	}
+	return first
 }
+
+// maxHeaders is how many headers are tried: a header stands in three places. A store that shows another one at every look
+// would keep us busy for ever.
+const maxHeaders = 4
+
+var errRestless = fmt.Errorf("the store shows another header at every look: %w", ErrSecret)
+
+const (
+	// maxSlots bounds how many slots are tried with one secret.
+	maxSlots = 256
+	// maxStretch bounds what all passphrase slots together may cost who opens them, in KiB times passes of argon2id:
+	// as much as 1,300 slots of the usual cost, or one of the highest that the format allows.
+	maxStretch = 64 * (4 << 20)
+)
 
 // readHeader reads a header that was not tried yet.
 func (r *Repository) readHeader(ctx context.Context, tried map[hash]bool) error {
@@ -371,7 +403,7 @@ func (r *Repository) readHeader(ctx context.Context, tried map[hash]bool) error 
 }
 
 // openSlot tries every slot, in all three places, until one opens.
-func (r *Repository) openSlot(ctx context.Context, secret Secret) error {
+func (r *Repository) openSlot(ctx context.Context, secret Secret, work *int64) error {
 	un := []object.Unwrapper{object.Clear{}}
 	if r.header.Suite != object.SuiteClear {
 		if secret == nil {
@@ -381,6 +413,9 @@ func (r *Repository) openSlot(ctx context.Context, secret Secret) error {
 		if err != nil {
 			return err
 		}
+		if _, ok := secret.(passphrase); ok {
+			u = &frugal{u, work}
+		}
 		un = []object.Unwrapper{u}
 	}
 	names, err := r.slots(ctx)
@@ -388,6 +423,10 @@ func (r *Repository) openSlot(ctx context.Context, secret Secret) error {
 		return err
 	}
 	damage := error(nil)
+	if len(names) > maxSlots {
+		damage = fmt.Errorf("%w: of %d slots, %d were tried", ErrSecret, len(names), maxSlots)
+		names = names[:maxSlots]
+	}
 	for _, name := range names {
 		var slot slotDocument
 		_, err := r.vital.read(ctx, name, kindSlot, r.header.ID, un, func(v *vital) error {

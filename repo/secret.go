@@ -2,6 +2,7 @@ package repo
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -15,6 +16,22 @@ import (
 type Secret interface {
 	wrapper() (object.Wrapper, error)
 	unwrapper() (object.Unwrapper, error)
+}
+
+// frugal is a way to open slots that has a bound on its cost: whoever keeps the store could put slots into it that ask for
+// hours of stretching a passphrase.
+type frugal struct {
+	object.Unwrapper
+	left *int64 // KiB times passes
+}
+
+var errCostly = errors.New("opening the slots asks for more work than anybody needs")
+
+func (f *frugal) Unwrap(h *object.Header) (object.Key, error) {
+	if *f.left -= h.StretchCost(); *f.left < 0 {
+		return object.Key{}, errCostly
+	}
+	return f.Unwrapper.Unwrap(h)
 }
 
 // hidden is what every way of printing a secret gives, so that no log ever holds one.

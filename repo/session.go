@@ -125,7 +125,19 @@ func (s *session) length(ctx context.Context, id pipe.ID) (plain int, ok bool, e
 		return int(at.ref.Plain), true, nil
 	}
 	loc, ok, err := s.r.reusable(ctx, s.idx, id)
+	if err == nil && ok {
+		err = s.rely(ctx, loc.pack)
+	}
 	return int(loc.plain), ok, err
+}
+
+// rely makes sure that a pack that the new point refers to stays there: what this session wrote, and what was settled,
+// does.
+func (s *session) rely(ctx context.Context, pack uint32) error {
+	if pack < s.idx.settled.Load() || s.idx.pack(pack).Lease == s.lease.n {
+		return nil
+	}
+	return s.r.settle(ctx, s.idx)
 }
 
 // reuse is known for a caller that says how long the content is: it has to agree, for an id says nothing of lengths.
@@ -518,8 +530,9 @@ func (s *session) store(p *openPack) error {
 	if err := s.r.vital.createFirst(s.ctx, p.ref.name(), file); err != nil {
 		return err
 	}
+	found := true // by a repository that is opened anew
 	if s.r.writer != nil {
-		s.r.writer.keep(s.ctx, packTable{ref: p.ref, stream: p.b.Len(), entries: entries})
+		found = s.r.writer.keep(s.ctx, packTable{ref: p.ref, stream: p.b.Len(), entries: entries})
 	}
 	if err := s.r.addTable(s.idx, p.ref, entries); err != nil {
 		return err
@@ -536,7 +549,9 @@ func (s *session) store(p *openPack) error {
 			delete(s.overlay, id)
 		}
 	}
-	delete(s.begun, p)
+	if found {
+		delete(s.begun, p)
+	}
 	s.usage.Parity += int64(len(file) - stream)
 	s.tables = append(s.tables, packTable{p.ref, stream, entries, p.anchors})
 	s.tabled += len(entries)

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"errors"
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo/internal/cell"
@@ -10,12 +11,13 @@ import (
 
 // Stats are figures of the whole repository; bytes where not said otherwise.
 type Stats struct {
-	Points   int   `json:"points"`   // count
-	Blocks   int64 `json:"blocks"`   // count of distinct blocks
-	Original int64 `json:"original"` // data of all points' disks, counted as often as a point holds it
-	Unique   int64 `json:"unique"`   // plain bytes of distinct blocks
-	Stored   int64 `json:"stored"`   // in the store, all objects, without parity and cell trailers
-	Parity   int64 `json:"parity"`   // parity cells and trailers
+	Points   int   `json:"points"`            // count
+	Damaged  int   `json:"damaged,omitempty"` // count of those that cannot be read: their disks count nothing
+	Blocks   int64 `json:"blocks"`            // count of distinct blocks
+	Original int64 `json:"original"`          // data of all points' disks, counted as often as a point holds it
+	Unique   int64 `json:"unique"`            // plain bytes of distinct blocks
+	Stored   int64 `json:"stored"`            // in the store, all objects, without parity and cell trailers
+	Parity   int64 `json:"parity"`            // parity cells and trailers
 }
 
 // Stats reads the log, the manifests and the index, no pack.
@@ -34,6 +36,10 @@ func (r *Repository) Stats(ctx context.Context) (Stats, error) {
 	s.Points = len(list)
 	for _, c := range list {
 		m, err := r.readManifest(ctx, c)
+		if _, damaged := errors.AsType[*ErrCorrupt](err); damaged {
+			s.Damaged++
+			continue
+		}
 		if err != nil {
 			return s, err
 		}

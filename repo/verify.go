@@ -151,7 +151,8 @@ func (v *verification) scope(ctx context.Context, s scope, list []committed) err
 	}
 	defer idx.close()
 	v.idx, v.needed, v.recipes, v.sizes = idx, nil, nil, map[packRef]int64{}
-	v.needs, v.absent, v.pages = map[badPlace][]pipe.ID{}, map[pipe.ID]packRef{}, map[pipe.ID]bool{}
+	v.needs, v.absent, v.pages = map[badPlace][]pipe.ID{}, map[pipe.ID]packRef{}, map[seenPage]*pageState{}
+	v.digests, v.miscounted = map[packRef]hash{}, map[pipe.ID]bool{}
 	for p, size := range v.all {
 		if of, known := v.scopeOf(p.Lease); known && of == s {
 			v.sizes[p] = size
@@ -216,13 +217,15 @@ type verification struct {
 	rep VerifyReport
 
 	// Of the scope that is just being checked.
-	idx     *index                 // made from the packs' own tables, not from the cache
-	absent  map[pipe.ID]packRef    // content of packs that index objects know and that are not there
-	pages   map[pipe.ID]bool       // subtrees that were seen and are sound
-	recipes []recipeFrame          // assembled blocks, for when every pack's table is known
-	needs   map[badPlace][]pipe.ID // what each of them needs
-	needed  []bool                 // packs that hold something a point needs, by number in the index
-	sizes   map[packRef]int64
+	idx        *index              // made from the packs' own tables, not from the cache
+	absent     map[pipe.ID]packRef // content of packs that index objects know and that are not there
+	digests    map[packRef]hash    // of what the packs' own tables say
+	pages      map[seenPage]*pageState
+	miscounted map[pipe.ID]bool       // pages of which a parent says other counts
+	recipes    []recipeFrame          // assembled blocks, for when every pack's table is known
+	needs      map[badPlace][]pipe.ID // what each of them needs
+	needed     []bool                 // packs that hold something a point needs, by number in the index
+	sizes      map[packRef]int64
 }
 
 func (v *verification) damage(d Damage) {
@@ -281,7 +284,7 @@ func (v *verification) packTable(ctx context.Context, p packRef, size int64) err
 		return v.wholePack(ctx, p, size)
 	}
 	v.count(1, 0, bytes, 0)
-	if err := v.r.addTable(v.idx, p, t.Entries); err != nil {
+	if err := v.ownTable(p, t.Entries); err != nil {
 		v.damage(Damage{Object: p.name(), Reason: err.Error()})
 		return nil
 	}
@@ -300,6 +303,18 @@ func (v *verification) packTable(ctx context.Context, p packRef, size int64) err
 		}
 		v.count(0, 1, int64(e.Stored), int64(e.Plain))
 	}
+	return nil
+}
+
+// ownTable enters what a pack says itself.
+func (v *verification) ownTable(p packRef, entries []object.Entry) error {
+	if err := v.r.addTable(v.idx, p, entries); err != nil {
+		return err
+	}
+	digest := digestOf(p, 0, entries)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.digests[p] = digest
 	return nil
 }
 
@@ -349,7 +364,7 @@ func (v *verification) wholePack(ctx context.Context, p packRef, size int64) err
 		v.damage(Damage{Object: p.name(), Reason: err.Error()})
 		return nil
 	}
-	if err := v.r.addTable(v.idx, p, o.Entries()); err != nil {
+	if err := v.ownTable(p, o.Entries()); err != nil {
 		v.damage(Damage{Object: p.name(), Reason: err.Error()})
 		return nil
 	}

@@ -29,7 +29,7 @@ func (v *verification) points(ctx context.Context, list []committed) error {
 		}
 		for _, b := range m.Blobs {
 			for _, id := range b.Chunks {
-				if !v.have(pipe.ID(id), object.TypeChunk, missing) {
+				if !v.have(pipe.ID(id), func(l location) bool { return l.typ == object.TypeChunk }, missing) {
 					v.affect(Affected{Point: m.Point.String(), VM: m.VM, Disk: "blob " + b.Name, Length: b.Size})
 				}
 			}
@@ -42,10 +42,9 @@ func (v *verification) points(ctx context.Context, list []committed) error {
 }
 
 // have reports whether content is in a pack, and not known to be bad.
-func (v *verification) have(id pipe.ID, typ uint8, missing map[packRef]bool) bool {
-	loc, ok, err := v.idx.lookup(id)
-	_, good, _ := v.idx.reusable(id)
-	if err != nil || !ok || loc.typ != typ {
+func (v *verification) have(id pipe.ID, fits func(location) bool, missing map[packRef]bool) bool {
+	loc, ok, good, err := v.idx.find(id, fits)
+	if err != nil || !ok {
 		if p, ok := v.absent[id]; ok {
 			missing[p] = true
 		}
@@ -89,13 +88,15 @@ func (v *verification) affect(a Affected) {
 	}
 }
 
-// treeCheck walks one disk's tree. A subtree that was found sound once is not walked again: points share most pages.
+// treeCheck walks one disk's tree. A page is walked once: points share most pages, and a tree of few pages can stand for
+// more blocks than anybody could ever look at.
 type treeCheck struct {
 	v       *verification
 	m       *manifest
 	disk    *manifestDisk
 	shape   shape
 	missing map[packRef]bool
+	bad     []span // found so far below the pages that are being walked
 }
 
 // check: e stands for the page of this level that starts at block first; level −1 is a block.
@@ -104,50 +105,101 @@ func (w *treeCheck) check(ctx context.Context, e entry, level int, first int64) 
 		return true, nil
 	}
 	if level < 0 {
-		loc, ok, err := w.v.idx.lookup(e.id)
-		if err != nil {
-			return false, err
-		}
 		n := min(w.shape.blockSize, w.shape.size-first*w.shape.blockSize)
-		if w.v.have(e.id, object.TypeBlock, w.missing) && ok && int64(loc.plain) == n {
+		if w.v.have(e.id, func(l location) bool { return l.typ == object.TypeBlock && int64(l.plain) == n }, w.missing) {
 			return true, nil
 		}
 		w.affect(first, 1)
 		return false, nil
 	}
-	if w.v.pages[e.id] {
-		return true, nil
-	}
-	p, err := w.page(ctx, e, level, first)
-	if err != nil {
-		return false, err
-	}
-	if p == nil {
-		w.affect(first, w.shape.covered(level+1, first))
-		return false, nil
-	}
-	sound = true
-	var total sums
-	for i := range p.entries {
-		at := first + int64(i)*w.shape.span(level)
-		ok, err := w.check(ctx, p.entries[i], level-1, at)
-		if err != nil {
+	covered := w.shape.covered(level+1, first)
+	key := seenPage{e.id, level, min(covered*w.shape.blockSize, w.shape.size-first*w.shape.blockSize)}
+	state := w.v.pages[key]
+	if state == nil {
+		if state, err = w.walk(ctx, e, level, first, covered); err != nil {
 			return false, err
 		}
-		sound = sound && ok
-		total.add(sumsOf(p.entries[i], level, w.shape.covered(level, at)))
+		w.v.pages[key] = state
+	} else {
+		for _, s := range state.bad {
+			w.affect(first+s.from, s.n)
+		}
 	}
-	if total != e.sums {
+	if state.sound && state.total != e.sums && !w.v.miscounted[e.id] {
+		w.v.miscounted[e.id] = true
 		w.v.damage(Damage{Object: "page " + e.id.String(), Reason: "its parent counts its blocks wrongly"})
 	}
-	if sound {
-		w.v.pages[e.id] = true
+	return state.sound, nil
+}
+
+// walk checks a page that was not seen in such a place.
+func (w *treeCheck) walk(ctx context.Context, e entry, level int, first, covered int64) (*pageState, error) {
+	p, err := w.page(ctx, e, level, first)
+	if err != nil {
+		return nil, err
 	}
-	return sound, nil
+	mark := len(w.bad)
+	state := &pageState{sound: p != nil}
+	if p == nil {
+		w.affect(first, covered)
+	} else {
+		for i := range p.entries {
+			at := first + int64(i)*w.shape.span(level)
+			sound, err := w.check(ctx, p.entries[i], level-1, at)
+			if err != nil {
+				return nil, err
+			}
+			state.sound = state.sound && sound
+			state.total.add(sumsOf(p.entries[i], level, w.shape.covered(level, at)))
+		}
+	}
+	bad := mergeSpans(w.bad[mark:])
+	if len(bad) > maxSpans {
+		bad = []span{{first, covered}}
+	}
+	w.bad = append(w.bad[:mark], bad...)
+	for _, s := range bad {
+		state.bad = append(state.bad, span{s.from - first, s.n})
+	}
+	return state, nil
+}
+
+// seenPage is a page in a place: what is sound in one is not in another where the disk ends earlier, or at another level.
+type seenPage struct {
+	id    pipe.ID
+	level int
+	bytes int64 // of the disk below it
+}
+
+// pageState is what is known of a page and all that is below it.
+type pageState struct {
+	sound bool
+	total sums
+	bad   []span // relative to the page's first block
+}
+
+// span is a range of blocks.
+type span struct{ from, n int64 }
+
+// maxSpans bounds what is remembered of a page: enough for every second entry of a page of blocks. Where more is bad, all
+// of it counts as affected where it is met again.
+const maxSpans = 128
+
+// mergeSpans joins neighbours, in place; the spans are ascending.
+func mergeSpans(list []span) []span {
+	out := list[:0]
+	for _, s := range list {
+		if n := len(out); n > 0 && out[n-1].from+out[n-1].n == s.from {
+			out[n-1].n += s.n
+			continue
+		}
+		out = append(out, s)
+	}
+	return out
 }
 
 func (w *treeCheck) page(ctx context.Context, e entry, level int, first int64) (*page, error) {
-	if !w.v.have(e.id, object.TypePage, w.missing) {
+	if !w.v.have(e.id, func(l location) bool { return l.typ == object.TypePage }, w.missing) {
 		return nil, nil
 	}
 	b, err := w.v.r.content(ctx, w.v.idx, object.TypePage, e.id)
@@ -165,6 +217,7 @@ func (w *treeCheck) page(ctx context.Context, e entry, level int, first int64) (
 }
 
 func (w *treeCheck) affect(block, n int64) {
+	w.bad = append(w.bad, span{block, n})
 	off := block * w.shape.blockSize
 	w.v.affect(Affected{
 		Point: w.m.Point.String(), VM: w.m.VM, Disk: w.disk.Key,

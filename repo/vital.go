@@ -55,6 +55,9 @@ func (v vitals) createFirst(ctx context.Context, name string, file []byte) error
 // settle decides after a failure that says nothing, and after "it exists", which a store that tries again by itself
 // also answers to the one who made it exist: if our bytes are there, the creation succeeded.
 func (v vitals) settle(ctx context.Context, name string, file []byte, failure error) error {
+	if errors.Is(failure, store.ErrNotDurable) {
+		return failure // the store has said what it knows: that the bytes can be read proves nothing
+	}
 	got, err := store.ReadAll(ctx, v.st, name, int64(len(file)))
 	switch {
 	case err == nil && bytes.Equal(got, file):

@@ -24,7 +24,7 @@ func OpenWriter(ctx context.Context, st, cache store.Store, key WriterKey, opts 
 	if err := key.check(); err != nil {
 		return nil, err
 	}
-	w := &writeOnly{key: key, far: st, cache: cache, tables: map[packRef]string{}}
+	w := &writeOnly{key: key, far: st, cache: cache, tables: map[packRef]string{}, leases: map[uint64]bool{}}
 	r := newClosed(w, opts)
 	r.writer, w.r = w, r
 	if err := r.findHeader(ctx, key.doc.Header); err != nil {
@@ -45,7 +45,7 @@ func OpenWriter(ctx context.Context, st, cache store.Store, key WriterKey, opts 
 // his own in it.
 func (r *Repository) findHeader(ctx context.Context, want hash) error {
 	tried := map[hash]bool{}
-	for {
+	for range maxHeaders {
 		if err := r.readHeader(ctx, tried); err != nil {
 			if len(tried) > 0 {
 				return fmt.Errorf("the header is not the one that the writer's key was made for: %w", ErrSecret)
@@ -57,6 +57,7 @@ func (r *Repository) findHeader(ctx context.Context, want hash) error {
 		}
 		tried[r.headerHash] = true
 	}
+	return errRestless
 }
 
 var errWriteOnly = fmt.Errorf("a write-only client reads nothing back: %w", fs.ErrPermission)
@@ -78,6 +79,7 @@ type writeOnly struct {
 
 	mu     sync.Mutex
 	tables map[packRef]string // tables of single packs in the cache, until an index object has them
+	leases map[uint64]bool    // whether what the cache has of a lease was written under the lease that the log has
 }
 
 var (
@@ -138,16 +140,69 @@ func (w *writeOnly) save(ctx context.Context, name string, data []byte) (ok bool
 	return true
 }
 
-// keep takes note of a pack that is durable: its table, sealed for this client.
-func (w *writeOnly) keep(ctx context.Context, t packTable) {
+// A lease is known by its number, and a number can come again where the store was put back to an older state. Then what
+// the cache has below it is about packs that are gone. So the cache holds, for each lease of this client's own,
+// the hash of its record: lease/<number>/<hash>.
+
+func leaseMark(n uint64, record hash) string { return fmt.Sprintf("lease/%016x/%x", n, record[:]) }
+
+// began takes note of a lease that this client has just taken. What the cache has of another one with that number goes.
+func (w *writeOnly) began(ctx context.Context, n uint64) {
+	if err := w.clearLease(ctx, n); err != nil {
+		w.r.warn(fmt.Sprintf("the writer's cache cannot be used for lease %d: %v", n, err))
+		return
+	}
+	if w.save(ctx, leaseMark(n, w.r.log.hashOf(n)), []byte{'\n'}) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.leases[n] = true
+	}
+}
+
+func (w *writeOnly) clearLease(ctx context.Context, n uint64) error {
+	var old []string
+	for _, dir := range []string{"index", "meta", "lease"} { // the mark goes last
+		for info, err := range w.cache.List(ctx, fmt.Sprintf("%s/%016x/", dir, n)) {
+			if err != nil {
+				return err
+			}
+			old = append(old, info.Name)
+		}
+	}
+	for _, name := range old {
+		if err := w.cache.Remove(ctx, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// mine reports whether what the cache has of a lease was written under the lease that the log has.
+func (w *writeOnly) mine(ctx context.Context, n uint64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	is, known := w.leases[n]
+	if record := w.r.log.hashOf(n); !known && record != (hash{}) {
+		_, err := w.cache.Stat(ctx, leaseMark(n, record))
+		if is = err == nil; is || errors.Is(err, fs.ErrNotExist) {
+			w.leases[n] = is
+		}
+	}
+	return is
+}
+
+// keep takes note of a pack that is durable: its table, sealed for this client. Where that fails, this client will not
+// find the pack again.
+func (w *writeOnly) keep(ctx context.Context, t packTable) (kept bool) {
 	name, err := w.keepTable(ctx, t)
 	if err != nil {
 		w.r.warn(fmt.Sprintf("the writer's cache lacks the table of %s: %v", t.ref.name(), err))
-		return
+		return false
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.tables[t.ref] = name
+	return w.leases[t.ref.Lease]
 }
 
 func (w *writeOnly) keepTable(ctx context.Context, t packTable) (name string, err error) {

@@ -127,6 +127,9 @@ func (t *tool) backup(ctx context.Context, f *backupFlags, sources []string) (*r
 		return nil, err
 	}
 	defer r.Close()
+	if err := errors.Join(r.ownName(f.name), r.covers(f.name)); err != nil {
+		return nil, err
+	}
 	opts.Target = r.target
 	journal, err := t.journal(ctx, r)
 	if err != nil {
@@ -210,6 +213,9 @@ func (f *backupFlags) provider(ctx context.Context, sources []string) (hikae.Sna
 		return f.kvmProvider(ctx, sources[0])
 	}
 	for _, s := range sources {
+		if meantMover(s) {
+			return nil, notMover(s)
+		}
 		if scheme, _, ok := strings.Cut(s, "://"); ok {
 			return nil, &outcome.Error{Kind: outcome.KindUsage, Object: s,
 				Text: fmt.Sprintf("sources at %s:// are not there yet", scheme), Hint: "Name disk image files, or one kvm://, kvm+libvirt:// or mover:// URL."}
@@ -314,6 +320,9 @@ func (f *backupFlags) basePoint(ctx context.Context, r *opened) (string, error) 
 
 // findPoint finds a point by what the user wrote.
 func findPoint(ctx context.Context, r *opened, place, spec string) (pipe.PointInfo, error) {
+	if err := r.ownName(spec); err != nil {
+		return pipe.PointInfo{}, err
+	}
 	p, err := r.Resolve(ctx, spec)
 	if errors.Is(err, fs.ErrNotExist) {
 		return p, noPoint(ctx, r, place, spec)

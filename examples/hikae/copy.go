@@ -38,7 +38,10 @@ repository goes on from it.
 
 Seeding: make the first backup of a large VM into a repository on a disk, ship the disk, and take it in on the
 repository's machine with --for NAME, the name by which the distant machine is enrolled. Its points then count as that
-machine's own, and its next backup sends over the line only what changed since.`),
+machine's own, and its next backup sends over the line only what changed since.
+
+The passphrase of --repo comes by HIKAE_PASSWORD, that of --from by HIKAE_FROM_PASSWORD, and so do the flags: --password-file
+and --from-password-file.`),
 		Example: example(`
 hikae copy --from /backup/hikae --repo /mnt/usb/hikae web1@latest
 
@@ -81,6 +84,9 @@ func (t *tool) copy(ctx context.Context, f *copyFlags, specs []string) (*reply, 
 		return nil, err
 	}
 	defer from.Close()
+	if err := from.readable(); err != nil {
+		return nil, err
+	}
 	to, err := t.open(ctx, f.access, false)
 	if err != nil {
 		return nil, err
@@ -160,7 +166,14 @@ func (d copyDoc) print(w *show.Printer) error {
 	if err := table.Print(w); err != nil {
 		return err
 	}
-	return w.Printf("\n%s\n", fmt.Sprintf("%d points copied, %d were there already", len(d.Points)-already, already))
+	copied, were := "points", "were"
+	if len(d.Points)-already == 1 {
+		copied = "point"
+	}
+	if already == 1 {
+		were = "was"
+	}
+	return w.Printf("\n%d %s copied, %d %s there already\n", len(d.Points)-already, copied, already, were)
 }
 
 // short is an id as people read it.

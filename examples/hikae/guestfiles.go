@@ -69,6 +69,9 @@ func (t *tool) openGuest(ctx context.Context, f *guestFlags, spec string) (_ *gu
 			err = errors.Join(err, g.Close())
 		}
 	}()
+	if err = r.readable(); err != nil {
+		return nil, err
+	}
 	if g.point, err = findPoint(ctx, r, f.repo, spec); err != nil {
 		return nil, err
 	}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/repo"
 )
 
@@ -26,7 +25,7 @@ Machines know each other by keys. A machine is enrolled once, by a token that is
 repository is called mover://HOST/NAME there, and every command takes that for REPO.`),
 		Example: example(`
 # on the repository's machine
-hikae mover token --repo /srv/hikae site-a > token
+hikae mover token --repo /srv/hikae site-a --out token
 hikae mover serve --repo /srv/hikae --listen :7420
 
 # on the machine with the disks
@@ -36,7 +35,7 @@ hikae backup --repo mover://backup.example.org/site-a --name web1 /vm/web1.qcow2
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(t.moverServeCommand(), t.moverTokenCommand(), t.moverEnrolCommand(), t.moverListCommand(), t.moverRevokeCommand(),
-		t.moverRotateCommand(), t.moverStatusCommand(), t.moverInstallCommand(), t.moverRemoveCommand())
+		t.moverPlacesCommand(), t.moverForgetCommand(), t.moverRotateCommand(), t.moverStatusCommand(), t.moverInstallCommand(), t.moverRemoveCommand())
 	return cmd
 }
 
@@ -133,21 +132,4 @@ func (t *tool) identify(ctx context.Context, folder string) (string, error) {
 		return "", about(folder, "open repository "+folder, err)
 	}
 	return id, nil
-}
-
-// book opens the key and the book of peers of what is served.
-func (s *served) book(ctx context.Context, t *tool) (*trust.Identity, *trust.Book, error) {
-	dir, err := s.dir(ctx, t)
-	if err != nil {
-		return nil, nil, err
-	}
-	id, err := trust.LoadIdentity(dir)
-	if err != nil {
-		return nil, nil, about(dir, "the mover's key", err)
-	}
-	book, err := trust.OpenBook(dir)
-	if err != nil {
-		return nil, nil, about(dir, "the mover's book of peers", err)
-	}
-	return id, book, nil
 }

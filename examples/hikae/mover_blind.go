@@ -27,6 +27,9 @@ import (
 // blindMode is the mode of a mover that cannot read what it keeps.
 const blindMode = "blind"
 
+// sourceMode is the mode of a mover that serves disk images.
+const sourceMode = "source"
+
 // writerKeyFile is the key of a machine that may add points to a blind target, in the folder of its enrolment.
 const (
 	writerKeyFile = "writer.key"
@@ -93,7 +96,7 @@ func (t *tool) openBlind(ctx context.Context, a *access, c *mover.Client, e enro
 		return nil, errors.Join(about(a.repo, "open repository "+a.repo, err), c.Close())
 	}
 	return &opened{place: p, local: p.Repository, said: heard,
-		target: fmt.Sprintf("mover %s as %s, blind: it cannot read what it keeps", e.Address, e.Name)}, nil
+		target: fmt.Sprintf("mover %s as %s, blind: it cannot read what it keeps", e.Address, e.Name), as: e, writes: writerVMs(dir)}, nil
 }
 
 func (t *tool) openToRead(ctx context.Context, a *access, c *mover.Client, opts *repo.OpenOptions) (*repo.Repository, error) {
@@ -215,25 +218,70 @@ func (t *tool) keyWriter(ctx context.Context, a *access, vms []string, out strin
 	if r.local == nil {
 		return nil, checkFolder(a.repo)
 	}
-	f, err := os.OpenFile(out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, err
+	if _, err := os.Lstat(out); err == nil { // looked at before there is a key that would have no place
+		return nil, alreadyThere(out)
 	}
 	slices.Sort(vms)
-	key, err := r.local.EnrolWriter(ctx, slices.Compact(vms))
-	var data []byte
-	if err == nil {
-		data, err = key.MarshalText()
-	}
-	if err == nil {
-		_, err = f.Write(append(data, '\n'))
-	}
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return nil, errors.Join(about(a.repo, "make a writer's key", err), os.Remove(out))
+	err = createWhole(out, func() ([]byte, error) {
+		key, err := r.local.EnrolWriter(ctx, slices.Compact(vms))
+		if err != nil {
+			return nil, err
+		}
+		data, err := key.MarshalText()
+		return append(data, '\n'), err
+	})
+	if err != nil {
+		return nil, about(a.repo, "make a writer's key", err)
 	}
 	return &reply{doc: map[string]any{"file": out, "vms": vms}, text: func(w *show.Printer) error {
 		return w.Printf("a key for %s is in %s\n", outcome.Clean(strings.Join(vms, ", ")), outcome.Clean(out))
 	}}, nil
+}
+
+// createWhole makes a file for this user alone that was not there: it has its name only once it is whole and durable. A
+// place for it is made before the data is, which may cost something.
+func createWhole(path string, make func() ([]byte, error)) error {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".new-") // mode 0600
+	if err != nil {
+		return err
+	}
+	data, err := make()
+	if err == nil {
+		_, err = f.Write(data)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = linkNew(f.Name(), path)
+	}
+	if err = errors.Join(err, os.Remove(f.Name())); err != nil {
+		return err
+	}
+	return trust.SyncFolder(dir)
+}
+
+// linkNew gives a file a second name that is not taken. FAT and some shares have no second names: there the file is
+// written once more, with a name that is its own from the start.
+func linkNew(from, to string) error {
+	err := os.Link(from, to)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	data, err := readSmall(from, maxWriterKey)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(to))
+	}
+	return nil
 }
 
 // keepWriterKey puts a writer's key into the folder of an enrolment.

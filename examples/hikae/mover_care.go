@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -44,19 +42,20 @@ first time; what breaks off in between goes on with the next command.`),
 	return cmd
 }
 
-// statusDoc is what status prints for scripts. Bytes, seconds, counts.
+// statusDoc is what status prints for scripts. Bytes, seconds, counts; null is what the mover does not tell this machine, or
+// does not know.
 type statusDoc struct {
 	URL      string  `json:"url"`
 	Name     string  `json:"name"`
 	Role     string  `json:"role"`
 	Mode     string  `json:"mode"`
 	Version  string  `json:"version"`
-	Uptime   uint64  `json:"uptime"`
-	Sessions uint32  `json:"sessions"`
-	Lanes    uint32  `json:"connections"`
-	Writers  uint32  `json:"writing"`
-	Waiting  uint32  `json:"waiting"`
-	Free     int64   `json:"free"`
+	Uptime   *uint64 `json:"uptime"`
+	Sessions *uint32 `json:"sessions"`
+	Lanes    *uint32 `json:"connections"`
+	Writers  *uint32 `json:"writing"`
+	Waiting  *uint32 `json:"waiting"`
+	Free     *int64  `json:"free"`
 	Draining bool    `json:"ending"`
 	Answer   float64 `json:"answer"` // seconds from the question to the answer
 }
@@ -65,7 +64,7 @@ func (t *tool) moverStatusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "status mover://HOST[:PORT]/NAME",
 		Short:   "Ask a mover how it is",
-		Long:    "Ask a mover how it is. A machine that may only append is told less than one with the role full.",
+		Long:    "Ask a mover how it is. A machine that may only append is not told what others do there, nor how much room is left: in JSON, that is null.",
 		Example: example(`hikae mover status mover://backup.example.org/site-a`),
 		Args:    want("URL"),
 	}
@@ -82,8 +81,13 @@ func (t *tool) moverStatusCommand() *cobra.Command {
 		if err != nil {
 			return nil, about(args[0], "", err)
 		}
-		doc := statusDoc{URL: args[0], Name: c.Peer(), Role: e.Role, Mode: h.Mode, Version: h.Version, Uptime: h.Seconds, Sessions: h.Sessions, Lanes: h.Lanes,
-			Writers: h.Writers, Waiting: h.Waiting, Free: h.Free, Draining: h.Draining, Answer: time.Since(start).Seconds()}
+		doc := statusDoc{URL: args[0], Name: c.Peer(), Role: e.Role, Mode: h.Mode, Version: h.Version, Draining: h.Draining, Answer: time.Since(start).Seconds()}
+		if trust.Role(e.Role) == trust.Full {
+			doc.Uptime, doc.Sessions, doc.Lanes, doc.Writers, doc.Waiting = &h.Seconds, &h.Sessions, &h.Lanes, &h.Writers, &h.Waiting
+			if h.Free > 0 {
+				doc.Free = &h.Free
+			}
+		}
 		left := &reply{doc: doc, text: doc.print, loud: true}
 		if doc.Draining {
 			left.warnings = append(left.warnings, "the mover is about to end")
@@ -94,14 +98,24 @@ func (t *tool) moverStatusCommand() *cobra.Command {
 }
 
 func (d statusDoc) print(w *show.Printer) error {
+	mover := outcome.Clean(d.Version) + ", " + outcome.Clean(d.Mode)
+	if d.Mode != sourceMode {
+		mover += " target"
+	}
+	if d.Uptime != nil {
+		mover += fmt.Sprintf(", up %s", time.Duration(*d.Uptime)*time.Second)
+	}
 	facts := []string{
-		"mover", fmt.Sprintf("%s, %s target, up %s", outcome.Clean(d.Version), outcome.Clean(d.Mode), time.Duration(d.Uptime)*time.Second),
+		"mover", mover,
 		"this machine", fmt.Sprintf("%s, %s", outcome.Clean(d.Name), d.Role),
 		"answer after", fmt.Sprintf("%.1f ms", 1000*d.Answer),
 	}
-	if d.Role == string(trust.Full) {
-		facts = append(facts, "sessions", fmt.Sprintf("%d over %d connections", d.Sessions, d.Lanes),
-			"points", fmt.Sprintf("%d being written, %d waiting", d.Writers, d.Waiting), "room left", show.Size(d.Free))
+	if d.Sessions != nil {
+		facts = append(facts, "sessions", fmt.Sprintf("%d over %d connections", *d.Sessions, *d.Lanes),
+			"points", fmt.Sprintf("%d being written, %d waiting", *d.Writers, *d.Waiting))
+	}
+	if d.Free != nil {
+		facts = append(facts, "room left", show.Size(*d.Free))
 	}
 	return w.Facts(facts...)
 }
@@ -117,7 +131,8 @@ func (t *tool) moverInstallCommand() *cobra.Command {
 Make a service of ` + "`hikae mover serve`" + ` with the same flags: a unit of systemd, or a service of Windows. It starts with the
 machine, and again when it fails. Run it as administrator.
 
---secret FILE holds the passphrase in its first line; under systemd only the service sees it.`),
+--secret FILE holds the passphrase in its first line; under systemd only the service sees it. So it is with the file that
+HIKAE_SMB_CREDENTIALS names while you install.`),
 		Example: example(`
 sudo hikae mover install --repo /srv/hikae --listen :7420 --secret /etc/hikae/password
 hikae mover install --print --repo /srv/hikae --listen :7420`),
@@ -132,7 +147,7 @@ hikae mover install --print --repo /srv/hikae --listen :7420`),
 	cmd.Flags().StringVar(&secret, "secret", "", "`FILE` whose first line is the repository's passphrase")
 	cmd.Flags().BoolVar(&printOnly, "print", false, "print the unit for systemd, and change nothing")
 	cmd.RunE = t.act(func(ctx context.Context, _ []string) (*reply, error) {
-		d, err := f.description(secret)
+		d, err := t.moverDescription(f, secret)
 		if err != nil {
 			return nil, err
 		}
@@ -141,12 +156,15 @@ hikae mover install --print --repo /srv/hikae --listen :7420`),
 			return nil, &outcome.Error{Kind: outcome.KindUsage, Err: err}
 		}
 		if printOnly {
-			return &reply{doc: map[string]string{"unit": unit}, loud: true, text: func(w *show.Printer) error { return w.Printf("%s", unit) }}, nil
+			return &reply{doc: map[string]string{"unit": unit}, loud: true, text: func(w *show.Printer) error { return w.Verbatim(unit) }}, nil
 		}
 		where, err := service.Install(d)
 		switch {
 		case errors.Is(err, service.ErrNoManager):
 			return nil, &outcome.Error{Kind: outcome.KindUnsupported, Err: err, Hint: "Run `hikae mover serve` under whatever starts programs here; --print shows a unit to go by."}
+		case errors.Is(err, fs.ErrExist):
+			return nil, &outcome.Error{Kind: outcome.KindExists, Object: moverService, Text: "install the service", Err: err,
+				Hint: "It is there already, perhaps from an installation that was broken off: run `hikae mover remove`, and install it again."}
 		case err != nil:
 			return nil, &outcome.Error{Object: moverService, Text: "install the service", Err: err}
 		}
@@ -154,56 +172,6 @@ hikae mover install --print --repo /srv/hikae --listen :7420`),
 			text: func(w *show.Printer) error { return w.Printf("the service runs; look at it with: %s\n", where) }}, nil
 	})
 	return cmd
-}
-
-// description is the service with this command line.
-func (f *moverServeFlags) description(secret string) (service.Description, error) {
-	d := service.Description{Name: moverService, Title: "Hikae mover: brings backups over the network", SecretFlag: "--password-file"}
-	program, err := os.Executable()
-	if err != nil {
-		return d, err
-	}
-	if d.Program, err = filepath.EvalSymlinks(program); err != nil {
-		return d, err
-	}
-	d.Args = []string{"mover", "serve", "--listen", f.listen, "--log", f.log, "--writers", fmt.Sprint(f.writers), "--linger", f.linger.String()}
-	if f.repo != "" {
-		folder, err := absolute(f.repo)
-		if err != nil {
-			return d, err
-		}
-		d.Args = append(d.Args, "--repo", folder)
-		if !isShare(folder) {
-			if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
-				return d, about(f.repo, "repository", noRepository(err))
-			}
-			d.Write = append(d.Write, folder)
-		}
-	}
-	if f.blind {
-		d.Args = append(d.Args, "--blind")
-	}
-	for _, s := range f.sources {
-		d.Args = append(d.Args, "--source", s)
-	}
-	for _, o := range []struct{ flag, value string }{{"--limit", f.limit}, {"--limit-file", f.limitFile}, {"--metrics", f.metrics},
-		{"--metrics-token-file", f.metricsToken}, {"--metrics-file", f.metricsFile}} {
-		if o.value != "" {
-			d.Args = append(d.Args, o.flag, o.value)
-		}
-	}
-	if f.metricsFile != "" {
-		d.Write = append(d.Write, filepath.Dir(f.metricsFile))
-	}
-	if secret != "" {
-		if d.Secret, err = filepath.Abs(secret); err != nil {
-			return d, err
-		}
-		if _, err := firstLine(d.Secret); err != nil {
-			return d, err
-		}
-	}
-	return d, nil
 }
 
 func (t *tool) moverRemoveCommand() *cobra.Command {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -23,7 +24,7 @@ type lineFlags struct {
 func (f *lineFlags) flags(cmd *cobra.Command) {
 	cmd.Flags().DurationVar(&f.giveUp, "give-up", 30*time.Minute, "with mover://: how long to wait for a line that is cut")
 	cmd.Flags().IntVar(&f.lanes, "connections", 0, "with mover://: use `N` connections, 1 to 8 (default as many as help)")
-	cmd.Flags().StringVar(&f.limit, "line-limit", "", "with mover://: limit the line by `RULES` such as '20MB/s; mon-fri 08:00-18:00 2MB/s'")
+	cmd.Flags().StringVar(&f.limit, "line-limit", "", "with mover://: limit the line by `RULES` such as '20MB/s; mon-fri 08:00-18:00 2MB/s'; off: none; see: hikae mover serve --help")
 }
 
 // dialOptions are how to connect to where this machine is enrolled.
@@ -85,8 +86,12 @@ func (t *tool) openFar(ctx context.Context, a *access) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
+	if e.Mode == sourceMode {
+		return nil, errors.Join(&outcome.Error{Kind: outcome.KindUsage, Object: e.url(), Text: "this mover serves disk images to be collected, and no repository",
+			Hint: "Name it as the source: hikae backup --repo REPO --name VM '" + e.url() + "?image=IMAGE'."}, c.Close())
+	}
 	if e.Mode == blindMode {
 		return t.openBlind(ctx, a, c, e, dir)
 	}
-	return &opened{place: c, said: new(said), target: fmt.Sprintf("mover %s as %s, trusted: it holds the repository's keys", e.Address, e.Name)}, nil
+	return &opened{place: c, said: new(said), target: fmt.Sprintf("mover %s as %s, trusted: it holds the repository's keys", e.Address, e.Name), as: e}, nil
 }

@@ -55,6 +55,9 @@ type enrolDoc struct {
 }
 
 func (t *tool) enrol(ctx context.Context, address, file, writer string) (*reply, error) {
+	if strings.Contains(address, "@") { // what stands before it may be a password, and is not repeated
+		return nil, outcome.Usage("Write HOST or HOST:PORT.", "a mover knows this machine by its key, not by a user or password")
+	}
 	ctx, cancel := context.WithTimeout(ctx, careTime)
 	defer cancel()
 	state, err := t.stateDir()
@@ -79,7 +82,10 @@ func (t *tool) enrol(ctx context.Context, address, file, writer string) (*reply,
 
 // enrolBy enrols by the token in a file.
 func (t *tool) enrolBy(ctx context.Context, state, address, file, writer string) (enrolment, error) {
-	if strings.Contains(address, "/") {
+	if rest, ok := strings.CutPrefix(address, moverScheme); ok { // the name is the token's to say
+		address, _, _ = strings.Cut(rest, "/")
+	}
+	if strings.Contains(address, "/") || address == "" {
 		return enrolment{}, outcome.Usage("For instance hikae mover enrol backup.example.org --token-file token.", "%s is not HOST or HOST:PORT", outcome.Redact(address))
 	}
 	token, err := t.readToken(file)
@@ -163,11 +169,11 @@ func (in *incoming) enrol(ctx context.Context) (enrolment, error) {
 }
 
 func (in *incoming) refused(err error) error {
-	hint := "Make a new token on the mover's machine: hikae mover token."
-	if !errors.Is(err, trust.ErrRefused) {
-		hint = "Is a mover running there, and is the address right?"
+	err = trust.Explain(err)
+	if errors.Is(err, trust.ErrRefused) || errors.Is(err, trust.ErrWrongServer) { // what to do then is the same everywhere
+		return &outcome.Error{Object: in.address, Text: "enrol at " + in.address, Err: err}
 	}
-	return &outcome.Error{Object: in.address, Err: trust.Explain(err), Hint: hint}
+	return &outcome.Error{Object: in.address, Err: err, Hint: "Is a mover running there, and is the address right?"}
 }
 
 // before finds the enrolment that this token brought about earlier.
@@ -282,6 +288,8 @@ func giveWriterKey(ctx context.Context, state, place, writer string) (e enrolmen
 			return e, err
 		}
 		name, address = p.name, p.address
+	} else if strings.Contains(place, "/") {
+		return e, outcome.Usage("For instance hikae mover enrol backup.example.org --writer-key FILE.", "%s is not HOST or HOST:PORT", outcome.Redact(place))
 	}
 	at := addressDir(state, address)
 	if _, err := os.Stat(at); errors.Is(err, fs.ErrNotExist) {

@@ -35,7 +35,7 @@ func tokenFile(t *testing.T, token trust.Token) string {
 
 // Whatever enrols at once with one token: the key that the mover took lies on this machine, in the place of its name.
 func TestEnrolAtOnceKeepsTheKey(t *testing.T) {
-	at := stand(t, mover.ServerOptions{Source: &images{files: map[string]string{}}})
+	at := stand(t, mover.ServerOptions{Source: &images{}})
 	for range 8 {
 		state := t.TempDir()
 		token := tokenAt(t, at, "site-a", trust.Append)
@@ -61,7 +61,7 @@ func TestEnrolAtOnceKeepsTheKey(t *testing.T) {
 
 // A kill between the mover's book and this machine's own notes: the token, brought again, finds name, role and mode.
 func TestEnrolAfterLostAnswer(t *testing.T) {
-	at, m := stand(t, mover.ServerOptions{Source: &images{files: map[string]string{}}}), newMachine(t)
+	at, m := stand(t, mover.ServerOptions{Source: &images{}}), newMachine(t)
 	token := tokenAt(t, at, "desk", trust.Full)
 	once, err := token.Identity()
 	require.NoError(t, err)
@@ -111,7 +111,7 @@ func TestEnrolChecksTheAnswer(t *testing.T) {
 // An enrolment anew, after the name was taken back, replaces the older one and inherits its writer's key. What enrolments
 // left that never came to an end goes with the next one.
 func TestEnrolAnewInheritsAndTidies(t *testing.T) {
-	at, m := stand(t, mover.ServerOptions{Source: &images{files: map[string]string{}}}), newMachine(t)
+	at, m := stand(t, mover.ServerOptions{Source: &images{}}), newMachine(t)
 	m.enrolled(t, at, enrolment{Name: "site-a", Role: "append", Mode: "blind"})
 	dir := addressDir(m.env["HIKAE_STATE_DIR"], at.address)
 	require.NoError(t, trust.WriteFile(filepath.Join(dir, "site-a"), writerKeyFile, []byte("a key")))
@@ -134,7 +134,7 @@ func TestEnrolAnewInheritsAndTidies(t *testing.T) {
 
 // A writer's key is given to an enrolment that is there; where there are several, somebody says which.
 func TestEnrolGivesWriterKey(t *testing.T) {
-	at, m := stand(t, mover.ServerOptions{Source: &images{files: map[string]string{}}}), newMachine(t)
+	at, m := stand(t, mover.ServerOptions{Source: &images{}}), newMachine(t)
 	file := writerKeyIn(t)
 	give := []string{"mover", "enrol", at.address, "--writer-key", file}
 	status, text := m.run(t, give...)
@@ -154,7 +154,7 @@ func TestEnrolGivesWriterKey(t *testing.T) {
 	m.must(t, "mover", "enrol", "mover://"+at.address+"/site-b", "--writer-key", file)
 	require.FileExists(t, filepath.Join(second, writerKeyFile))
 
-	status, text = m.run(t, "mover", "enrol", at.address, "--writer-key", tokenFile(t, tokenAt(t, at, "x", trust.Append)))
+	status, text = m.run(t, "mover", "enrol", "mover://"+at.address+"/site-b", "--writer-key", tokenFile(t, tokenAt(t, at, "x", trust.Append)))
 	require.Equal(t, outcome.Misused, status, text)
 }
 
@@ -172,9 +172,11 @@ func writerKeyIn(t *testing.T) string {
 	return file
 }
 
-// An address that nobody answers at keeps the command for a bounded time, and its error names the address.
+// A mover that never answers keeps nobody longer than the command's deadline.
 func TestEnrolEnds(t *testing.T) {
-	at := standHostile(t, func(wire.Message) (wire.Message, error) { select {} })
+	end := make(chan struct{})
+	at := standHostile(t, func(wire.Message) (wire.Message, error) { <-end; return &wire.OK{}, nil })
+	t.Cleanup(func() { close(end) }) // before the mover's own
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, err := bringToken(ctx, at.address, tokenAt(t, at, "x", trust.Append), t.TempDir(), "")

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,14 +16,17 @@ import (
 
 func (t *tool) moverTokenCommand() *cobra.Command {
 	var s served
-	var role string
+	var role, out string
 	var valid time.Duration
 	cmd := &cobra.Command{
 		Use:   "token --repo REPO NAME",
 		Short: "Make a token by which one machine can enrol",
 		Long: text(`
 Print a token. The first machine that brings it is enrolled as NAME, and the token is used up. It is a secret: bring it by
-a way that you trust, and not in the arguments of a command.
+a way that you trust, and not in the arguments of a command. --out keeps it from the eyes of others on this machine.
+
+The book of who may come lies in HIKAE_STATE_DIR. It has to be the one that the mover runs with: a service has a state
+folder of its own, which hikae mover install names.
 
   append   may make points of its own VMs, and nothing else: it can neither read back what is stored nor delete it. Its
            VMs are called NAME/VM in the repository. This is the role for machines that are backed up.
@@ -29,29 +34,32 @@ a way that you trust, and not in the arguments of a command.
 
 With --sources NAME is the machine that may collect the disks that this one serves.`),
 		Example: example(`
-hikae mover token --repo /srv/hikae site-a > token
+hikae mover token --repo /srv/hikae site-a --out token
 hikae mover token --repo /srv/hikae restore-desk --role full --valid 15m`),
 		Args: want("NAME"),
 	}
 	s.flags(cmd)
 	cmd.Flags().StringVar(&role, "role", "", "`ROLE`: append or full (default append, with --sources full)")
 	cmd.Flags().DurationVar(&valid, "valid", trust.DefaultTokenLife, "how long the token is good for, at most 720h")
+	cmd.Flags().StringVar(&out, "out", "", "write the token to a new `FILE` that this user alone may read")
 	completeWith(cmd, "role", "append", "full")
 	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) {
-		return t.moverToken(ctx, &s, args[0], role, valid)
+		return t.moverToken(ctx, &s, args[0], role, out, valid)
 	})
 	return cmd
 }
 
 // tokenDoc is what token prints for scripts.
 type tokenDoc struct {
-	Token   string    `json:"token"`
+	Token   string    `json:"token"` // empty with --out
 	Name    string    `json:"name"`
 	Role    string    `json:"role"`
 	Expires time.Time `json:"expires"`
+	File    string    `json:"file,omitempty"` // with --out
+	State   string    `json:"state"`          // the state folder whose book knows the token
 }
 
-func (t *tool) moverToken(ctx context.Context, s *served, name, roleText string, valid time.Duration) (*reply, error) {
+func (t *tool) moverToken(ctx context.Context, s *served, name, roleText, out string, valid time.Duration) (*reply, error) {
 	if roleText == "" {
 		roleText = string(trust.Append)
 		if s.sources {
@@ -71,20 +79,46 @@ func (t *tool) moverToken(ctx context.Context, s *served, name, roleText string,
 	if valid < time.Second || valid > trust.MaxTokenLife {
 		return nil, outcome.Usage("For instance --valid 2h.", "--valid %s is not between a second and %s", valid, trust.MaxTokenLife)
 	}
-	id, book, err := s.book(ctx, t)
+	id, book, err := s.peersBook(ctx, t)
 	if err != nil {
 		return nil, err
 	}
 	expires := time.Now().Add(valid)
 	token, err := book.AddToken(id.Pin(), name, role, valid)
+	if errors.Is(err, trust.ErrNameTaken) {
+		return nil, &outcome.Error{Kind: outcome.KindExists, Object: name, Text: fmt.Sprintf("the name %s is taken", name),
+			Hint: fmt.Sprintf("Let that machine in no more first: hikae mover revoke %s %s. Or choose another name.", s, name)}
+	}
 	if err != nil {
 		return nil, about(name, "", err)
 	}
 	doc := tokenDoc{Token: token.String(), Name: name, Role: string(role), Expires: expires.UTC().Truncate(time.Second)}
-	return &reply{doc: doc, loud: true,
-		text: func(w *show.Printer) error { return w.Printf("%s\n", doc.Token) },
-		notes: []string{fmt.Sprintf("good for one machine, as %s (%s), until %s; there: hikae mover enrol HOST --token-file FILE",
-			name, role, expires.Local().Format(time.DateTime))}}, nil
+	left := &reply{doc: &doc, loud: true, text: func(w *show.Printer) error { return w.Printf("%s\n", doc.Token) }}
+	if out != "" {
+		if err := keepToken(out, doc.Token); err != nil {
+			return nil, errors.Join(err, book.Revoke(name))
+		}
+		doc.Token, doc.File = "", out
+		left.text, left.loud = func(w *show.Printer) error { return w.Printf("the token is in %s\n", outcome.Clean(out)) }, false
+	}
+	doc.State, left.notes, left.warnings = s.where(ctx, t)
+	left.notes = append(left.notes, fmt.Sprintf("good for one machine, as %s (%s), until %s; there: hikae mover enrol HOST --token-file FILE",
+		name, role, expires.Local().Format(time.DateTime)))
+	return left, nil
+}
+
+// alreadyThere refuses to write a secret over a file.
+func alreadyThere(path string) error {
+	return &outcome.Error{Kind: outcome.KindExists, Object: path, Text: "there is a file " + path + " already", Hint: "Name one that is not there yet: nothing is written over."}
+}
+
+// keepToken writes a token for this user alone. A file that is there is left as it is.
+func keepToken(path, token string) error {
+	err := createWhole(path, func() ([]byte, error) { return []byte(token + "\n"), nil })
+	if errors.Is(err, fs.ErrExist) {
+		return alreadyThere(path)
+	}
+	return err
 }
 
 func (t *tool) moverListCommand() *cobra.Command {
@@ -113,12 +147,13 @@ type peerDoc struct {
 }
 
 type peersDoc struct {
-	Key   string    `json:"key"` // the mover's own
+	Key   string    `json:"key"`   // the mover's own
+	State string    `json:"state"` // the state folder with the book
 	Peers []peerDoc `json:"peers"`
 }
 
 func (t *tool) moverList(ctx context.Context, s *served) (*reply, error) {
-	id, book, err := s.book(ctx, t)
+	id, book, err := s.peersBook(ctx, t)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +170,10 @@ func (t *tool) moverList(ctx context.Context, s *served) (*reply, error) {
 		}
 		doc.Peers = append(doc.Peers, d)
 	}
-	return &reply{doc: doc, loud: true, text: doc.print}, nil
+	left := &reply{loud: true, text: doc.print}
+	doc.State, left.notes, left.warnings = s.where(ctx, t)
+	left.doc = doc
+	return left, nil
 }
 
 func (d peersDoc) print(w *show.Printer) error {
@@ -169,14 +207,21 @@ given again by a new token.`),
 	}
 	s.flags(cmd)
 	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) {
-		_, book, err := s.book(ctx, t)
+		_, book, err := s.peersBook(ctx, t)
 		if err != nil {
 			return nil, err
 		}
-		if err := book.Revoke(args[0]); err != nil {
+		err = book.Revoke(args[0])
+		if errors.Is(err, fs.ErrNotExist) {
+			state, _, _ := s.where(ctx, t)
+			return nil, &outcome.Error{Kind: outcome.KindNotFound, Object: args[0], Text: fmt.Sprintf("no machine and no token is called %s in the book in %s", args[0], state),
+				Hint: fmt.Sprintf("`hikae mover list %s` shows who is there. The book is that of HIKAE_STATE_DIR: it has to be the one that the mover runs with.", &s)}
+		}
+		if err != nil {
 			return nil, about(args[0], "", err)
 		}
-		return &reply{doc: map[string]string{"revoked": args[0]},
+		state, notes, warnings := s.where(ctx, t)
+		return &reply{doc: map[string]string{"revoked": args[0], "state": state}, notes: notes, warnings: warnings,
 			text: func(w *show.Printer) error { return w.Printf("%s is let in no more\n", outcome.Clean(args[0])) }}, nil
 	})
 	return cmd

@@ -50,6 +50,42 @@ func parseFar(text string) (farPlace, error) {
 	return farPlace{address: withPort(u.Host), name: name, query: u.Query()}, nil
 }
 
+// meantMover reports that a place was most likely meant to be a mover's URL and is none: movr://, MOVER://, mover:/host.
+func meantMover(place string) bool {
+	scheme, rest, ok := strings.Cut(place, ":")
+	if !ok || !strings.HasPrefix(rest, "/") || strings.HasPrefix(place, moverScheme) {
+		return false
+	}
+	scheme = strings.ToLower(scheme)
+	return scheme == "mover" || strings.HasPrefix(rest, "//") && near(scheme, "mover")
+}
+
+// near reports that one letter too many, too few, other or swapped with its neighbour makes a of b.
+func near(a, b string) bool {
+	if len(a) > len(b) {
+		a, b = b, a
+	}
+	if len(b)-len(a) > 1 {
+		return false
+	}
+	i := 0
+	for i < len(a) && a[i] == b[i] {
+		i++
+	}
+	if len(a) < len(b) {
+		return a[i:] == b[i+1:]
+	}
+	if i == len(a) || a[i+1:] == b[i+1:] {
+		return true
+	}
+	return i+1 < len(a) && a[i] == b[i+1] && a[i+1] == b[i] && a[i+2:] == b[i+2:]
+}
+
+func notMover(place string) error {
+	_, rest, _ := strings.Cut(place, ":")
+	return outcome.Usage(fmt.Sprintf("Did you mean %s%s?", moverScheme, strings.TrimLeft(outcome.Redact(rest), "/")), "%s is not a place", outcome.Redact(place))
+}
+
 // withPort adds the mover's port to an address without one.
 func withPort(address string) string {
 	if _, _, err := net.SplitHostPort(address); err == nil {
@@ -129,9 +165,7 @@ func (t *tool) enrolled(p farPlace) (e enrolment, dir string, err error) {
 	}
 	e, err = readEnrolment(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return e, dir, &outcome.Error{Kind: outcome.KindUsage, Object: p.String(),
-			Text: fmt.Sprintf("this machine is not enrolled at %s as %s", p.address, p.name),
-			Hint: fmt.Sprintf("On the mover's machine: hikae mover token --repo REPO %s. Then here: hikae mover enrol %s --token-file FILE.", p.name, p.address)}
+		return e, dir, t.unknownPlace(p)
 	}
 	if err != nil {
 		return e, dir, about(p.String(), "enrolment at "+p.address, err)

@@ -43,10 +43,7 @@ func (t *tool) landingFor(ctx context.Context, peer string, to *opened, repo str
 	if to.local == nil {
 		return nil, outcome.Usage("Run it on the repository's machine, with the repository's folder.", "--for is for a repository of this machine")
 	}
-	what := served{repo: repo}
-	if id, err := t.identify(ctx, repo); err != nil || id != to.ID() {
-		return nil, errors.Join(err, &outcome.Error{Kind: outcome.KindCorrupt, Object: repo, Text: fmt.Sprintf("the header of %s says %s, and what was opened is %s", repo, id, to.ID())})
-	}
+	what := served{repo: repo, open: to}
 	_, book, err := what.book(ctx, t)
 	if err != nil {
 		return nil, err

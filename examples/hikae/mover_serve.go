@@ -19,7 +19,6 @@ import (
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/examples/hikae/internal/service"
 	"github.com/hikae/hikae/pipe/mover"
-	"github.com/hikae/hikae/pipe/mover/bandwidth"
 	"github.com/hikae/hikae/pipe/mover/wire"
 	"github.com/hikae/hikae/repo"
 	"github.com/hikae/hikae/repo/store"
@@ -33,6 +32,7 @@ type moverServeFlags struct {
 	sources   []string
 	limit     string
 	limitFile string
+	rules     string // that hold, once they were read
 	writers   int
 	linger    time.Duration
 	log       string
@@ -55,8 +55,13 @@ With --blind the mover needs no secret of the repository: it keeps objects that 
 checked without keys. With --source it lets other machines collect disks of this one; what is swap, free space or excluded
 is left out here, and what is known there is not sent.
 
-The command stays in the foreground. When it is ready it prints one JSON line with its address and the pin of its key. On
-SIGTERM it tells its peers, makes durable what has arrived, and ends; they wait, and go on when it is back.`),
+The command stays in the foreground. When it is ready it prints one JSON line with its address and the pin of its key, and
+says so in words on stderr. On SIGTERM it tells its peers, makes durable what has arrived, and ends; they wait, and go on when it is back.
+` + limitWords + `
+In the file of --limit-file each may have a line of its own, and # begins a comment. A file that is empty, gone or wrong changes
+nothing, and the log says so.
+
+Keys and the book of who may come lie in HIKAE_STATE_DIR: hikae mover token, list and revoke have to use the same one.`),
 		Example: example(`
 hikae mover serve --repo /srv/hikae --listen :7420
 hikae mover serve --repo /srv/hikae --listen :7420 --limit '20MB/s; mon-fri 08:00-18:00 2MB/s'
@@ -77,8 +82,8 @@ func (f *moverServeFlags) flags(cmd *cobra.Command) {
 	flags.StringVar(&f.listen, "listen", "", "`HOST:PORT` to listen at, with port 0 for a free one (required)")
 	flags.BoolVar(&f.blind, "blind", false, "keep objects without being able to read them")
 	flags.StringArrayVar(&f.sources, "source", nil, "`NAME=FILE`: a disk image that may be collected; may repeat")
-	flags.StringVar(&f.limit, "limit", "", "limit all lines together by `RULES` such as '20MB/s; mon-fri 08:00-18:00 2MB/s'")
-	flags.StringVar(&f.limitFile, "limit-file", "", "take the rules from `FILE`, and again whenever it changes")
+	flags.StringVar(&f.limit, "limit", "", "limit all lines together by `RULES` such as '20MB/s; mon-fri 08:00-18:00 2MB/s'; off: none")
+	flags.StringVar(&f.limitFile, "limit-file", "", "take the rules from `FILE`, one or more lines, and again whenever it changes")
 	flags.IntVar(&f.writers, "writers", 16, "write `N` points at once; others wait for their turn")
 	flags.DurationVar(&f.linger, "linger", 30*time.Minute, "how long a session whose line is cut is kept")
 	flags.StringVar(&f.log, "log", "text", "write logs to stderr as `FORMAT`: text or json")
@@ -117,6 +122,9 @@ func (t *tool) moverServe(ctx context.Context, f *moverServeFlags) (err error) {
 	if f.writers < 1 || f.linger < time.Second {
 		return outcome.Usage("", "--writers is at least 1, --linger at least 1s")
 	}
+	if err := f.checkListen(); err != nil {
+		return err
+	}
 	var r running
 	defer func() { err = errors.Join(err, r.Close()) }()
 	r.opts = mover.ServerOptions{MaxWriters: f.writers, Linger: f.linger, Log: log, Version: thisVersion().Version, Classify: classify}
@@ -139,13 +147,15 @@ func (t *tool) moverServe(ctx context.Context, f *moverServeFlags) (err error) {
 	}
 	l, err := net.Listen("tcp", f.listen)
 	if err != nil {
-		return errors.Join(&outcome.Error{Object: f.listen, Err: err}, server.Shutdown(ctx))
+		return errors.Join(&outcome.Error{Object: f.listen, Text: "--listen", Err: err}, server.Shutdown(ctx))
 	}
 	if err := json.NewEncoder(t.stdout).Encode(map[string]string{"listening": l.Addr().String(), "key": r.opts.Identity.Pin().String()}); err != nil {
 		return errors.Join(err, l.Close(), server.Shutdown(ctx))
 	}
+	t.announce(f, l.Addr().String(), log)
+	r.markServed(log)
 	service.Ready()
-	beside.Go(func() { service.Alive(work, func(context.Context) error { return nil }) })
+	beside.Go(func() { service.Alive(work, server.Alive) })
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(work, l) }()
 	select {
@@ -161,6 +171,9 @@ func (t *tool) moverServe(ctx context.Context, f *moverServeFlags) (err error) {
 // serveWhat opens what is served, and the book of who may come.
 func (t *tool) serveWhat(ctx context.Context, f *moverServeFlags, r *running) error {
 	what := served{repo: f.repo, sources: f.repo == "", blind: f.blind}
+	if err := what.checkMode(ctx, t); err != nil { // before a secret is asked for that a blind mover has not
+		return err
+	}
 	if f.repo != "" && !f.blind {
 		o, err := t.openHere(ctx, &f.access, false)
 		if err != nil {
@@ -244,55 +257,6 @@ func (t *tool) logger(format string) (*slog.Logger, error) {
 		return slog.New(slog.NewJSONHandler(t.stderr, opts)), nil
 	}
 	return nil, outcome.Usage("Write text or json.", "--log %s is not a format", format)
-}
-
-// shaper limits the lines by the rules of --limit, or by those that stand in --limit-file at the time.
-func (f *moverServeFlags) shaper(ctx context.Context, beside *sync.WaitGroup, log *slog.Logger) (*bandwidth.Shaper, error) {
-	if f.limit == "" && f.limitFile == "" {
-		return nil, nil
-	}
-	text, flag := f.limit, "--limit"
-	if f.limitFile != "" {
-		data, err := readSmall(f.limitFile, 64<<10)
-		if err != nil {
-			return nil, err
-		}
-		text, flag = string(data), "--limit-file"
-	}
-	rules, err := bandwidth.ParseRules(text)
-	if err != nil {
-		return nil, &outcome.Error{Kind: outcome.KindUsage, Object: f.limitFile, Text: flag, Err: err}
-	}
-	s := bandwidth.New(rules)
-	if f.limitFile != "" {
-		beside.Go(func() { f.follow(ctx, s, text, log) })
-	}
-	return s, nil
-}
-
-// follow looks at the file of rules every second. Rules that make no sense change nothing.
-func (f *moverServeFlags) follow(ctx context.Context, s *bandwidth.Shaper, text string, log *slog.Logger) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		data, err := readSmall(f.limitFile, 64<<10)
-		if err != nil || string(data) == text {
-			continue
-		}
-		text = string(data)
-		rules, err := bandwidth.ParseRules(text)
-		if err != nil {
-			log.Warn("the limits stay as they were", "file", f.limitFile, "error", err)
-			continue
-		}
-		s.Set(rules)
-		log.Info("limits changed", "rules", rules.String())
-	}
 }
 
 // observer counts for Prometheus, where that is asked for.

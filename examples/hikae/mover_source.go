@@ -245,7 +245,7 @@ func (f *backupFlags) order(source string) (*wire.Collect, farPlace, error) {
 	}
 	names := p.query["image"]
 	if len(names) == 0 {
-		return nil, p, outcome.Usage("For instance mover://site-a.example.org/site-b?image=web1.", "%s: no &image= says which disk", source)
+		return nil, p, outcome.Usage("For instance mover://site-a.example.org/site-b?image=web1.", "%s: no ?image= says which disk", source)
 	}
 	if f.name == "" {
 		return nil, p, outcome.Usage("Name the VM: --name web1.", "--name is missing: disk images have no name of their own")

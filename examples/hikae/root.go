@@ -71,6 +71,9 @@ never as an argument, which everybody on the machine could read:
   --key-file FILE       FILE holds a key: 32 random bytes, or 64 hexadecimal digits
   --identity FILE       FILE holds age identities (AGE-SECRET-KEY-1…)
 
+Where a command takes a second repository (hikae copy --from, hikae init --copy-parameters-from), that one's passphrase is in
+HIKAE_FROM_PASSWORD, and its flags are --from-password-file, --from-key-file and --from-identity.
+
 At most one of the flags may be given; a flag goes before the variable. Without any of them the passphrase is asked for,
 where there is a terminal. Whoever loses all secrets of a repository loses what is in it: nobody can help.`)},
 		{Use: "places", Short: "Where Hikae keeps its own files", Long: text(`

@@ -88,6 +88,9 @@ func (t *tool) serveNBD(ctx context.Context, f *serveFlags, spec string) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
+	if err := r.readable(); err != nil {
+		return err
+	}
 	point, err := findPoint(ctx, r, f.repo, spec)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/examples/hikae/internal/show"
 )
 
@@ -33,6 +34,7 @@ hikae stats --repo /backup/hikae --json | jq .stored`),
 // statsDoc is what stats prints for scripts. Sizes are bytes.
 type statsDoc struct {
 	Points   int   `json:"points"`
+	Damaged  int   `json:"damaged,omitempty"` // of these, that cannot be read
 	Blocks   int64 `json:"blocks"`
 	Original int64 `json:"original"`
 	Unique   int64 `json:"unique"`
@@ -51,7 +53,7 @@ func (t *tool) stats(ctx context.Context, a *access) (*reply, error) {
 		return nil, about(a.repo, "count what is stored", err)
 	}
 	doc := statsDoc(s)
-	return &reply{doc: doc, loud: true, text: func(w *show.Printer) error {
+	left := &reply{doc: doc, loud: true, text: func(w *show.Printer) error {
 		return w.Facts(
 			"points", fmt.Sprint(doc.Points),
 			"blocks", fmt.Sprint(doc.Blocks),
@@ -61,5 +63,9 @@ func (t *tool) stats(ctx context.Context, a *access) (*reply, error) {
 			"parity", show.Size(doc.Parity),
 			"saved", show.Ratio(doc.Original, doc.Stored+doc.Parity)+" in all",
 		)
-	}}, nil
+	}}
+	if doc.Damaged > 0 {
+		left.warnings, left.status = []string{fmt.Sprintf("%d of the points cannot be read, and count nothing here; `hikae verify` tells more", doc.Damaged)}, outcome.Warned
+	}
+	return left, nil
 }

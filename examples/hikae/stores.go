@@ -5,7 +5,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
@@ -50,25 +52,43 @@ func (t *tool) share(place string) (smbstore.Address, smbstore.CredentialsFunc, 
 	if err != nil {
 		return at, nil, &outcome.Error{Kind: outcome.KindUsage, Object: place, Err: err, Hint: "For instance smb://nas/backup/hikae; user and password come by HIKAE_SMB_CREDENTIALS, see: hikae help places."}
 	}
+	t.warnOpen(t.env(smbCredentials))
 	creds := func(context.Context) (smbstore.Credentials, error) { return t.shareCredentials() }
 	_, err = creds(context.Background())
 	return at, creds, err
 }
 
+// smbCredentials names the variable with the file that says as whom to log on to shares.
+const smbCredentials = "HIKAE_SMB_CREDENTIALS"
+
+// warnOpen warns of a file with a secret that every user of this machine may read. On Windows an access list says who may,
+// and that of the folder is what people set.
+func (t *tool) warnOpen(file string) {
+	if file == "" || runtime.GOOS == "windows" {
+		return
+	}
+	if fi, err := os.Stat(file); err == nil && fi.Mode().Perm()&0o007 != 0 {
+		fmt.Fprintf(t.stderr, "%s %s\n", t.printer(t.stderr).Yellow("warning:"),
+			outcome.Clean(fmt.Sprintf("every user of this machine may read %s (mode %04o): chmod 600 it", file, fi.Mode().Perm())))
+	}
+}
+
 // shareCredentials are those of HIKAE_SMB_CREDENTIALS, a file as mount.cifs(8) has it, or of HIKAE_SMB_USER and
 // HIKAE_SMB_PASSWORD.
 func (t *tool) shareCredentials() (c smbstore.Credentials, err error) {
-	if file := t.env("HIKAE_SMB_CREDENTIALS"); file != "" {
+	if file := t.env(smbCredentials); file != "" {
 		data, err := readSmall(file, 64<<10)
 		if err != nil {
 			return c, err
 		}
-		for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
+		lines := bufio.NewScanner(bytes.NewReader(data))
+		for number := 1; lines.Scan(); number++ {
 			key, value, ok := strings.Cut(lines.Text(), "=")
 			switch key = strings.TrimSpace(key); {
 			case key == "" || key[0] == '#':
 			case !ok:
-				return c, &outcome.Error{Kind: outcome.KindUsage, Object: file, Text: fmt.Sprintf("%s: %q is not NAME=VALUE", file, key)}
+				// the line is not shown: it may be a password
+				return c, &outcome.Error{Kind: outcome.KindUsage, Object: file, Text: fmt.Sprintf("%s: line %d is not NAME=VALUE", file, number)}
 			case key == "username" || key == "user":
 				c.User = value
 			case key == "password" || key == "pass":
@@ -76,6 +96,9 @@ func (t *tool) shareCredentials() (c smbstore.Credentials, err error) {
 			case key == "domain" || key == "dom" || key == "workgroup":
 				c.Domain = value
 			}
+		}
+		if lines.Err() != nil {
+			return c, &outcome.Error{Kind: outcome.KindUsage, Object: file, Text: file + " has a line that is too long"}
 		}
 	} else {
 		c.User, c.Password = t.env("HIKAE_SMB_USER"), t.env("HIKAE_SMB_PASSWORD")

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -76,11 +77,37 @@ func asUsage(root *cobra.Command, args []string, err error) error {
 	if cmd, _, findErr := root.Find(args); findErr == nil {
 		name = cmd.CommandPath()
 	}
-	if _, names, ok := strings.Cut(err.Error(), `required flag(s) "`); ok { // cobra's words
-		first, _, _ := strings.Cut(names, `"`)
-		err = fmt.Errorf("--%s is missing", first)
-	}
+	err = inPlainWords(err)
 	return &outcome.Error{Kind: outcome.KindUsage, Err: err, Hint: fmt.Sprintf("`%s --help` shows how it is used.", name)}
+}
+
+// inPlainWords says what cobra says of flags that are missing, or given together.
+func inPlainWords(err error) error {
+	words := err.Error()
+	if _, names, ok := strings.Cut(words, `required flag(s) "`); ok {
+		first, _, _ := strings.Cut(names, `"`)
+		return fmt.Errorf("--%s is missing", first)
+	}
+	_, rest, ok := strings.Cut(words, "flags in the group [")
+	names, rest, closed := strings.Cut(rest, "]")
+	if !ok || !closed {
+		return err
+	}
+	group := strings.Fields(names)
+	for i, name := range group {
+		group[i] = "--" + name
+	}
+	all := strings.Join(group, " and ")
+	switch _, given, _ := strings.Cut(rest, "; ["); {
+	case strings.Contains(rest, "is required"):
+		return fmt.Errorf("%s is missing", strings.Join(group, " or "))
+	case strings.Contains(rest, "they must all be set"):
+		return fmt.Errorf("%s are given together, or none of them", all)
+	case given != "":
+		given, _, _ = strings.Cut(given, "]")
+		return fmt.Errorf("only one of --%s may be given", strings.ReplaceAll(given, " ", " and --"))
+	}
+	return fmt.Errorf("only one of %s may be given", all)
 }
 
 func (t *tool) finish(err error) outcome.Status {
@@ -149,6 +176,14 @@ func (t *tool) tell(format string, args ...any) {
 	}
 }
 
+// shown is an argument in an error. A token is a secret, and errors are kept in logs.
+func shown(arg string) string {
+	if strings.Contains(arg, "hikae-token-") {
+		return "a token, which is brought in a file: --token-file FILE"
+	}
+	return strconv.Quote(arg)
+}
+
 // want checks the number of arguments; names are shown to whoever got it wrong. A name that ends in … takes the rest,
 // one in brackets may be missing.
 func want(names ...string) cobra.PositionalArgs {
@@ -166,7 +201,7 @@ func want(names ...string) cobra.PositionalArgs {
 		case len(args) < least:
 			return fmt.Errorf("%s is missing", strings.TrimSuffix(names[len(args)], "…"))
 		case len(args) > max(least, most):
-			return fmt.Errorf("one argument too many: %q", args[most])
+			return fmt.Errorf("one argument too many: %s", shown(args[most]))
 		}
 		return nil
 	}

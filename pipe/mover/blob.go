@@ -38,18 +38,20 @@ func (h *handler) startBlob(m *wire.StartBlob) (wire.Message, error) {
 	if m.Name == "" {
 		return nil, fmt.Errorf("a blob without a name: %w", fs.ErrInvalid)
 	}
-	if err := w.gate.enter(); err != nil { // until the backend is done with it
+	if err := w.gate.enter(); err != nil {
 		return nil, err
 	}
+	defer w.gate.leave()
 	r, p := io.Pipe()
 	b := &blob{w: w, name: m.Name, pipe: p, over: make(chan struct{}), moved: make(chan struct{}), sum: blake3.New()}
 	if b.ref, err = h.blobs.add(b); err != nil {
-		w.gate.leave()
 		return nil, err
 	}
-	w.mu.Lock()
-	w.blobs[b] = struct{}{}
-	w.mu.Unlock()
+	if err := w.admit(b); err != nil {
+		_, _ = h.blobs.take(b.ref)
+		return nil, err
+	}
+	_ = w.streams.enter()   // it is never shut
 	if w.ctx.Err() != nil { // it ended meanwhile, and did not see this blob
 		b.abort(context.Cause(w.ctx))
 	}
@@ -57,9 +59,20 @@ func (h *handler) startBlob(m *wire.StartBlob) (wire.Message, error) {
 	return &wire.BlobStarted{Blob: b.ref}, nil
 }
 
+// admit counts a blob in. A point with more than fit its description could be committed, and never be listed.
+func (w *writer) admit(b *blob) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.whole+len(w.blobs) >= wire.MaxBlobs {
+		return fmt.Errorf("blob %q: a point has at most %d blobs: %w", b.name, wire.MaxBlobs, fs.ErrInvalid)
+	}
+	w.blobs[b] = struct{}{}
+	return nil
+}
+
 // run is the backend's side of the stream.
 func (b *blob) run(r *io.PipeReader) {
-	defer b.w.gate.leave()
+	defer b.w.streams.leave()
 	err := b.w.pw.Blob(b.w.ctx, b.name, r)
 	if err == nil { // it has seen the end, or wants no more
 		_ = r.Close()
@@ -92,11 +105,14 @@ func (b *blob) part(ctx context.Context, off int64, p []byte) error {
 	for b.shut == nil && off > b.off {
 		moved := b.moved
 		b.mu.Unlock()
+		b.w.parked.Add(1)
 		select {
 		case <-moved:
 		case <-ctx.Done():
+			b.w.parked.Add(-1)
 			return ctx.Err()
 		}
+		b.w.parked.Add(-1)
 		b.mu.Lock()
 	}
 	defer b.mu.Unlock()
@@ -166,10 +182,15 @@ func (b *blob) seal(ctx context.Context, size int64, sum [32]byte) error {
 		_ = b.pipe.CloseWithError(ctx.Err())
 		return ctx.Err()
 	}
-	if why != nil {
-		return why
+	if why == nil {
+		why = b.err
 	}
-	return b.err
+	if why == nil {
+		b.w.mu.Lock()
+		b.w.whole++
+		b.w.mu.Unlock()
+	}
+	return why
 }
 
 // abort ends the stream with an error.

@@ -50,6 +50,7 @@ type Client struct {
 
 	current atomic.Pointer[epoch]
 	gate    chan struct{} // held by who begins a session
+	turns   chan struct{} // of Begins that may wait on the other side
 	closed  atomic.Bool
 	life    context.Context // of what goes on behind a call that has returned; ends with Close
 	end     context.CancelFunc
@@ -95,7 +96,7 @@ type epoch struct {
 }
 
 func newClient(open opener, pin trust.Pin, s settings) *Client {
-	c := &Client{open: open, settings: s, pin: pin, gate: make(chan struct{}, 1), writers: map[*remoteWriter]struct{}{}}
+	c := &Client{open: open, settings: s, pin: pin, gate: make(chan struct{}, 1), turns: make(chan struct{}, maxBegins), writers: map[*remoteWriter]struct{}{}}
 	c.window = newWindow(s.Keep)
 	c.life, c.end = context.WithCancel(context.Background())
 	return c
@@ -225,6 +226,8 @@ func (e *epoch) whatFailed(ctx context.Context, err error) error {
 		return *e.why.Load()
 	case e.gone.Load(): // another call found out, and ended the session under this one
 		return fmt.Errorf("%w: %w", ErrLostSession, err)
+	case errors.Is(err, trust.ErrRefused) && e.client.dialer != nil && e.client.dialer.hasAnother():
+		return fmt.Errorf("%w: this machine has another key by now: %w", ErrLostSession, err)
 	case errors.Is(err, session.ErrGaveUp), errors.Is(err, session.ErrClosed):
 		e.why.Store(&err)
 		e.client.lost(e) // who comes later may try anew
@@ -322,18 +325,14 @@ func (c *Client) Close() error {
 // afterwards runs tidy, which nobody can wait for long: at most wait here, and until [Client.Close] behind the back.
 func (c *Client) afterwards(wait time.Duration, tidy func(ctx context.Context)) {
 	done := make(chan struct{})
-	c.mu.Lock()
-	if c.closed.Load() {
-		c.mu.Unlock()
-		return
-	}
-	c.behind.Go(func() {
+	if !c.goOn(func() {
 		defer close(done)
 		ctx, cancel := context.WithTimeout(c.life, c.settings.GiveUp)
 		defer cancel()
 		tidy(ctx)
-	})
-	c.mu.Unlock()
+	}) {
+		return
+	}
 	t := time.NewTimer(wait)
 	defer t.Stop()
 	select {

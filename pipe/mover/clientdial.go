@@ -179,16 +179,28 @@ func (d *dialer) refresh() {
 // to end, or have broken off after the new key was used.
 func (d *dialer) another(tried map[trust.Pin]bool) bool {
 	tried[d.identity.Load().Pin()] = true
+	id := d.untried(tried)
+	if id != nil {
+		d.identity.Store(id)
+	}
+	return id != nil
+}
+
+// hasAnother reports whether there is a key to try after a refusal.
+func (d *dialer) hasAnother() bool {
+	return d.untried(map[trust.Pin]bool{d.identity.Load().Pin(): true}) != nil
+}
+
+func (d *dialer) untried(tried map[trust.Pin]bool) *trust.Identity {
 	if d.follows.Load() == nil {
-		return false
+		return nil
 	}
 	for _, read := range []func(string) (*trust.Identity, error){trust.FindIdentity, trust.PendingIdentity} {
 		if id, err := read(d.opts.IdentityDir); err == nil && !tried[id.Pin()] {
-			d.identity.Store(id)
-			return true
+			return id
 		}
 	}
-	return false
+	return nil
 }
 
 // connect makes one connection, on which the mover has proven who it is.

@@ -2,6 +2,7 @@ package mover
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -51,7 +52,7 @@ func (d *dialer) collect(ctx context.Context, order *wire.Collect, backend pipe.
 	}
 	defer func() { err = errors.Join(err, hs.close()) }()
 	var line atomic.Pointer[session.Client]
-	source := trust.Peer{Name: "source-" + d.opts.ServerPin.Short(), Role: trust.Append, Pin: d.opts.ServerPin}
+	source := trust.Peer{Name: sourceName(d.opts.ServerPin), Role: trust.Append, Pin: d.opts.ServerPin}
 	h, err := newHandler(ctx, hs, source, func(m wire.Message) {
 		if c := line.Load(); c != nil {
 			c.Push(m)
@@ -91,6 +92,9 @@ func (d *dialer) collect(ctx context.Context, order *wire.Collect, backend pipe.
 	return done.Result, nil
 }
 
+// sourceName is a source as a tenant: by the whole of its key, a part of which others can make theirs.
+func sourceName(pin trust.Pin) string { return "source-" + hex.EncodeToString(pin[:]) }
+
 // collectDir is where a collection keeps what it knows of a source's blocks.
 func collectDir(cache string) (dir string, drop func(), err error) {
 	if cache != "" {
@@ -120,7 +124,7 @@ func (s *Server) collect(ctx context.Context, peer trust.Peer, to *session.Clien
 	if callersOf(peer) != byFull {
 		return nil, &wire.Fail{Code: wire.CodeForbidden, Text: "to collect is not for this peer's role"}
 	}
-	h, err := newHandler(ctx, s.host, peer, func(wire.Message) {})
+	h, err := s.admit(newHandler(ctx, s.host, peer, func(wire.Message) {}))
 	if err != nil {
 		return nil, err
 	}

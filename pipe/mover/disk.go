@@ -39,6 +39,12 @@ func (h *handler) startDisk(ctx context.Context, m *wire.StartDisk) (wire.Messag
 	if m.Key == "" {
 		return nil, fmt.Errorf("a disk without a key: %w", fs.ErrInvalid)
 	}
+	w.mu.Lock()
+	full := len(w.disks) >= wire.MaxDisks
+	w.mu.Unlock()
+	if full { // more do not fit the description of a point
+		return nil, &wire.Fail{Code: wire.CodeBusy, Text: fmt.Sprintf("disk %q: a point has at most %d disks", m.Key, wire.MaxDisks)}
+	}
 	t, err := w.pw.Disk(ctx, m.Key, m.Size)
 	if err != nil {
 		return nil, w.because(err)
@@ -130,6 +136,7 @@ func (h *handler) write(ctx context.Context, m *wire.Write) error {
 	if err := d.writeAt(ctx, m); err != nil {
 		return d.wrong("write", m.Off, int64(m.Plain), err)
 	}
+	d.w.progress.bring(len(m.Data))
 	h.host.observer.Blocks(h.peer.Name, BlockCount{PlainBytes: int64(m.Plain), WireBytes: int64(len(m.Data))})
 	return nil
 }
@@ -171,6 +178,16 @@ func (h *handler) sealDisk(ctx context.Context, m *wire.SealDisk) error {
 
 func (h *handler) dropDisk(ctx context.Context, m *wire.DropDisk) error {
 	return h.endDisk(ctx, m.Disk, errDropped, func(_ context.Context, d *disk) error { return d.target.Close() })
+}
+
+// abandon closes a disk that nobody knows the number of. Where its writer ends, that closes it.
+func (d *disk) abandon() {
+	if d.w.gate.enter() != nil {
+		return
+	}
+	defer d.w.gate.leave()
+	d.gate.end(errDropped)
+	_ = d.target.Close()
 }
 
 // endDisk ends a disk by what is called alone. After an error it is as good as closed, too.

@@ -97,11 +97,11 @@ func (g *gate) end(why error) (first bool) {
 	return true
 }
 
-// inside reports whether a call is under way.
-func (g *gate) inside() bool {
+// inside is how many calls are under way.
+func (g *gate) inside() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.ops > 0
+	return g.ops
 }
 
 // wait waits until nobody is in.

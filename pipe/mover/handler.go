@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/pipe/mover/session"
 	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
@@ -38,7 +38,7 @@ type handler struct {
 	push   func(wire.Message)
 	log    *slog.Logger
 
-	complaints *rate.Limiter // of the log: a peer shall not fill it
+	complaints *complaints
 
 	gate   gate
 	ctx    context.Context // ends with the session
@@ -74,7 +74,7 @@ func newHandler(ctx context.Context, hs *host, peer trust.Peer, push func(wire.M
 		objects: newRefs[*object]("object", maxObjects),
 		lists:   newRefs[*objectList]("listing", maxLists),
 
-		complaints: rate.NewLimiter(rate.Every(10*time.Second), 10),
+		complaints: newComplaints(),
 	}
 	h.space = spaceOf(peer.Name, h.who == byFull)
 	if hs.backend != nil && h.who != byToken {
@@ -96,7 +96,11 @@ func newHandler(ctx context.Context, hs *host, peer trust.Peer, push func(wire.M
 	hs.mu.Lock()
 	hs.live[h] = struct{}{}
 	hs.last++
-	h.log = hs.log.With("peer", peer.Name, "session", hs.last)
+	name := session.NameIn(ctx) // by which the other side knows it too
+	if name == "" {
+		name = strconv.FormatUint(hs.last, 10)
+	}
+	h.log = hs.log.With("peer", peer.Name, "session", name)
 	hs.mu.Unlock()
 	h.log.Info("a session began", "role", string(peer.Role))
 	hs.observer.Session(peer.Name, 1)
@@ -118,15 +122,18 @@ func callersOf(p trust.Peer) callers {
 
 // Handle answers one call.
 func (h *handler) Handle(ctx context.Context, call uint64, req wire.Message) (wire.Message, error) {
+	w := h.writerOf(req) // a call that ends something takes its number
 	answer, err := h.handle(ctx, call, req)
+	if err == nil && ctx.Err() != nil {
+		h.undo(answer)
+		err = ctx.Err()
+	}
 	if err == nil {
 		return answer, nil
 	}
 	f := h.fail(err)
 	h.host.observer.Failed(h.peer.Name, req.Kind(), f.Code)
-	if (f.Code == wire.CodeFailed || f.Code == wire.CodeMismatch || f.Code == wire.CodeCorrupt) && h.complaints.Allow() {
-		h.log.Warn("a call failed", "kind", req.Kind().String(), "code", int(f.Code), "object", f.Object, "err", f.Text)
-	}
+	h.complain(w, req.Kind(), f, err)
 	return nil, f
 }
 
@@ -241,6 +248,30 @@ func (h *handler) answer(ctx context.Context, call uint64, req wire.Message) (wi
 		return is, nil
 	}
 	return h.answerStore(ctx, req)
+}
+
+// undo takes back what a call has opened of which nobody will read the answer: nobody else would close it before the
+// session's end.
+func (h *handler) undo(answer wire.Message) {
+	switch m := answer.(type) {
+	case *wire.Begun:
+		if w, err := h.writers.take(m.Writer); err == nil {
+			w.forget()
+			w.end(errDropped)
+		}
+	case *wire.DiskStarted:
+		if d, err := h.disks.take(m.Disk); err == nil {
+			d.abandon()
+		}
+	case *wire.BlobStarted:
+		if b, err := h.blobs.take(m.Blob); err == nil {
+			b.abort(errUnsealed)
+		}
+	case *wire.ImageOpened:
+		if img, err := h.images.take(m.Image); err == nil {
+			img.close()
+		}
+	}
 }
 
 // ok is the answer that says nothing more.

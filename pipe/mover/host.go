@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 
@@ -30,6 +31,7 @@ type host struct {
 	classify  func(error) *Error
 	observer  Observer
 	log       *slog.Logger
+	clock     clock
 
 	mu   sync.Mutex
 	live map[*handler]struct{}
@@ -66,10 +68,10 @@ func newHost(o *ServerOptions, c care) (*host, error) {
 	h := &host{
 		backend: opts.Backend, blind: opts.Blind, source: opts.Source,
 		admission: newAdmission(opts.MaxWriters, opts.MaxWaiting), claims: newClaims(),
-		work: make(chan struct{}, max(4, 2*runtime.GOMAXPROCS(0))), encoder: enc, spool: &spool{left: spoolBytes},
+		work: make(chan struct{}, max(4, 2*runtime.GOMAXPROCS(0))), encoder: enc, spool: newSpool(spoolBytes, spoolReserve),
 		decoded: semaphore.NewWeighted(decodedBytes),
 		care:    c, classify: opts.Classify, observer: opts.Observer, log: opts.Log,
-		live: map[*handler]struct{}{},
+		live: map[*handler]struct{}{}, clock: clock{start: time.Now()},
 	}
 	if opts.Backend != nil {
 		if h.tenants, err = openTenants(opts.StateDir); err != nil {

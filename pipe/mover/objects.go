@@ -10,84 +10,110 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
 
-// spool bounds the memory that objects on their way to a blind target's store take, over all sessions: an object is
-// looked at as a whole before it is stored.
-type spool struct {
-	mu   sync.Mutex
-	left int64
+// BlindAsker is an optional ability of a [BlindSession]: it says what it would refuse before the bytes have come. On nil
+// nothing is promised; [BlindSession].Create decides.
+type BlindAsker interface {
+	// MayCreate is fs.ErrPermission for a name that the peer may not create an object of size bytes under, and
+	// fs.ErrInvalid for what is no name. It does not look whether there is one.
+	MayCreate(ctx context.Context, name string, size int64) error
 }
 
-func (s *spool) take(n int64) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n > s.left {
-		return &wire.Fail{Code: wire.CodeBusy, Text: "too many objects are on their way here"}
-	}
-	s.left -= n
-	return nil
-}
-
-func (s *spool) give(n int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.left += n
-}
-
-// object is an object that is being brought.
+// object is an object that is being brought. Its memory is taken when its first part comes.
 type object struct {
 	spool *spool
+	peer  string
+	full  bool // a full peer's
 	name  string
+	size  int64
 
-	mu   sync.Mutex
-	data []byte
-	have []pipe.Extent // ascending, apart
-	over bool
+	mu      sync.Mutex
+	data    []byte        // nil until the first part comes
+	have    []pipe.Extent // ascending, apart
+	used    time.Time     // when the last part came
+	sealing bool
+	over    error // why nothing can be done with it any more
 }
 
-// openObject takes room for the whole object; its memory is touched only as its parts come.
+// openObject notes an object that is about to come. Whether there is one of that name already is not looked at: only
+// creating it makes durable what is there, and who is told that it exists relies on it.
 func (h *handler) openObject(ctx context.Context, m *wire.StoreOpen) (wire.Message, error) {
-	switch _, err := h.blind.Stat(ctx, m.Name); {
-	case err == nil:
-		return nil, fmt.Errorf("object %s: %w", m.Name, fs.ErrExist)
-	case errors.Is(err, fs.ErrInvalid):
-		return nil, err
-	} // whatever else: creating it decides
-	if err := h.host.spool.take(m.Size); err != nil {
+	if a, asks := h.blind.(BlindAsker); asks {
+		if err := a.MayCreate(ctx, m.Name, m.Size); err != nil {
+			return nil, err
+		}
+	}
+	s := h.host.spool
+	s.sweepLately()
+	o := &object{spool: s, peer: h.peer.Name, full: h.who == byFull, name: m.Name, size: m.Size, used: time.Now()}
+	if err := s.fits(o); err != nil && (!s.sweep() || s.fits(o) != nil) {
 		return nil, err
 	}
-	o := &object{spool: h.host.spool, name: m.Name, data: make([]byte, m.Size)}
-	ref, err := h.objects.add(o)
+	ref, err := h.keepObject(o)
 	if err != nil {
-		o.drop()
 		return nil, err
 	}
 	return &wire.StoreOpened{Object: ref}, nil
 }
 
+// keepObject gives an object its number, if need be in the place of those that wait in vain.
+func (h *handler) keepObject(o *object) (wire.Ref, error) {
+	ref, err := h.objects.add(o)
+	if err == nil {
+		return ref, nil
+	}
+	for old, waits := range h.objects.each() {
+		if waits.dropIdle(time.Now()); waits.ended() {
+			_, _ = h.objects.take(old)
+		}
+	}
+	return h.objects.add(o)
+}
+
 // part takes a part, anywhere in the object, once.
 func (o *object) part(off int64, p []byte) error {
+	err := o.place(off, p)
+	if err == errSpoolFull && o.spool.sweep() {
+		err = o.place(off, p)
+	}
+	return err
+}
+
+func (o *object) place(off int64, p []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.over {
-		return fs.ErrClosed
+	if o.over != nil {
+		return o.over
 	}
-	if off > int64(len(o.data)) || int64(len(p)) > int64(len(o.data))-off {
-		return fmt.Errorf("object %s of %d bytes: %d bytes at %d: %w", o.name, len(o.data), len(p), off, fs.ErrInvalid)
+	if off > o.size || int64(len(p)) > o.size-off {
+		return fmt.Errorf("object %s of %d bytes: %d bytes at %d: %w", o.name, o.size, len(p), off, fs.ErrInvalid)
 	}
 	e := pipe.Extent{Off: off, Len: int64(len(p))}
 	at, _ := slices.BinarySearchFunc(o.have, e, func(a, b pipe.Extent) int { return int(min(1, max(-1, a.Off-b.Off))) })
 	if at > 0 && o.have[at-1].End() > e.Off || at < len(o.have) && e.End() > o.have[at].Off {
 		return fmt.Errorf("object %s: the part at %d has come before: %w", o.name, off, fs.ErrInvalid)
 	}
-	copy(o.data[off:], p)
 	if e.Len == 0 {
 		return nil
 	}
+	if o.data == nil { // not before: to announce objects costs nothing, and would take nothing less than all memory
+		if err := o.spool.take(o); err != nil {
+			return err
+		}
+		o.data = make([]byte, o.size)
+	}
+	copy(o.data[off:], p)
+	o.used = time.Now()
+	return o.note(at, e)
+}
+
+// note enters what has come, which belongs at that place of the list.
+func (o *object) note(at int, e pipe.Extent) error {
 	o.have = slices.Insert(o.have, at, e)
 	if at+1 < len(o.have) && o.have[at].End() == o.have[at+1].Off {
 		o.have[at].Len += o.have[at+1].Len
@@ -108,11 +134,12 @@ func (o *object) whole() ([]byte, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch {
-	case o.over:
-		return nil, fs.ErrClosed
-	case len(o.data) > 0 && (len(o.have) != 1 || o.have[0].Len != int64(len(o.data))):
+	case o.over != nil:
+		return nil, o.over
+	case o.size > 0 && (len(o.have) != 1 || o.have[0].Len != o.size):
 		return nil, &wire.Fail{Code: wire.CodeIncomplete, Object: o.name, Text: "not all parts of the object have come"}
 	}
+	o.sealing = true
 	return o.data, nil
 }
 
@@ -120,11 +147,33 @@ func (o *object) whole() ([]byte, error) {
 func (o *object) drop() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !o.over {
-		o.over = true
-		o.spool.give(int64(len(o.data)))
+	o.end(fs.ErrClosed)
+}
+
+// dropIdle is drop for an object that has waited too long.
+func (o *object) dropIdle(now time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.over != nil || o.sealing || now.Sub(o.used) <= maxObjectIdle {
+		return false
+	}
+	o.end(errObjectIdle)
+	return true
+}
+
+// end wants the lock.
+func (o *object) end(why error) {
+	if o.over == nil {
+		o.over = why
+		o.spool.give(o)
 		o.data, o.have = nil, nil
 	}
+}
+
+func (o *object) ended() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.over != nil
 }
 
 func (h *handler) sealObject(ctx context.Context, m *wire.StoreSeal) error {

@@ -61,6 +61,7 @@ const (
 	defaultSessions = 4096
 	defaultLinger   = 30 * time.Minute
 	spoolBytes      = 512 << 20 // of objects on their way to a blind target
+	spoolReserve    = 128 << 20 // of these, for full peers
 	decodedBytes    = 128 << 20 // of content that is written by bytes
 )
 

@@ -86,6 +86,7 @@ func (h *handler) put(ctx context.Context, m *wire.Put) (wire.Message, error) {
 	if err != nil {
 		return nil, d.wrong("put", m.Off, int64(m.Plain), err)
 	}
+	d.w.progress.bring(len(m.Data))
 	h.host.observer.Blocks(h.peer.Name, BlockCount{PlainBytes: int64(m.Plain), WireBytes: int64(len(m.Data)), Stored: res.Stored})
 	return d.w.placed(m, res), nil
 }

@@ -34,7 +34,17 @@ func newPoint(t testing.TB, h *handler, vm string, size int64) *openPoint {
 // newPointAt is newPoint in a session that has had calls.
 func newPointAt(t testing.TB, h *handler, call uint64, vm string, size int64) *openPoint {
 	t.Helper()
-	b := do[*wire.Begun](t, h, call, &wire.Begin{VM: vm})
+	return beginPoint(t, h, call, &wire.Begin{VM: vm}, size)
+}
+
+func newPointOf(t testing.TB, h *handler, m *wire.Begin, size int64) *openPoint {
+	t.Helper()
+	return beginPoint(t, h, 1, m, size)
+}
+
+func beginPoint(t testing.TB, h *handler, call uint64, m *wire.Begin, size int64) *openPoint {
+	t.Helper()
+	b := do[*wire.Begun](t, h, call, m)
 	d := do[*wire.DiskStarted](t, h, call+1, &wire.StartDisk{Writer: b.Writer, Key: "disk0", Size: size})
 	require.EqualValues(t, testBlock, d.BlockSize)
 	return &openPoint{handler: h, key: b.Key, writer: b.Writer, disk: d.Disk, call: call + 2}

@@ -44,7 +44,8 @@ type remoteDisk struct {
 
 // start begins the disk in a session, for the first time or again.
 func (d *remoteDisk) start(ctx context.Context, e *epoch, writer wire.Ref) error {
-	a, err := call[*wire.DiskStarted](ctx, e, &wire.StartDisk{Writer: writer, Key: d.key, Size: d.size})
+	a, err := openCall(ctx, e, &wire.StartDisk{Writer: writer, Key: d.key, Size: d.size},
+		func(a *wire.DiskStarted) wire.Message { return &wire.DropDisk{Disk: a.Disk} })
 	if err != nil {
 		return err
 	}
@@ -195,7 +196,7 @@ func (t *farTarget) Close() error {
 	d := t.d
 	d.mu.Lock()
 	done := d.sealed || d.dropped
-	d.dropped = true
+	d.dropped = !d.sealed // a Close behind Commit abandons nothing: what is sealed is still put back
 	d.mu.Unlock()
 	if done || d.w.usable() != nil {
 		return nil
@@ -210,7 +211,7 @@ func (d *remoteDisk) drop(ctx context.Context) {
 		return
 	}
 	defer d.w.gate.Release(1)
-	if e := d.w.in; e != nil && !e.gone.Load() {
+	if e := d.w.in; e != nil && d.w.ref != 0 && !e.gone.Load() {
 		_, _ = call[*wire.OK](ctx, e, &wire.DropDisk{Disk: d.ref})
 	}
 }

@@ -45,7 +45,7 @@ func (c *Client) OpenImage(ctx context.Context, name string) (pipe.Image, error)
 }
 
 func (c *Client) openImage(ctx context.Context, req wire.Message) (pipe.Image, error) {
-	i := &remoteImage{c: c, req: req, size: -1}
+	i := &remoteImage{c: c, req: req, size: -1, opening: make(chan struct{}, 1)}
 	for try := 1; ; try++ {
 		_, _, err := i.handle(ctx)
 		switch {
@@ -67,7 +67,9 @@ type remoteImage struct {
 	size    int64
 	extents bool
 
-	mu     sync.Mutex
+	opening chan struct{} // held by who opens it; a lock that a context ends the wait for
+
+	mu     sync.Mutex // held over no call
 	in     *epoch
 	ref    wire.Ref
 	closed bool
@@ -87,29 +89,64 @@ func (i *remoteImage) handle(ctx context.Context) (*epoch, wire.Ref, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.closed {
-		return nil, 0, fmt.Errorf("the image is closed: %w", fs.ErrClosed)
+	if ref, ok, err := i.opened(e); ok || err != nil {
+		return e, ref, err
 	}
-	if i.in == e {
-		return e, i.ref, nil
+	select {
+	case i.opening <- struct{}{}:
+		defer func() { <-i.opening }()
+	case <-ctx.Done():
+		return nil, 0, ctx.Err()
 	}
-	a, err := call[*wire.ImageOpened](ctx, e, i.req)
+	if ref, ok, err := i.opened(e); ok || err != nil {
+		return e, ref, err
+	}
+	ref, err := i.openIn(ctx, e)
 	if isLost(err) {
 		i.c.lost(e)
 	}
 	if err != nil {
 		return nil, 0, err
 	}
-	if i.size >= 0 && (a.Size != i.size || a.Extents != i.extents) {
-		return nil, 0, malformed("an image of %d bytes has %d when it is opened again", i.size, a.Size)
+	return e, ref, nil
+}
+
+// opened is the image's number in a session, if it has one there.
+func (i *remoteImage) opened(e *epoch) (ref wire.Ref, ok bool, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.closed {
+		return 0, false, errImageClosed
+	}
+	return i.ref, i.in == e, nil
+}
+
+var errImageClosed = fmt.Errorf("the image is closed: %w", fs.ErrClosed)
+
+// openIn opens the image in a session. Where it was closed meanwhile, so is what was opened.
+func (i *remoteImage) openIn(ctx context.Context, e *epoch) (wire.Ref, error) {
+	undo := func(a *wire.ImageOpened) wire.Message { return &wire.CloseImage{Image: a.Image} }
+	a, err := openCall(ctx, e, i.req, undo)
+	if err != nil {
+		return 0, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch {
+	case i.closed:
+		err = errImageClosed
+	case i.size >= 0 && (a.Size != i.size || a.Extents != i.extents):
+		err = malformed("an image of %d bytes has %d when it is opened again", i.size, a.Size)
+	}
+	if err != nil {
+		i.c.goOn(func() { i.c.tell(e, undo(a)) })
+		return 0, err
 	}
 	if i.size < 0 { // nobody else has the image yet
 		i.size, i.extents = a.Size, a.Extents
 	}
 	i.in, i.ref = e, a.Image
-	return e, i.ref, nil
+	return a.Image, nil
 }
 
 // askImage makes a call about an open image.

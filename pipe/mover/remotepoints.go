@@ -17,7 +17,8 @@ const maxPoints = 1 << 20
 // sequence goes on after it.
 func (c *Client) Points(ctx context.Context, vm string) iter.Seq2[pipe.PointInfo, error] {
 	return func(yield func(pipe.PointInfo, error) bool) {
-		for p, err := range c.listed(ctx, vm) {
+		page := func(m *wire.Points) (*wire.PointList, error) { return ask[*wire.PointList](ctx, c, m) }
+		for p, err := range listedBy(vm, page) {
 			if err == nil {
 				delete(p.Facts, SessionFact)
 			}
@@ -28,15 +29,15 @@ func (c *Client) Points(ctx context.Context, vm string) iter.Seq2[pipe.PointInfo
 	}
 }
 
-// listed are the points as they are stored, with our own fact.
-func (c *Client) listed(ctx context.Context, vm string) iter.Seq2[pipe.PointInfo, error] {
+// listedBy pages through a VM's points as they are stored, with our own fact.
+func listedBy(vm string, page func(*wire.Points) (*wire.PointList, error)) iter.Seq2[pipe.PointInfo, error] {
 	return func(yield func(pipe.PointInfo, error) bool) {
 		if len(vm) > wire.MaxName {
 			return // nobody has such a name
 		}
 		after := ""
 		for count := 0; ; {
-			page, err := ask[*wire.PointList](ctx, c, &wire.Points{VM: vm, After: after})
+			page, err := page(&wire.Points{VM: vm, After: after})
 			if err == nil {
 				count += len(page.Points)
 				err = checkPage(page, after, count)

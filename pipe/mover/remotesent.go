@@ -20,6 +20,7 @@ type sentBlob struct {
 	size   int64
 	sum    *blake3.Hasher // of what was sent
 	ref    wire.Ref       // written with the gate closed, or by the one who sends
+	in     *epoch         // the session of ref; nil: it was never begun
 	sealed bool
 }
 
@@ -46,6 +47,7 @@ func (w *remoteWriter) Blob(ctx context.Context, name string, r io.Reader) error
 	}
 	w.forget(b)
 	b.tape.close()
+	w.c.afterwards(closeWait, func(ctx context.Context) { w.dropBlob(ctx, b) })
 	return fmt.Errorf("blob %q: %w", name, err)
 }
 
@@ -55,6 +57,22 @@ func (w *remoteWriter) forget(b *sentBlob) {
 	defer w.mu.Unlock()
 	w.blobs = slices.DeleteFunc(w.blobs, func(o *sentBlob) bool { return o == b })
 }
+
+// dropBlob tells the other side that no more will come of a blob: it would wait for that, and commit nothing without it.
+func (w *remoteWriter) dropBlob(ctx context.Context, b *sentBlob) {
+	if w.gate.Acquire(ctx, 1) != nil {
+		return
+	}
+	defer w.gate.Release(1)
+	if b.in == nil || b.in != w.in || b.in.gone.Load() {
+		return
+	}
+	_, _ = call[*wire.OK](ctx, b.in, notWhole(b.ref, b.size))
+}
+
+// notWhole ends a blob of which so much has come. A blob that is sealed as what it is not is gone (PROTOCOL.md 7.7): neither
+// the length is right, nor, where a part was still under way, the sum.
+func notWhole(ref wire.Ref, came int64) wire.Message { return &wire.SealBlob{Blob: ref, Size: came + 1} }
 
 // send brings a blob part by part. What was brought stands on the tape, for a replay.
 func (w *remoteWriter) send(ctx context.Context, b *sentBlob, r io.Reader) error {
@@ -98,11 +116,12 @@ func (w *remoteWriter) sendPart(ctx context.Context, b *sentBlob, part []byte) e
 }
 
 func (b *sentBlob) start(ctx context.Context, e *epoch, writer wire.Ref) error {
-	a, err := call[*wire.BlobStarted](ctx, e, &wire.StartBlob{Writer: writer, Name: b.name})
+	a, err := openCall(ctx, e, &wire.StartBlob{Writer: writer, Name: b.name},
+		func(a *wire.BlobStarted) wire.Message { return notWhole(a.Blob, 0) })
 	if err != nil {
 		return err
 	}
-	b.ref = a.Blob
+	b.ref, b.in = a.Blob, e
 	return nil
 }
 

@@ -34,13 +34,15 @@ type remoteWriter struct {
 	opts pipe.PointOptions
 	fact string
 
+	first *standing // of the VM when the point was begun
+
 	gate  *semaphore.Weighted
 	notes *notes
 	kept  *keeper
 
 	// Written with the gate closed, read by who is inside.
 	in     *epoch
-	ref    wire.Ref
+	ref    wire.Ref // 0: the point is committed, and has no number in this session
 	key    [32]byte
 	hasher *blake3.Hasher // keyed; cloned for use
 
@@ -88,6 +90,7 @@ func (c *Client) Begin(ctx context.Context, vm string, opts *pipe.PointOptions) 
 	}
 	w.opts.Facts[SessionFact] = w.fact
 	if err := w.begin(ctx); err != nil {
+		w.kept.close()
 		w.notes.close()
 		return nil, err
 	}
@@ -104,7 +107,10 @@ func (w *remoteWriter) begin(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		err = w.beginIn(ctx, e)
+		err = w.beginIn(ctx, e, w.c.turns)
+		if err == nil {
+			err = w.lookFirst(ctx, e)
+		}
 		if !isLost(err) {
 			return err
 		}
@@ -115,13 +121,49 @@ func (w *remoteWriter) begin(ctx context.Context) error {
 	}
 }
 
-// beginIn begins the point in a session. A mover that is busy is asked again.
-func (w *remoteWriter) beginIn(ctx context.Context, e *epoch) error {
+// maxBegins is how many points of a client wait for their turn there at once; others wait here. Each takes one of the calls
+// that may be under way, and those that are being written need them to come to an end.
+const maxBegins = 16
+
+// callBegin makes the call once there is a place among turns; nil needs none.
+func (w *remoteWriter) callBegin(ctx context.Context, e *epoch, turns chan struct{}) (*wire.Begun, error) {
+	ended := func() {}
+	if turns != nil {
+		select {
+		case turns <- struct{}{}:
+			ended = func() { <-turns }
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-w.c.life.Done():
+			return nil, errClientClosed
+		}
+	}
 	req := &wire.Begin{VM: w.vm, Base: w.opts.Base, Time: w.opts.Time.UnixNano(), Consistency: w.opts.Consistency, Facts: w.opts.Facts}
-	a, err := call[*wire.Begun](ctx, e, req)
+	undo := func(a *wire.Begun) wire.Message { return &wire.DropPoint{Writer: a.Writer} }
+	return openCallThen(ctx, e, req, undo, ended)
+}
+
+// lookFirst notes what the VM has when the point was begun: behind the Begin, which has waited for whatever was under way.
+func (w *remoteWriter) lookFirst(ctx context.Context, e *epoch) (err error) {
+	if w.first, err = w.standingIn(ctx, e); err == nil || isLost(err) {
+		return err
+	}
+	if ctx.Err() != nil {
+		w.c.dropPoint(e, w.ref)
+		return err
+	}
+	w.c.settings.Log.Warn("the points of a VM cannot be listed, so a restart of the target would end its backup", "vm", w.vm, "err", err)
+	w.first = &standing{damage: err}
+	return nil
+}
+
+// beginIn begins the point in a session. A mover that is busy is asked again. A point that is put back waits for no place
+// among turns: there are no more of those than a session may write.
+func (w *remoteWriter) beginIn(ctx context.Context, e *epoch, turns chan struct{}) error {
+	a, err := w.callBegin(ctx, e, turns)
 	for wait := time.Second; errors.Is(err, ErrBusy); wait = min(2*wait, 15*time.Second) {
 		if err = sleep(ctx, wait); err == nil {
-			a, err = call[*wire.Begun](ctx, e, req)
+			a, err = w.callBegin(ctx, e, turns)
 		}
 		if ctx.Err() != nil && err != nil {
 			return fmt.Errorf("%w: %w", ctx.Err(), ErrBusy)
@@ -130,8 +172,11 @@ func (w *remoteWriter) beginIn(ctx context.Context, e *epoch) error {
 	if err != nil {
 		return err
 	}
+	if a.Writer == 0 {
+		return malformed("a point was begun that has no number")
+	}
 	if w.hasher != nil && a.Key != w.key {
-		_, _ = call[*wire.OK](ctx, e, &wire.DropPoint{Writer: a.Writer})
+		w.c.dropPoint(e, a.Writer)
 		return fmt.Errorf("%w: the mover names blocks by another key now", ErrLostContent)
 	}
 	if w.hasher == nil {
@@ -155,9 +200,19 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// do carries out op inside the gate, in a session that knows the point. Where the session turns out to be lost, the
-// point is put back in another, and op is carried out again: nothing of what it did before exists any more.
+// do carries out op on a point that is not committed.
 func (w *remoteWriter) do(ctx context.Context, op func(e *epoch) error) error {
+	return w.inside(ctx, func(e *epoch) error {
+		if w.ref == 0 { // a replay found it; its disks' numbers are of another session, too
+			return fmt.Errorf("the point is committed: %w", fs.ErrClosed)
+		}
+		return op(e)
+	})
+}
+
+// inside carries out op inside the gate, in a session that knows the point. Where the session turns out to be lost, the
+// point is put back in another, and op is carried out again: nothing of what it did before exists any more.
+func (w *remoteWriter) inside(ctx context.Context, op func(e *epoch) error) error {
 	for {
 		if err := w.enter(ctx); err != nil {
 			return err
@@ -274,7 +329,7 @@ func (w *remoteWriter) askUsage() *wire.UsageIs {
 		return nil
 	}
 	defer w.gate.Release(1)
-	if w.in == nil || w.in.gone.Load() {
+	if w.in == nil || w.ref == 0 || w.in.gone.Load() {
 		return nil
 	}
 	far, err := call[*wire.UsageIs](ctx, w.in, &wire.Usage{Writer: w.ref})
@@ -290,7 +345,7 @@ const usageWait = 10 * time.Second
 // Commit is as pipe.PointWriter has it. Where the answer was lost with the session, the point is looked for by its
 // fact before it is committed again.
 func (w *remoteWriter) Commit(ctx context.Context, tracking map[string]string) (string, error) {
-	err := w.do(ctx, func(e *epoch) error {
+	err := w.inside(ctx, func(e *epoch) error {
 		if w.committed != "" {
 			return nil // the replay found it
 		}
@@ -352,7 +407,7 @@ func (w *remoteWriter) depart(ctx context.Context, drop bool) {
 	}
 	e, ref := w.in, w.ref
 	w.gate.Release(everyone)
-	if e == nil || e.gone.Load() {
+	if e == nil || ref == 0 || e.gone.Load() {
 		return
 	}
 	if drop {

@@ -41,7 +41,7 @@ func (w *remoteWriter) resume(ctx context.Context) error {
 			return nil
 		case isLost(err):
 			w.c.lost(e)
-		case errors.Is(err, ErrLostContent):
+		case errors.Is(err, ErrLostContent), errors.Is(err, ErrFenced):
 			w.mu.Lock()
 			w.failed = err
 			w.mu.Unlock()
@@ -84,13 +84,12 @@ func (w *remoteWriter) replay(ctx context.Context, e *epoch) (err error) {
 	committing, unnoted := w.committing, w.unnoted
 	disks, blobs := slices.Clone(w.disks), slices.Clone(w.blobs)
 	w.mu.Unlock()
-	if committing {
-		if w.committed, err = w.c.findByFact(ctx, w.vm, w.fact); err != nil || w.committed != "" {
-			if err == nil {
-				w.in = e
-			}
-			return err
-		}
+	own, err := w.look(ctx, e, committing)
+	if own != "" {
+		w.found(e, own)
+	}
+	if err != nil || own != "" {
+		return err
 	}
 	if unnoted != nil {
 		return fmt.Errorf("%w: its notes could not be kept: %w", ErrLostContent, unnoted)
@@ -102,19 +101,22 @@ func (w *remoteWriter) replay(ctx context.Context, e *epoch) (err error) {
 	}
 	w.c.settings.Log.Info("the target has lost the session; putting the point back", "vm", w.vm)
 	w.in = nil // until all is there
-	if err := w.beginIn(ctx, e); err != nil {
+	if err := w.beginIn(ctx, e, nil); err != nil {
 		if f, ok := errors.AsType[*Error](err); committing && ok && f.Code == wire.CodeExists && f.Object != "" {
-			w.committed, w.in = f.Object, e // it was carried out while we asked
+			w.found(e, f.Object) // it was carried out while we asked
 			return nil
 		}
 		return err
 	}
 	in := w.in
 	w.in = nil
-	if err := w.refill(ctx, e, disks, blobs); err != nil {
+	_, err = w.look(ctx, e, false) // a commit that was under way there has ended before ours began
+	if err == nil {
+		err = w.refill(ctx, e, disks, blobs)
+	}
+	if err != nil {
 		if !isLost(err) {
-			e.leave(w.ref)
-			_, _ = call[*wire.OK](ctx, e, &wire.DropPoint{Writer: w.ref})
+			w.c.dropPoint(e, w.ref)
 		}
 		return err
 	}
@@ -122,20 +124,9 @@ func (w *remoteWriter) replay(ctx context.Context, e *epoch) (err error) {
 	return nil
 }
 
-// findByFact is the id of the point that carries our fact, empty where there is none.
-func (c *Client) findByFact(ctx context.Context, vm, fact string) (string, error) {
-	for p, err := range c.listed(ctx, vm) {
-		switch {
-		case errors.Is(err, ErrCorrupt):
-			continue // ours was written a moment ago
-		case err != nil:
-			return "", err
-		case p.Facts[SessionFact] == fact:
-			return p.ID, nil
-		}
-	}
-	return "", nil
-}
+// found says that the point is committed. It has no number in this session: the one that it had in another may be
+// somebody else's here.
+func (w *remoteWriter) found(e *epoch, point string) { w.committed, w.in, w.ref = point, e, 0 }
 
 // refill brings disks, what stands in them, and blobs.
 func (w *remoteWriter) refill(ctx context.Context, e *epoch, disks []*remoteDisk, blobs []*sentBlob) error {

@@ -217,6 +217,9 @@ func backUp(ctx context.Context, c *Client, opts *pipe.PointOptions, disks map[s
 		if err := d.Commit(ctx); err != nil {
 			return "", err
 		}
+		if err := d.Close(); err != nil { // as who defers it does
+			return "", err
+		}
 	}
 	if err := w.Blob(ctx, "config", bytes.NewReader(bytes.Repeat([]byte("config"), 400_000))); err != nil {
 		return "", err

@@ -2,7 +2,9 @@ package mover
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,17 +17,21 @@ const (
 	maxKeep     = 1 << 30
 )
 
-// window bounds what all writers of a client keep of content that is not durable yet.
+// window bounds what all writers of a client keep of content that is not durable yet. Where it is full and nothing settles,
+// they share it: who wants room takes it from whoever has most.
 type window struct {
 	own int64 // the options' limit
 
 	mu    sync.Mutex
 	limit int64
 	used  int64
-	moved chan struct{} // closed when something was let go
+	parts map[*keeper]int64 // of used; only those that have some
+	moved chan struct{}     // closed when something was let go
 }
 
-func newWindow(own int64) *window { return &window{own: own, limit: own, moved: make(chan struct{})} }
+func newWindow(own int64) *window {
+	return &window{own: own, limit: own, parts: map[*keeper]int64{}, moved: make(chan struct{})}
+}
 
 // setLimit takes the other side's limit; 0 is none. The smaller one counts.
 func (w *window) setLimit(n int64) {
@@ -43,25 +49,44 @@ func (w *window) wake() {
 	w.moved = make(chan struct{})
 }
 
-// take asks for n bytes. Where there is no room it returns a channel that is closed when there may be. A single block
+// take asks for n bytes of it for k. Where there is no room it returns a channel that is closed when there may be. A single block
 // always has room in an empty window.
-func (w *window) take(n int64) (wait <-chan struct{}) {
+func (w *window) take(k *keeper, n int64) (wait <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.used > 0 && w.used+n > w.limit {
 		return w.moved
 	}
-	w.used += n
+	if w.used += n; n > 0 {
+		w.parts[k] += n
+	}
 	return nil
 }
 
-func (w *window) give(n int64) {
+// larger are the keepers that have more of the window than k, and k, the largest first.
+func (w *window) larger(k *keeper) []*keeper {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	list := []*keeper{k}
+	for o, part := range w.parts {
+		if o != k && part > w.parts[k] {
+			list = append(list, o)
+		}
+	}
+	slices.SortFunc(list, func(a, b *keeper) int { return cmp.Compare(w.parts[b], w.parts[a]) })
+	return list
+}
+
+func (w *window) give(k *keeper, n int64) {
 	if n == 0 {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.used -= n
+	if w.parts[k] -= n; w.parts[k] == 0 {
+		delete(w.parts, k)
+	}
 	w.wake()
 }
 
@@ -97,14 +122,13 @@ type keeper struct {
 func newKeeper(w *window) *keeper { return &keeper{window: w, by: map[pipe.ID]*kept{}} }
 
 // keep copies a block's content, where there is room for it, so that the caller may use its memory again. It waits for
-// room. Where waiting is in vain, because
-// the target does not settle what it has, older content is pushed out, and then a replay may fail; how many bytes
-// those were is the second result.
+// room. Where waiting is in vain, because the target does not settle what it has, older content is pushed out, and then a
+// replay may fail; how many bytes those were is the second result.
 func (k *keeper) keep(ctx context.Context, s *settings, id pipe.ID, codec pipe.Codec, data []byte) (*kept, int64, error) {
 	c := &kept{id: id, codec: codec, data: data, size: int64(len(data))}
 	pushed := int64(0)
 	for {
-		wait := k.window.take(c.size)
+		wait := k.window.take(k, c.size)
 		if wait == nil {
 			break
 		}
@@ -112,7 +136,7 @@ func (k *keeper) keep(ctx context.Context, s *settings, id pipe.ID, codec pipe.C
 		if err != nil {
 			return nil, pushed, err
 		}
-		if !ok { // nothing of ours could make room: go on without keeping it
+		if !ok { // nothing could make room: all is under way: go on without keeping it
 			c.size, c.untracked = 0, true
 			return c, pushed + int64(len(data)), nil
 		}
@@ -125,7 +149,7 @@ func (k *keeper) keep(ctx context.Context, s *settings, id pipe.ID, codec pipe.C
 		c.data = bytes.Clone(data)
 		return c, pushed, nil
 	}
-	k.window.give(c.size) // the same content is kept already, on its way or placed
+	k.window.give(k, c.size) // the same content is kept already, on its way or placed
 	c.size, c.untracked = 0, true
 	return c, pushed, nil
 }
@@ -151,17 +175,29 @@ func (k *keeper) await(ctx context.Context, s *settings, wait <-chan struct{}) (
 		}
 	}
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	k.weary = true
+	k.mu.Unlock()
+	for _, o := range k.window.larger(k) {
+		if n, ok := o.pushOut(); ok {
+			return n, true, nil
+		}
+	}
+	return 0, false, nil
+}
+
+// pushOut drops the oldest block that was placed, and returns its size.
+func (k *keeper) pushOut() (pushed int64, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	for len(k.order) > 0 {
 		old := k.order[0]
 		k.order = k.order[1:]
 		if !old.gone {
 			k.drop(old)
-			return old.size, true, nil
+			return old.size, true
 		}
 	}
-	return 0, false, nil
+	return 0, false
 }
 
 // drop forgets a block. The keeper is locked.
@@ -173,7 +209,7 @@ func (k *keeper) drop(c *kept) {
 	if k.by[c.id] == c {
 		delete(k.by, c.id)
 	}
-	k.window.give(c.size)
+	k.window.give(k, c.size)
 }
 
 // placed says that call number n in session e has placed the block.

@@ -80,14 +80,51 @@ func TestWindowOfATargetThatSettlesNothing(t *testing.T) {
 		require.NotNil(t, k.find(pipe.ID{99}))
 		require.Nil(t, k.find(pipe.ID{95}))
 
-		other := newKeeper(w) // whose part is none: it goes on without keeping
+		other := newKeeper(w) // whose part is none: it gets some of the largest
 		c, out, err := other.keep(t.Context(), &quick, pipe.ID{200}, pipe.Plain, make([]byte, 25))
 		require.NoError(t, err)
 		require.EqualValues(t, 25, out)
 		other.placed(c, e, 1)
-		require.Nil(t, other.find(pipe.ID{200}))
+		require.NotNil(t, other.find(pipe.ID{200}))
+		require.Nil(t, k.find(pipe.ID{96}), "the oldest of the other")
 		require.EqualValues(t, 100, w.used)
 	})
+}
+
+// Several writers that fill the window have equal parts of it in the end, and none goes without, as long as there is
+// anything that was placed.
+func TestWindowIsShared(t *testing.T) {
+	s := quick
+	s.impatient = time.Nanosecond
+	w, e := newWindow(800), &epoch{}
+	keepers := make([]*keeper, 8)
+	number := uint64(0)
+	for i := range keepers {
+		keepers[i] = newKeeper(w)
+		for n := range 70 { // the first takes nearly all
+			c, _, err := keepers[i].keep(t.Context(), &s, pipe.ID{byte(n), 1}, pipe.Plain, make([]byte, 10))
+			require.NoError(t, err)
+			number++
+			keepers[i].placed(c, e, number)
+		}
+	}
+	for i, k := range keepers {
+		require.InDelta(t, 100, w.parts[k], 20, "writer %d", i)
+		require.NotNil(t, k.find(pipe.ID{69, 1}), "the newest of each")
+	}
+	for _, k := range keepers {
+		k.close()
+	}
+	require.Zero(t, w.used)
+	require.Empty(t, w.parts)
+
+	// What is under way cannot be pushed out: then a block goes without being kept.
+	busy, late := newKeeper(w), newKeeper(w)
+	keepOne(t, busy, 1, 800)
+	c, out, err := late.keep(t.Context(), &s, pipe.ID{2}, pipe.Plain, make([]byte, 10))
+	require.NoError(t, err)
+	require.True(t, c.untracked)
+	require.EqualValues(t, 10, out)
 }
 
 func TestWindowEdges(t *testing.T) {

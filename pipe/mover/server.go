@@ -37,6 +37,8 @@ type Server struct {
 	once      sync.Once
 	closed    chan struct{}
 	closeErr  error
+
+	pulse chan struct{} // see Alive
 }
 
 // ErrShutdown is what [Server.Serve] returns when the server has been shut down before.
@@ -51,7 +53,7 @@ func NewServer(opts *ServerOptions) (*Server, error) {
 	if o.Identity == nil || o.Book == nil {
 		return nil, fmt.Errorf("a mover needs a key of its own and a book of its peers: %w", fs.ErrInvalid)
 	}
-	s := &Server{opts: o, started: time.Now(), listeners: map[net.Listener]struct{}{}, closed: make(chan struct{})}
+	s := &Server{opts: o, started: time.Now(), listeners: map[net.Listener]struct{}{}, closed: make(chan struct{}), pulse: make(chan struct{}, 1)}
 	if s.host, err = newHost(&o, s); err != nil {
 		return nil, err
 	}
@@ -177,7 +179,19 @@ func (s *Server) open(ctx context.Context, peer trust.Peer, push func(wire.Messa
 	if err := s.opts.Book.Check(peer); err != nil { // it was taken out since its handshake
 		return nil, &wire.Fail{Code: wire.CodeForbidden, Text: "this peer is not known here any more"}
 	}
-	return handlerOf(newHandler(ctx, s.host, peer, push))
+	return handlerOf(s.admit(newHandler(ctx, s.host, peer, push)))
+}
+
+// admit looks into the book once more when a session is on the list that is reviewed: between the first look and that,
+// nobody would have noticed that its peer was taken out.
+func (s *Server) admit(h *handler, err error) (*handler, error) {
+	if err != nil {
+		return nil, err
+	}
+	if s.opts.Book.Check(h.peer) != nil {
+		return nil, errors.Join(&wire.Fail{Code: wire.CodeForbidden, Text: "this peer is not known here any more"}, h.Close())
+	}
+	return h, nil
 }
 
 // handlerOf keeps a nil pointer from becoming a handler.
@@ -205,14 +219,17 @@ func (s *Server) sweep() {
 	if s.host.tenants == nil {
 		return
 	}
-	tick := time.NewTicker(idleTenant / 4)
+	const every = idleTenant / 4
+	tick := time.NewTicker(every)
 	defer tick.Stop()
+	at := s.host.clock.now()
 	for {
 		select {
 		case <-s.life.Done():
 			return
 		case now := <-tick.C:
-			s.host.evict(now)
+			at = s.host.clock.beat(at, every)
+			s.host.evict(at)
 			if err := s.host.tenants.sweep(now); err != nil {
 				s.opts.Log.Warn("the tables of known blocks", "err", err)
 			}
@@ -248,6 +265,33 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 // Stats is what the mover's sessions have done so far.
 func (s *Server) Stats() session.Stats { return s.sessions.Stats() }
+
+// Alive returns nil when the server is not stuck: it takes, one after the other, the locks without which no connection
+// gets in and no session begins, and looks at every session. Where ctx ends before that, it is an error that says so. What
+// a store or a disk keeps waiting is not the server's being stuck, and is not asked.
+func (s *Server) Alive(ctx context.Context) error {
+	select {
+	case s.pulse <- struct{}{}:
+	case <-ctx.Done(): // the last one who asked still waits
+		return fmt.Errorf("the mover is stuck: %w", ctx.Err())
+	}
+	beat := make(chan struct{})
+	go func() {
+		defer func() { <-s.pulse }()
+		s.mu.Lock()
+		_ = s.draining
+		s.mu.Unlock()
+		_ = s.host.peers()
+		_ = s.sessions.Stats()
+		close(beat)
+	}()
+	select {
+	case <-beat:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the mover is stuck: %w", ctx.Err())
+	}
+}
 
 // enrol puts a machine's key in the place of its token.
 func (s *Server) enrol(token trust.Peer, m *wire.Enrol) (*wire.Enrolled, error) {

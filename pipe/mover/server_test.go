@@ -168,3 +168,20 @@ func TestShutdownAndBack(t *testing.T) {
 	require.NoError(t, err)
 	requireSame(t, y.opts.Backend, id, img)
 }
+
+// A mover that is stuck does not say that it is alive, and the watchdog ends it.
+func TestAlive(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, &ServerOptions{Backend: newRepo(t)})
+	require.NoError(t, y.server.Alive(t.Context()))
+	for _, lock := range []sync.Locker{&y.server.mu, &y.server.host.mu} {
+		lock.Lock()
+		for range 2 {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			require.ErrorIs(t, y.server.Alive(ctx), context.DeadlineExceeded)
+			cancel()
+		}
+		lock.Unlock()
+		require.NoError(t, y.server.Alive(t.Context()))
+	}
+}

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,92 +28,29 @@ type writer struct {
 	attempt  attempt
 	ref      wire.Ref
 	pw       pipe.PointWriter
-	progress *progress // nil where only the commit makes durable
+	progress *progress    // nil where only the commit makes durable
+	settler  pipe.Settler // nil: there is none
 
 	brought atomic.Int64 // bytes of content, as they came
 
-	gate   gate
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	turn   bool    // it has one to give back
-	before *writer // whom it took the VM from
-	ended  chan struct{}
-	used   atomic.Int64 // when the last call was made, in nanoseconds
+	gate    gate
+	streams gate // blobs that the backend takes
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	turn    bool    // it has one to give back
+	before  *writer // whom it took the VM from
+	ended   chan struct{}
+	used    atomic.Int64 // when the last call was made, by the host's clock
+	parked  atomic.Int64 // parts of blobs that wait for their predecessors
+	failed  atomic.Bool  // a failure was noted; those after it follow from it
 
 	mu    sync.Mutex
 	disks map[*disk]struct{}
 	blobs map[*blob]struct{}
-}
-
-// claim is what only one writer of a peer has at a time.
-type claim struct{ peer, vm string }
-
-// attempt is a client's own number for one try to write a point.
-type attempt struct{ peer, number string }
-
-// claims are the points that are being written, and the last attempts that were committed.
-type claims struct {
-	mu   sync.Mutex
-	by   map[claim]*writer
-	done map[attempt]string // the point's id
-	old  []attempt          // in their order
-}
-
-// maxAttempts is how many committed attempts are remembered. Who asks for one asks within the hour that a client waits.
-const maxAttempts = 4096
-
-func newClaims() *claims { return &claims{by: map[claim]*writer{}, done: map[attempt]string{}} }
-
-// committed remembers what an attempt became.
-func (c *claims) committed(a attempt, point string) {
-	if a.number == "" {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.old) == maxAttempts {
-		delete(c.done, c.old[0])
-		c.old = slices.Delete(c.old, 0, 1)
-	}
-	c.done[a] = point
-	c.old = append(c.old, a)
-}
-
-// pointOf is what an attempt became.
-func (c *claims) pointOf(a attempt) (point string, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	point, ok = c.done[a]
-	return point, ok
-}
-
-// all are the points that are being written.
-func (c *claims) all() []*writer {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Collect(maps.Values(c.by))
-}
-
-// take hands the claim over to w and returns who had it.
-func (c *claims) take(w *writer) (before *writer) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	before = c.by[w.claim]
-	c.by[w.claim] = w
-	return before
-}
-
-// drop gives a claim up, if it is still w's.
-func (c *claims) drop(w *writer) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.by[w.claim] == w {
-		delete(c.by, w.claim)
-	}
+	whole int // blobs that were sealed
 }
 
 var (
-	errFenced     = &wire.Fail{Code: wire.CodeFenced, Text: "a later session of this peer writes this VM now: nothing of this one counts"}
 	errCommitting = &wire.Fail{Code: wire.CodeClosed, Text: "the point is being committed"}
 	errCommitted  = &wire.Fail{Code: wire.CodeClosed, Text: "the point was committed"}
 	errDropped    = &wire.Fail{Code: wire.CodeClosed, Text: "the point was dropped"}
@@ -168,17 +103,21 @@ func (h *handler) begin(ctx context.Context, m *wire.Begin) (wire.Message, error
 func (w *writer) start(ctx context.Context, m *wire.Begin) error {
 	ctx, stop := w.both(ctx)
 	defer stop()
-	if w.before = w.h.host.claims.take(w); w.before != nil {
+	before, past := w.h.host.claims.take(w)
+	if past != nil {
+		return w.overtaken(ctx, past)
+	}
+	if w.before = before; before != nil {
 		w.before.end(errFenced)
 		if err := w.before.wait(ctx); err != nil {
 			return w.because(err)
 		}
 		w.before = nil
 	}
-	if point, ok := w.h.host.claims.pointOf(w.attempt); ok {
-		return &wire.Fail{Code: wire.CodeExists, Object: point, Text: "this attempt was committed: it is point " + point}
+	if err := w.exists(); err != nil {
+		return err
 	}
-	if err := w.h.host.admission.enter(ctx); err != nil {
+	if err := w.h.host.admission.enter(ctx, w.claim.peer); err != nil {
 		return w.because(err)
 	}
 	w.turn = true
@@ -192,10 +131,29 @@ func (w *writer) start(ctx context.Context, m *wire.Begin) error {
 		return w.because(err)
 	}
 	w.pw = pw
-	if d, ok := pw.(pipe.Durable); ok {
-		w.progress = newProgress(d)
-	}
+	w.progress = w.progressOf(pw)
 	return nil
+}
+
+// exists is the error for an attempt that was committed.
+func (w *writer) exists() error {
+	point, ok := w.h.host.claims.pointOf(w.attempt)
+	if !ok {
+		return nil
+	}
+	return &wire.Fail{Code: wire.CodeExists, Object: point, Text: "this attempt was committed: it is point " + point}
+}
+
+// overtaken is the error for an attempt behind which another was begun: the caller was frozen, and has gone on. Its
+// commit may still be under way.
+func (w *writer) overtaken(ctx context.Context, past <-chan struct{}) error {
+	if err := awaitEnd(ctx, past); err != nil {
+		return w.because(err)
+	}
+	if err := w.exists(); err != nil {
+		return err
+	}
+	return errFenced
 }
 
 // both is a context that ends with the call's and with the writer's.
@@ -227,6 +185,7 @@ func (w *writer) end(why error) {
 			b.abort(why)
 		}
 		_ = w.gate.wait(context.Background()) // every call has a context that has ended
+		_ = w.streams.wait(context.Background())
 		for d := range w.disks {
 			_ = d.target.Close()
 		}
@@ -269,11 +228,13 @@ func (w *writer) settle(why error) {
 }
 
 // wait waits until the writer has ended and nothing of it is under way.
-func (w *writer) wait(ctx context.Context) error {
+func (w *writer) wait(ctx context.Context) error { return awaitEnd(ctx, w.ended) }
+
+func awaitEnd(ctx context.Context, ended <-chan struct{}) error {
 	t := time.NewTimer(teardown)
 	defer t.Stop()
 	select {
-	case <-w.ended:
+	case <-ended:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -292,7 +253,7 @@ func (w *writer) enter(ctx context.Context) (context.Context, func(), error) {
 	return ctx, func() { stop(); w.touch(); w.gate.leave() }, nil
 }
 
-func (w *writer) touch() { w.used.Store(time.Now().UnixNano()) }
+func (w *writer) touch() { w.used.Store(int64(max(1, w.h.host.clock.now()))) }
 
 // maxIdle is how long a point may hold its turn without a call while others wait for theirs: somebody who has gone, or
 // who means to keep others from writing.
@@ -300,13 +261,14 @@ const maxIdle = 15 * time.Minute
 
 var errIdle = &wire.Fail{Code: wire.CodeRevoked, Text: "nothing was written to the point for long, and others waited: its turn is over"}
 
-// evict ends points that hold a turn and do nothing with it, if somebody waits.
-func (h *host) evict(now time.Time) {
+// evict ends points that hold a turn and do nothing with it, if somebody waits. A blob that is open is nothing that is
+// done, and neither is a part that waits for one that never comes.
+func (h *host) evict(now time.Duration) {
 	if h.admission.waiting.Load() == 0 {
 		return
 	}
 	for _, w := range h.claims.all() {
-		if used := w.used.Load(); used != 0 && now.Sub(time.Unix(0, used)) > maxIdle && !w.gate.inside() {
+		if used := w.used.Load(); used != 0 && now-time.Duration(used) > maxIdle && w.gate.inside() <= int(w.parked.Load()) {
 			w.h.log.Warn("a point was given up: nothing was written to it, and others wait", "vm", w.claim.vm)
 			w.end(errIdle)
 		}
@@ -319,15 +281,18 @@ func (h *handler) commit(ctx context.Context, m *wire.Commit) (wire.Message, err
 	if err != nil {
 		return nil, err
 	}
-	for _, b := range w.openBlobs() {
-		b.abort(errUnsealed)
+	if len(w.openBlobs()) > 0 { // a part of one may be under way for long
+		return nil, w.because(errUnsealed)
 	}
 	ctx, stop := w.both(ctx)
 	defer stop()
 	if err := w.gate.enterAlone(ctx, errCommitting); err != nil {
 		return nil, w.because(err)
 	}
-	point, err := w.pw.Commit(ctx, m.Tracking)
+	point, err := "", error(errUnsealed)
+	if len(w.openBlobs()) == 0 {
+		point, err = w.pw.Commit(ctx, m.Tracking)
+	}
 	if err != nil {
 		err = w.because(err)
 		w.gate.leave()
@@ -440,29 +405,4 @@ func (w *writer) openBlobs() (list []*blob) {
 		list = append(list, b)
 	}
 	return list
-}
-
-// tellEvery is how often the caller hears what has become durable.
-const tellEvery = 200 * time.Millisecond
-
-// tell says what has become durable, until the session ends.
-func (h *handler) tell() {
-	tick := time.NewTicker(tellEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-h.ctx.Done():
-			return
-		case <-tick.C:
-		}
-		for ref, w := range h.writers.each() {
-			if w.progress == nil {
-				continue
-			}
-			// The frontier first: a call below it is known to its writer already.
-			if below, grown := w.progress.news(h.seen.at()); grown {
-				h.push(&wire.Durable{Writer: ref, Below: below})
-			}
-		}
-	}
 }

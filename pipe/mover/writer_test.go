@@ -346,7 +346,7 @@ func TestDurableIsTold(t *testing.T) {
 		do[*wire.Placed](t, h, o.next(), o.block(int64(i)*testBlock, chacha(uint64(i), testBlock)))
 	}
 	require.Eventually(t, func() bool { return told() > 100 }, 20*time.Second, 10*time.Millisecond)
-	require.Less(t, told(), o.call)
+	require.LessOrEqual(t, told(), o.call)
 	missing := o.next() // a call that another one overtakes
 	for i := blocks / 2; i < blocks; i++ {
 		do[*wire.Placed](t, h, o.next(), o.block(int64(i)*testBlock, chacha(uint64(i), testBlock)))
@@ -382,7 +382,7 @@ func TestIdleWriterLosesItsTurn(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, func(h *host) { h.admission = newAdmission(1, 5) })
 	idle := newPoint(t, p.session("web", trust.Append, nil), "vm", testBlock)
-	later := time.Now().Add(maxIdle + time.Minute)
+	later := p.clock.now() + maxIdle + time.Minute
 	p.evict(later)
 	do[*wire.Placed](t, idle.handler, idle.next(), idle.block(0, chacha(1, testBlock)))
 	h := p.session("db", trust.Append, nil)
@@ -392,7 +392,7 @@ func TestIdleWriterLosesItsTurn(t *testing.T) {
 		begun <- err
 	}()
 	require.Eventually(t, func() bool { return p.admission.waiting.Load() == 1 }, 5*time.Second, time.Millisecond)
-	p.evict(time.Now())
+	p.evict(p.clock.now())
 	require.EqualValues(t, 1, p.admission.waiting.Load())
 	p.evict(later)
 	require.NoError(t, <-begun)

@@ -18,6 +18,7 @@ type appendView struct{ view }
 var (
 	_ store.Prober = (*appendView)(nil)
 	_ store.Spacer = (*appendView)(nil)
+	_ Asker        = (*appendView)(nil)
 )
 
 // maxCompared bounds what is read to compare a copy with its first place: log records and manifests are smaller.
@@ -50,7 +51,58 @@ func (v *appendView) add(ctx context.Context, name string, data []byte) error {
 	if err := v.ownLease(ctx, p, lease, true); err != nil {
 		return err
 	}
-	return v.create(ctx, name, data)
+	err = v.create(ctx, name, data)
+	if err == nil && strings.HasPrefix(name, "beat/") {
+		v.g.beat.saw(lease)
+	}
+	return err
+}
+
+// MayCreate says what Create would refuse for its name alone, before anybody has brought the object's bytes. It looks at
+// nothing that is there: only Create settles what it says exists.
+func (v *appendView) MayCreate(ctx context.Context, name string, size int64) error {
+	err := v.open(ctx, store.ValidName(name))
+	if err == nil {
+		err = v.mayAdd(ctx, name, size)
+	}
+	return v.g.refused("create", v.peer, name, err)
+}
+
+func (v *appendView) mayAdd(ctx context.Context, name string, size int64) error {
+	p, err := v.g.repository(ctx)
+	if err != nil {
+		return err
+	}
+	first, copied := copyOf(name)
+	switch {
+	case copied && !isVital(first):
+		return denied("there are no copies of %s", first)
+	case copied && size > maxCompared:
+		return denied("a copy of %d bytes", size)
+	case copied:
+		return nil
+	}
+	if n, ok := repo.RecordOf(name); ok {
+		return mayAppend(ctx, p, n, size)
+	}
+	lease, ok := repo.LeaseOf(name)
+	if !ok {
+		return denied("a write-only client creates nothing of that name")
+	}
+	return v.ownLease(ctx, p, lease, true)
+}
+
+func mayAppend(ctx context.Context, p *repo.Public, n uint64, size int64) error {
+	if size > maxCompared {
+		return denied("a record of %d bytes", size)
+	}
+	if err := p.Refresh(ctx); err != nil {
+		return err
+	}
+	if next := p.Head() + 1; n > next {
+		return denied("record %d where %d is the next", n, next)
+	}
+	return nil
 }
 
 // copyOf is the first place of what may stand in three.
@@ -104,7 +156,7 @@ func (v *appendView) addRecord(ctx context.Context, p *repo.Public, n uint64, na
 	if err := v.absent(ctx, name); err != nil {
 		return err
 	}
-	key, err := p.CheckRecord(ctx, n, data)
+	key, err := p.CheckRecord(ctx, n, data, v.g.beat.live)
 	if errors.Is(err, fs.ErrExist) { // the log has it, from its copies
 		return v.putBack(ctx, name, data)
 	}
@@ -114,7 +166,14 @@ func (v *appendView) addRecord(ctx context.Context, p *repo.Public, n uint64, na
 	if err := v.g.keys.bind(key, v.peer); err != nil {
 		return err
 	}
-	return v.create(ctx, name, data)
+	if err := v.g.pace.take(key); err != nil {
+		return err
+	}
+	err = v.create(ctx, name, data)
+	if err == nil {
+		v.g.beat.saw(n) // a lease's number is its record's
+	}
+	return err
 }
 
 // absent is fs.ErrExist where something is there already, before anything else is said about it.

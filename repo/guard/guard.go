@@ -6,7 +6,8 @@
 //
 //	                     append peer                                        full peer
 //	header, log          reads                                              reads
-//	log/<n>              creates the next one, if its key may say it        creates
+//	log/<n>              creates the next one, if its key may say it, at    creates
+//	                     most 200 at once and 60 a minute for long
 //	copies               creates, byte for byte as the first place          creates
 //	data meta index      creates below its own open leases, every cell      creates, every cell whole
 //	anchor manifest      whole, sealed for the repository's readers;
@@ -18,7 +19,8 @@
 //
 // An append peer's rights are those that the log gives to the key that it signs with, not those that it claims. The
 // first record that a peer brings binds its key to it; from then on no other peer may use that key's leases. All
-// refusals are fs.ErrPermission with the reason, and have changed nothing.
+// refusals are fs.ErrPermission with the reason, and have changed nothing. Of the leases of a key those count as open
+// whose heartbeats come: a machine that dies each night is not shut out, and the owner may revoke what it leaves.
 //
 // What a blind guard cannot do: it does not see whether what is sealed is any good, so a client that was taken over can
 // add worthless points, fill the disk, and hold its own lease for long. It cannot touch, hide or read what was there.
@@ -50,6 +52,8 @@ type Guard struct {
 	st   store.Store
 	log  *slog.Logger
 	keys *keyBook
+	pace pace
+	beat signs
 
 	mu     sync.Mutex
 	public *repo.Public // nil until there is a repository
@@ -68,7 +72,10 @@ func New(st store.Store, opts *Options) (*Guard, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Guard{st: st, log: opts.Log, keys: keys}
+	g := &Guard{
+		st: st, log: opts.Log, keys: keys,
+		pace: pace{of: map[[32]byte]*allowance{}}, beat: signs{last: map[uint64]time.Time{}},
+	}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}
@@ -151,8 +158,12 @@ func (g *Guard) refused(op, peer, name string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, fs.ErrPermission) && op != "stat" { // who is about to create asks first whether it is there
-		g.log.Warn("refused", "peer", peer, "op", op, "object", name, "reason", err.Error())
+	if errors.Is(err, fs.ErrPermission) {
+		level := slog.LevelWarn
+		if op == "stat" { // who has created something, and lost the answer, looks whether it is there: that is no attack
+			level = slog.LevelDebug
+		}
+		g.log.Log(context.Background(), level, "refused", "peer", peer, "op", op, "object", name, "reason", err.Error())
 	}
 	if _, ok := errors.AsType[*fs.PathError](err); ok {
 		return err

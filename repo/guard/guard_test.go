@@ -157,6 +157,9 @@ func TestEndToEnd(t *testing.T) {
 	third := s.backup(bare, "web", 2, nil)
 	require.Greater(t, third.New, int64(5*block), "without a cache all is sent again")
 	require.Empty(t, s.said.String(), "nothing was refused")
+	_, err := s.g.For("web-host", false).Stat(t.Context(), "meta/0000000000000003/"+strings.Repeat("0", 32))
+	require.ErrorIs(t, err, fs.ErrPermission)
+	require.Empty(t, s.said.String(), "who looks whether his creation came through is no attacker")
 
 	r := s.reader()
 	s.requireRestores(r, owners.ID, 1)

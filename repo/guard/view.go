@@ -12,6 +12,12 @@ import (
 	"github.com/hikae/hikae/repo/store"
 )
 
+// Asker is what the stores that [Guard.For] returns can do besides: they say what they would refuse to create before its
+// bytes have come. On nil nothing is promised.
+type Asker interface {
+	MayCreate(ctx context.Context, name string, size int64) error
+}
+
 // view is what the two kinds of peers have in common.
 type view struct {
 	g      *Guard
@@ -72,7 +78,13 @@ type fullView struct{ view }
 var (
 	_ store.Prober = (*fullView)(nil)
 	_ store.Spacer = (*fullView)(nil)
+	_ Asker        = (*fullView)(nil)
 )
+
+// MayCreate lets pass what is a name.
+func (v *fullView) MayCreate(ctx context.Context, name string, _ int64) error {
+	return v.g.refused("create", v.peer, name, v.open(ctx, store.ValidName(name)))
+}
 
 // Create stores an object. Packs are looked at: what was damaged on its way is not what the peer believes to be there.
 func (v *fullView) Create(ctx context.Context, name string, data []byte) error {

@@ -184,7 +184,7 @@ func TestFlood(t *testing.T) {
 		}()
 		synctest.Wait()
 		a := s.hosted().link.answers
-		require.LessOrEqual(t, a.bytes, int64(100_000))
+		require.LessOrEqual(t, a.under[brief].bytes, int64(100_000))
 		require.Equal(t, 9, a.running)
 		close(goOn)
 		for range 60 {

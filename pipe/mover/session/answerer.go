@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"sync"
 	"time"
@@ -27,7 +28,8 @@ type answerer struct {
 	most    uint64              // calls that ever were granted at once
 	widest  int64               // bytes that ever were granted
 	running int
-	bytes   int64         // content of calls under way and of answers that are not sent
+	under   [sorts]load   // calls under way, with their content, and answers that are not sent
+	seed    maphash.Seed  // of the requests' hashes
 	kept    int64         // of answers in the table
 	room    chan struct{} // closed when there is more; nil: nobody waits
 	calls   sync.WaitGroup
@@ -41,8 +43,10 @@ type entry struct {
 	lanes  []*lane      // that asked and have not been answered since
 	answer wire.Message // nil: it is under way
 	size   int64        // of the answer, as it is kept
-	takes  int64        // of the window, until the answer is kept or sent
-	queued int          // answers that are not sent
+	sort   sort
+	takes  int64  // of the window, until the answer is kept or sent
+	hash   uint64 // of the request
+	queued int    // answers that are not sent
 	cancel context.CancelFunc
 }
 
@@ -57,7 +61,7 @@ const keepBeyond = 16 << 20
 
 func newAnswerer(l *link, h Handler) *answerer {
 	return &answerer{link: l, handler: h, table: map[uint64]*entry{}, below: 1, open: map[uint64]struct{}{},
-		closed: make(chan struct{})}
+		closed: make(chan struct{}), seed: maphash.MakeSeed()}
 }
 
 // grant says what the caller may have under way. It wants the lock.
@@ -72,16 +76,16 @@ func (a *answerer) grant(c wire.Credit) {
 // granted, its lane waits. An error means that the other side breaks the protocol.
 func (a *answerer) request(from *lane, number uint64, m wire.Message, mem *memory) error {
 	l := a.link
-	takes := cost(m)
+	takes, sort, hash := cost(m), sortOf(m), a.hash(m)
 	l.mu.Lock()
 	for {
-		known, err := a.known(from, number)
+		known, err := a.known(from, number, hash)
 		if known || err != nil {
 			l.mu.Unlock()
 			mem.free()
 			return err
 		}
-		if a.fits(takes) {
+		if a.fits(sort, takes) {
 			break
 		}
 		if a.room == nil {
@@ -98,10 +102,11 @@ func (a *answerer) request(from *lane, number uint64, m wire.Message, mem *memor
 	}
 	defer l.mu.Unlock()
 	ctx, cancel := context.WithCancel(l.ctx)
-	e := &entry{number: number, lanes: []*lane{from}, takes: takes, cancel: cancel}
+	e := &entry{number: number, lanes: []*lane{from}, sort: sort, takes: takes, hash: hash, cancel: cancel}
 	a.table[number] = e
 	a.running++
-	a.bytes += takes
+	a.under[sort].calls++
+	a.under[sort].bytes += takes
 	a.calls.Add(1)
 	from.used = time.Now()
 	l.counters.calls.Add(1)
@@ -109,17 +114,30 @@ func (a *answerer) request(from *lane, number uint64, m wire.Message, mem *memor
 	return nil
 }
 
-// fits reports whether a call may begin. One alone always may.
-func (a *answerer) fits(takes int64) bool {
-	return a.running == 0 || a.running < 2*int(a.most) && a.bytes+takes <= int64(a.credit.Window)
+// hash is a request's hash under a key that nobody knows.
+func (a *answerer) hash(m wire.Message) uint64 {
+	head, body, _ := wire.Split(make([]byte, 0, 128), wire.Frame{Message: m}) // what was read can be written
+	var h maphash.Hash
+	h.SetSeed(a.seed)
+	_, _ = h.Write(head)
+	_, _ = h.Write(body)
+	return h.Sum64()
+}
+
+// fits reports whether a call may begin. One alone of each sort always may.
+func (a *answerer) fits(s sort, takes int64) bool {
+	return a.running < 2*max(1, int(a.most)) && a.under[s].fits(takes, int64(a.credit.Window))
 }
 
 // known reports whether there is nothing to begin: the call is in the table, or came late, or there is nobody any more.
-func (a *answerer) known(from *lane, number uint64) (bool, error) {
+func (a *answerer) known(from *lane, number uint64, hash uint64) (bool, error) {
 	e, late := a.table[number], a.settled(number)
 	switch {
 	case a.link.err != nil || from.lost:
 		return true, nil
+	case e != nil && e.hash != hash:
+		// A machine that was cloned, or set back, with its memory: the answer would be that of the other's call.
+		return true, fmt.Errorf("%w: call %d comes again as another", errProtocol, number)
 	case e != nil:
 		a.link.counters.repeated.Add(1)
 		e.ask(from)
@@ -162,6 +180,7 @@ func (a *answerer) carryOut(ctx context.Context, e *entry, m wire.Message, mem *
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a.running--
+	a.under[e.sort].calls--
 	if a.table[e.number] != e { // the caller has given it up
 		a.release(e)
 		return
@@ -189,7 +208,7 @@ func answerSize(m wire.Message) int64 {
 
 // release returns what a call took of the window. It wants the lock.
 func (a *answerer) release(e *entry) {
-	a.bytes -= e.takes
+	a.under[e.sort].bytes -= e.takes
 	e.takes = 0
 	a.makeRoom()
 }

@@ -28,6 +28,7 @@ type caller struct {
 // call is one call that waits for its answer.
 type call struct {
 	number     uint64
+	sort       sort
 	cost       int64
 	expects    int64 // bytes of its answer
 	head, body []byte
@@ -50,11 +51,11 @@ func (c *caller) make(ctx context.Context, req wire.Message) (uint64, wire.Messa
 	if err := ctx.Err(); err != nil {
 		return 0, nil, ctx.Err()
 	}
-	k := &call{cost: cost(req), expects: expected(req), done: make(chan struct{})}
+	k := &call{sort: sortOf(req), cost: cost(req), expects: expected(req), done: make(chan struct{})}
 	if req.Kind() == wire.KindCollect {
 		k.expects = 0 // it lasts as long as a backup: nobody is to wait behind its answer
 	}
-	if err := c.acquire(ctx, k.cost); err != nil {
+	if err := c.acquire(ctx, k.sort, k.cost); err != nil {
 		return 0, nil, err
 	}
 	if err := c.enter(k, req); err != nil {
@@ -79,7 +80,7 @@ func (c *caller) enter(k *call, req wire.Message) (err error) {
 		k.head, k.body, err = wire.Split(make([]byte, 0, 128), wire.Frame{Call: c.next, Message: req})
 	}
 	if err != nil {
-		c.credit.give(k.cost)
+		c.credit.give(k.sort, k.cost)
 		return err
 	}
 	k.number = c.next
@@ -101,7 +102,7 @@ func (c *caller) leave(k *call) {
 		k.lane.expects -= k.expects
 		k.out.detach()
 	}
-	c.credit.give(k.cost)
+	c.credit.give(k.sort, k.cost)
 }
 
 // giveUp leaves a call without its answer, and has the other side told. It reports false where the answer came before.

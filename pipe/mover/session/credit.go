@@ -10,9 +10,18 @@ type credit struct {
 	maxCalls int
 	window   int64 // bytes
 	calls    int
-	bytes    int64
-	waiting  []*waiter
+	under    [sorts]load
+	waiting  [sorts][]*waiter
 }
+
+// load is the calls of one sort that are under way.
+type load struct {
+	calls int
+	bytes int64
+}
+
+// fits reports whether another call of that sort has room. One alone always has, whatever it costs.
+func (l *load) fits(cost, window int64) bool { return l.calls == 0 || l.bytes+cost <= window }
 
 type waiter struct {
 	cost  int64
@@ -20,49 +29,53 @@ type waiter struct {
 	in    bool
 }
 
-// fits reports whether a call may start. One alone always may, whatever it costs.
-func (c *credit) fits(cost int64) bool {
-	return c.calls < c.maxCalls && (c.calls == 0 || c.bytes+cost <= c.window)
+// fits reports whether a call may start.
+func (c *credit) fits(s sort, cost int64) bool {
+	return c.calls < c.maxCalls && c.under[s].fits(cost, c.window)
 }
 
-func (c *credit) take(cost int64) {
+func (c *credit) take(s sort, cost int64) {
 	c.calls++
-	c.bytes += cost
+	c.under[s].calls++
+	c.under[s].bytes += cost
 }
 
 // give returns what a call took.
-func (c *credit) give(cost int64) {
+func (c *credit) give(s sort, cost int64) {
 	c.calls--
-	c.bytes -= cost
+	c.under[s].calls--
+	c.under[s].bytes -= cost
 	c.admit()
 }
 
 // admit lets in who fits now.
 func (c *credit) admit() {
-	for len(c.waiting) > 0 && c.fits(c.waiting[0].cost) {
-		w := c.waiting[0]
-		c.waiting = c.waiting[1:]
-		c.take(w.cost)
-		w.in = true
-		close(w.ready)
+	for s := range sorts {
+		for len(c.waiting[s]) > 0 && c.fits(s, c.waiting[s][0].cost) {
+			w := c.waiting[s][0]
+			c.waiting[s] = c.waiting[s][1:]
+			c.take(s, w.cost)
+			w.in = true
+			close(w.ready)
+		}
 	}
 }
 
-// acquire waits until a call of that cost may start.
-func (c *caller) acquire(ctx context.Context, cost int64) error {
+// acquire waits until a call of that sort and cost may start.
+func (c *caller) acquire(ctx context.Context, s sort, cost int64) error {
 	l := c.link
 	l.mu.Lock()
 	if l.err != nil {
 		defer l.mu.Unlock()
 		return l.err
 	}
-	if len(c.credit.waiting) == 0 && c.credit.fits(cost) {
-		c.credit.take(cost)
+	if len(c.credit.waiting[s]) == 0 && c.credit.fits(s, cost) {
+		c.credit.take(s, cost)
 		l.mu.Unlock()
 		return nil
 	}
 	w := &waiter{cost: cost, ready: make(chan struct{})}
-	c.credit.waiting = append(c.credit.waiting, w)
+	c.credit.waiting[s] = append(c.credit.waiting[s], w)
 	l.mu.Unlock()
 	select {
 	case <-w.ready:
@@ -74,9 +87,9 @@ func (c *caller) acquire(ctx context.Context, cost int64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if w.in {
-		c.credit.give(cost)
+		c.credit.give(s, cost)
 	} else {
-		c.credit.waiting = slices.DeleteFunc(c.credit.waiting, func(o *waiter) bool { return o == w })
+		c.credit.waiting[s] = slices.DeleteFunc(c.credit.waiting[s], func(o *waiter) bool { return o == w })
 		c.credit.admit()
 	}
 	return ctx.Err()

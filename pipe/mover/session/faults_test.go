@@ -126,8 +126,8 @@ func TestNothingLeft(t *testing.T) {
 			synctest.Wait()
 			require.LessOrEqual(t, runtime.NumGoroutine(), before)
 			a := s.hosted().link.answers
-			require.Zero(t, a.bytes)
-			require.Zero(t, c.link.calls.credit.bytes)
+			require.Zero(t, a.under)
+			require.Zero(t, c.link.calls.credit.under)
 		}
 		require.Equal(t, 2, s.server.Stats().Lanes)
 	})

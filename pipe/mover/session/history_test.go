@@ -90,8 +90,8 @@ func history(t *testing.T, seed uint64) {
 	}
 	require.Positive(t, len(answered))
 	require.Equal(t, 200, len(answered)+givenUp)
-	require.Zero(t, s.hosted().link.answers.bytes)
-	require.Zero(t, c.link.calls.credit.bytes)
+	require.Zero(t, s.hosted().link.answers.under)
+	require.Zero(t, c.link.calls.credit.under)
 }
 
 // historyCalls makes 200 calls from ten goroutines, and gives some of them up.

@@ -63,6 +63,7 @@ func (s *Server) reserve(peer trust.Peer, hello *wire.Hello) (h *hosted, resumed
 func (s *Server) open(ctx context.Context, h *hosted) {
 	defer close(h.opened)
 	l := h.link
+	ctx = context.WithValue(ctx, nameKey{}, nameOf(h.key.id))
 	var handler Handler
 	var err error
 	if h.key.role == wire.Collector {
@@ -155,10 +156,28 @@ func (h *hosted) emptied(*lane) {
 // wait takes the session off the books when it is over and its handler closed.
 func (h *hosted) wait() {
 	<-h.link.over
-	h.link.log.Info("a session has ended", "why", h.link.why())
+	h.link.log.Info("a session has ended", "why", endingOf(h.link.why()))
 	h.server.unlist(h)
 	<-h.link.answers.closed
 	h.server.running.Done()
+}
+
+// endingOf is why a session ended, for people: the one ordinary way has plain words.
+func endingOf(err error) string {
+	var told *wire.Refuse
+	if errors.Is(err, ErrClosed) && errors.As(err, &told) && told.Code == wire.CodeClosed {
+		return "the caller ended it"
+	}
+	return err.Error()
+}
+
+// nameKey is where a session's name stands in a context.
+type nameKey struct{}
+
+// NameIn is the name of the session that ctx is of, as both sides have it in their logs; "" where it is of none.
+func NameIn(ctx context.Context) string {
+	name, _ := ctx.Value(nameKey{}).(string)
+	return name
 }
 
 // unlist takes a session off the books: from now on it is not known.

@@ -31,11 +31,13 @@ type keeper struct {
 
 	mu       sync.Mutex
 	want     int
-	lastLive time.Time // when the last lane that was of use was lost
-	failed   int       // attempts since a lane that was of use
-	notUntil time.Time // no extra lanes before
-	lanes    uint32    // that there ever were
-	opened   bool      // the other side has welcomed one
+	lastLive time.Time   // when the last lane that was of use was lost
+	failed   int         // attempts since a lane that was of use
+	notUntil time.Time   // no extra lanes before
+	lanes    uint32      // that there ever were
+	opened   bool        // the other side has welcomed one
+	breakOff func()      // ends the attempt that is under way; nil: none is
+	patience *time.Timer // calls expire while there is no lane
 }
 
 func newKeeper(c *Client) *keeper {
@@ -86,7 +88,8 @@ func hopeless(err error) bool {
 func (k *keeper) open(ctx context.Context, within time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	number := k.attempt()
+	number := k.attempt(cancel)
+	defer k.attempted()
 	c := k.client
 	a, err := c.dial(ctx, number)
 	if err != nil {
@@ -109,14 +112,21 @@ func (k *keeper) open(ctx context.Context, within time.Duration) error {
 
 // attempt counts an attempt and gives the lane's number: 0 until the other side has welcomed one, because a Hello with any
 // other asks for a session that is known.
-func (k *keeper) attempt() uint32 {
+func (k *keeper) attempt(breakOff func()) uint32 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.failed++
+	k.breakOff = breakOff
 	if k.opened {
 		k.lanes++
 	}
 	return k.lanes
+}
+
+func (k *keeper) attempted() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.breakOff = nil
 }
 
 // carry runs a lane to its end.
@@ -128,12 +138,34 @@ func (k *keeper) carry(a *lane) {
 
 // parted notes that a lane has gone.
 func (k *keeper) parted(a *lane) {
+	alone := k.client.link.live() == 0 && k.client.link.why() == nil
 	k.mu.Lock()
 	if a.proved.Load() {
 		k.failed, k.lastLive = 0, time.Now()
 	}
+	if alone {
+		k.noPatience()
+		k.patience = time.AfterFunc(max(leastTime, k.client.opts.GiveUp-time.Since(k.lastLive)), k.expire)
+	}
 	k.mu.Unlock()
 	k.look()
+}
+
+// noPatience stops the timer. It wants the lock.
+func (k *keeper) noPatience() {
+	if k.patience != nil {
+		k.patience.Stop()
+	}
+}
+
+// expire ends an attempt that began while there were lanes, and had more time than the session has now.
+func (k *keeper) expire() {
+	live := k.client.link.live()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if live == 0 && k.breakOff != nil {
+		k.breakOff()
+	}
 }
 
 // backOff is how long to wait before the next attempt: none after a lane that was of use, then 200 ms, doubled up to 15 s,
@@ -155,6 +187,11 @@ func (k *keeper) backOff() time.Duration {
 // run keeps the lanes until the session is over.
 func (k *keeper) run() {
 	defer close(k.done)
+	defer func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.noPatience()
+	}()
 	l := k.client.link
 	watch := newSleepWatch(k.client.opts.wall)
 	tick := time.NewTicker(time.Second)

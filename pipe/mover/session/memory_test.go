@@ -75,7 +75,7 @@ func TestContentIsLetGo(t *testing.T) {
 			}
 			wg.Wait()
 			require.Zero(t, c.link.calls.credit.calls)
-			require.Zero(t, c.link.calls.credit.bytes)
+			require.Zero(t, c.link.calls.credit.under)
 			require.NoError(t, c.Close())
 			s.close()
 			require.Positive(t, h.came)
@@ -109,7 +109,7 @@ func TestWindowComesBack(t *testing.T) {
 		wg.Wait()
 		synctest.Wait()
 		a := s.hosted().link.answers
-		require.Zero(t, a.bytes)
+		require.Zero(t, a.under)
 		require.Zero(t, a.running)
 		require.Empty(t, a.table, "content is not kept")
 	})

@@ -63,10 +63,40 @@ const (
 // cost is what a call takes of the window, in bytes: the content that it brings, and what its answer may bring.
 func cost(req wire.Message) int64 {
 	n := costOfAny + int64(len(content(req))) + expected(req)
-	if q, ok := req.(*wire.Query); ok {
-		n += int64(len(q.IDs)) * 32
+	switch m := req.(type) {
+	case *wire.Query:
+		n += int64(len(m.IDs)) * 32
+	case *wire.Begin:
+		n += tableSize(m.Facts)
+	case *wire.Commit:
+		n += tableSize(m.Tracking)
 	}
 	return n
+}
+
+// tableSize is the bytes of a table's keys and values.
+func tableSize(table map[string]string) (n int64) {
+	for k, v := range table {
+		n += int64(len(k) + len(v))
+	}
+	return n
+}
+
+// sort says with which other calls one shares the window. What may wait for long is apart, so that it never keeps out
+// those by which what it waits for comes to its end.
+type sort int
+
+const (
+	brief sort = iota
+	lasting
+	sorts
+)
+
+func sortOf(req wire.Message) sort {
+	if k := req.Kind(); k == wire.KindBegin || k == wire.KindCollect {
+		return lasting
+	}
+	return brief
 }
 
 // expected is what the answer of a call may bring, in bytes; 0: not worth counting.

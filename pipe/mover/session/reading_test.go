@@ -171,7 +171,14 @@ func TestSmallFramesShareWrites(t *testing.T) {
 
 // Giving up takes no longer than it may, also where a connection, or the answer to a Hello, never comes.
 func TestGivingUpInTime(t *testing.T) {
+	var cut time.Time
 	for name, dial := range map[string]func(context.Context) (net.Conn, error){
+		"none at the last moment": func(ctx context.Context) (net.Conn, error) {
+			if time.Since(cut) >= 950*time.Millisecond {
+				<-ctx.Done()
+			}
+			return nil, net.ErrClosed
+		},
 		"no connection": func(ctx context.Context) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() },
 		"no welcome":    func(context.Context) (net.Conn, error) { c, _ := memPair(64 << 10); return c, nil },
 	} {
@@ -189,14 +196,40 @@ func TestGivingUpInTime(t *testing.T) {
 				}})
 				defer c.Close()
 				putAll(t, c, 1, 10, 1)
+				cut = time.Now()
 				s.cutAll()
-				start := time.Now()
 				<-c.Done()
 				require.ErrorIs(t, c.Err(), ErrGaveUp)
-				require.LessOrEqual(t, time.Since(start), 1500*time.Millisecond)
+				require.LessOrEqual(t, time.Since(cut), 1500*time.Millisecond)
 			})
 		})
 	}
+}
+
+// An attempt at one more lane that began while there were others ends in time when they have gone.
+func TestGivingUpOnAnExtraLane(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, nil)
+		defer s.close()
+		dials := 0
+		c := s.client(&ClientOptions{GiveUp: time.Second, Lanes: 2, Dial: func(ctx context.Context) (net.Conn, error) {
+			if dials++; dials == 1 {
+				return s.dial("peer")(ctx)
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}})
+		defer c.Close()
+		putAll(t, c, 1, 10, 1)
+		time.Sleep(3 * time.Second)
+		require.Equal(t, 1, c.Stats().Lanes)
+		s.cutAll()
+		start := time.Now()
+		<-c.Done()
+		require.ErrorIs(t, c.Err(), ErrGaveUp)
+		require.LessOrEqual(t, time.Since(start), 1500*time.Millisecond)
+		require.Equal(t, 3, dials)
+	})
 }
 
 // A name that was given again is another machine's: what it had before ends, what it has now goes on.

@@ -18,7 +18,8 @@ import (
 type ServerOptions struct {
 	// Open begins a session of a peer that calls. push says a *wire.Durable to it, from any goroutine; news of a writer
 	// that comes too early or too late does no harm. An error that is a *wire.Fail or *wire.Refuse refuses the session
-	// with its code, any other with wire.CodeFailed. nil: peers may not call.
+	// with its code, any other with wire.CodeFailed. nil: peers may not call. [NameIn] finds the session's name in ctx, and
+	// in that of Collect.
 	Open func(ctx context.Context, peer trust.Peer, push func(wire.Message)) (Handler, error)
 	// Collect begins a session of a peer that collects. The handler gets its order, and calls it by the client, which ends
 	// with the session. nil: peers may not collect.
@@ -56,6 +57,7 @@ type Server struct {
 	closed   bool
 	share    wire.Credit // of each session
 	past     counters    // of sessions that have ended
+	refused  *refusals
 	running  sync.WaitGroup
 }
 
@@ -88,7 +90,7 @@ type hosted struct {
 
 // NewServer returns a server without sessions.
 func NewServer(opts *ServerOptions) *Server {
-	s := &Server{opts: opts.filled(), sessions: map[key]*hosted{}, perPeer: map[owner]int{}}
+	s := &Server{opts: opts.filled(), sessions: map[key]*hosted{}, perPeer: map[owner]int{}, refused: newRefusals()}
 	s.share = s.shareOf(1)
 	return s
 }
@@ -190,8 +192,8 @@ func (s *Server) greetingBy(n int) error {
 // refuse says why a connection is not taken, and gives the other side a moment to read it.
 func (s *Server) refuse(ctx context.Context, conn net.Conn, peer trust.Peer, err error) {
 	s.past.refused.Add(1)
-	s.opts.Log.Warn("a connection was refused", "peer", peer.Name, "address", conn.RemoteAddr(), "err", err)
 	m := refusalOf(err)
+	s.refused.note(s.opts.Log, peer, conn.RemoteAddr().String(), m, err)
 	if m == nil {
 		return
 	}

@@ -17,24 +17,35 @@ const lockTime = 10 * time.Second
 
 // locked runs f while no other writer of the folder does, in this process or another. The lock dies with its process.
 func locked(dir string, f func() error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), lockTime)
-	defer cancel()
-	return LockFolder(ctx, dir, f)
+	end := time.Now().Add(lockTime)
+	return lockFolder(dir, f, func() error {
+		if time.Now().After(end) {
+			return fmt.Errorf("%s: %w for %v", dir, ErrLocked, lockTime)
+		}
+		return nil
+	})
 }
 
 // LockFolder runs f while no other LockFolder of that folder does, in this process or another; keys and books lock their
 // own folders by themselves, so f must not be about those in dir itself. It waits until ctx ends, and then fails with
 // [ErrLocked]. The lock dies with its process.
 func LockFolder(ctx context.Context, dir string, f func() error) error {
+	began := time.Now()
+	return lockFolder(dir, f, func() error {
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: %w for %v: %w", dir, ErrLocked, time.Since(began).Round(time.Second), context.Cause(ctx))
+		}
+		return nil
+	})
+}
+
+func lockFolder(dir string, f, over func() error) error {
 	lock, err := openLock(dir)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	began := time.Now()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	for ; ; time.Sleep(5 * time.Millisecond) {
 		free, err := tryLock(lock)
 		if err != nil {
 			return fmt.Errorf("lock %s: %w", lock.Name(), err)
@@ -42,10 +53,8 @@ func LockFolder(ctx context.Context, dir string, f func() error) error {
 		if free {
 			return f()
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("%s: %w for %v: %w", dir, ErrLocked, time.Since(began).Round(time.Second), context.Cause(ctx))
+		if err := over(); err != nil {
+			return err
 		}
 	}
 }

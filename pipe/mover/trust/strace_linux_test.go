@@ -79,3 +79,28 @@ func sizeWithOneMore(t *testing.T) string {
 	require.NoError(t, addOne(b))
 	return strconv.Itoa(len(bookBytes(t, b)))
 }
+
+// The names of new folders are durable before anything that lies in them counts.
+func TestNewFoldersAreSynced(t *testing.T) {
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skip("strace is not installed")
+	}
+	if exec.CommandContext(t.Context(), strace, "-o", os.DevNull, "true").Run() != nil {
+		t.Skip("strace may not trace here")
+	}
+	top, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	log := filepath.Join(t.TempDir(), "trace")
+	cmd := exec.CommandContext(t.Context(), strace, "-f", "-y", "-e", "trace=fsync", "-o", log, exe)
+	cmd.Env = append(os.Environ(), childEnv+"="+filepath.Join(top, "a", "b"), childEnv+"_ONCE=1")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	trace, err := os.ReadFile(log)
+	require.NoError(t, err)
+	for _, folder := range []string{top, filepath.Join(top, "a"), filepath.Join(top, "a", "b")} {
+		require.Contains(t, string(trace), "<"+folder+">", "the folder's names")
+	}
+}

@@ -58,6 +58,26 @@ func (p Passphrase) Wrap(h *Header, key Key) (Wrap, error) {
 	return Wrap{Type: WrapPassphrase, Body: sealKey(body, h, p.stretch(body[:16], cost), key)}, nil
 }
 
+// StretchCost is what trying a passphrase on all wraps of a header may cost, in KiB times passes. Costs that no reader
+// accepts count nothing: they are refused before anything is computed.
+func (h *Header) StretchCost() (total int64) {
+	for i := range h.Wraps {
+		body := h.body(i, WrapPassphrase)
+		if body == nil {
+			continue
+		}
+		if c := costIn(body); c.check() == nil {
+			total += int64(c.Time) * int64(c.MemoryKiB)
+		}
+	}
+	return total
+}
+
+// costIn is the cost in a wrap's body.
+func costIn(body []byte) Cost {
+	return Cost{Time: binary.LittleEndian.Uint32(body[16:]), MemoryKiB: binary.LittleEndian.Uint32(body[20:]), Threads: body[24]}
+}
+
 // Unwrap tries every passphrase wrap. One that does not open is ErrWrongSecret: the cells' tags have already told
 // damage apart.
 func (p Passphrase) Unwrap(h *Header) (Key, error) {
@@ -67,9 +87,7 @@ func (p Passphrase) Unwrap(h *Header) (Key, error) {
 		if body == nil {
 			continue
 		}
-		cost := Cost{
-			Time: binary.LittleEndian.Uint32(body[16:]), MemoryKiB: binary.LittleEndian.Uint32(body[20:]), Threads: body[24],
-		}
+		cost := costIn(body)
 		if err := cost.check(); err != nil {
 			last = h.corrupt(fixedHeader, err.Error())
 			continue

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 
 	"github.com/hikae/hikae/pipe/mover"
@@ -30,8 +31,33 @@ func (b blind) Open(ctx context.Context, peer trust.Peer) (mover.BlindSession, e
 // blindSession is a store as a mover wants one.
 type blindSession struct{ st store.Store }
 
+// Asker is an optional ability of the store that is opened for a peer: it says what it would refuse to create before the
+// object's bytes have come. On nil nothing is promised. Errors: fs.ErrPermission, fs.ErrInvalid.
+type Asker interface {
+	MayCreate(ctx context.Context, name string, size int64) error
+}
+
+var _ mover.BlindAsker = (*blindSession)(nil)
+
+func (s *blindSession) MayCreate(ctx context.Context, name string, size int64) error {
+	if a, ok := store.As[Asker](s.st); ok {
+		return toTell(a.MayCreate(ctx, name, size))
+	}
+	if !store.ValidName(name) {
+		return fs.ErrInvalid
+	}
+	return nil
+}
+
+// Create settles what exists: the peer relies on the answer, and who created it may have died before it was durable.
 func (s *blindSession) Create(ctx context.Context, name string, data []byte) error {
-	return toTell(s.st.Create(ctx, name, data))
+	err := s.st.Create(ctx, name, data)
+	if settler, ok := store.As[store.Settler](s.st); ok && errors.Is(err, fs.ErrExist) {
+		if settled := settler.Settle(ctx, folder(name)); settled != nil {
+			err = settled
+		}
+	}
+	return toTell(err)
 }
 
 func (s *blindSession) ReadAt(ctx context.Context, name string, p []byte, off int64) (int, error) {
@@ -84,6 +110,12 @@ func toTell(err error) error {
 		return fmt.Errorf("%w: %w", mover.ErrForeign, err)
 	case errors.Is(err, store.ErrNotDurable):
 		return fmt.Errorf("%w: %w", mover.ErrNotDurable, err)
+	}
+	if b, ok := errors.AsType[interface {
+		error
+		Busy() bool
+	}](err); ok && b.Busy() {
+		return fmt.Errorf("%w: %w", mover.ErrBusy, err)
 	}
 	return err
 }

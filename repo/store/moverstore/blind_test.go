@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"io/fs"
+	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,10 +26,12 @@ import (
 	"github.com/hikae/hikae/repo/store/storetest"
 )
 
-// target is a blind target on 127.0.0.1: a real mover over TLS, a guard, and a store in memory.
+// target is a blind target on 127.0.0.1: a real mover over TLS, a guard, and a store, in memory where the test says nothing.
 type target struct {
 	t       testing.TB
-	st      *memstore.Store
+	st      *memstore.Store // nil: another
+	under   store.Store
+	said    lines // the target's log
 	dir     string
 	book    *trust.Book
 	id      *trust.Identity
@@ -37,9 +41,42 @@ type target struct {
 	stop func(kill bool)
 }
 
+// lines is a log that may be read while it is written.
+type lines struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all = append(l.all, string(p))
+	return len(p), nil
+}
+
+// with are the lines that contain every one of the parts.
+func (l *lines) with(parts ...string) (found []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, line := range l.all {
+		if !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(line, part) }) {
+			found = append(found, line)
+		}
+	}
+	return found
+}
+
 func newTarget(t testing.TB) *target {
 	t.Helper()
-	x := &target{t: t, st: memstore.New(nil), dir: t.TempDir()}
+	st := memstore.New(nil)
+	x := newTargetOf(t, st)
+	x.st = st
+	return x
+}
+
+func newTargetOf(t testing.TB, under store.Store) *target {
+	t.Helper()
+	x := &target{t: t, under: under, dir: t.TempDir()}
 	var err error
 	x.book, err = trust.OpenBook(x.dir)
 	require.NoError(t, err)
@@ -53,12 +90,13 @@ func newTarget(t testing.TB) *target {
 // start starts the mover, which knows nothing of sessions before.
 func (x *target) start(address string) {
 	x.t.Helper()
-	g, err := guard.New(x.st, &guard.Options{Dir: x.dir})
+	log := slog.New(slog.NewTextHandler(&x.said, nil))
+	g, err := guard.New(x.under, &guard.Options{Dir: x.dir, Log: log})
 	require.NoError(x.t, err)
 	blind := moverstore.Blind(func(_ context.Context, p trust.Peer) (store.Store, error) {
 		return g.For(p.Name, p.Role == trust.Full), nil
 	})
-	s, err := mover.NewServer(&mover.ServerOptions{Identity: x.id, Book: x.book, Blind: blind})
+	s, err := mover.NewServer(&mover.ServerOptions{Identity: x.id, Book: x.book, Blind: blind, Log: log})
 	require.NoError(x.t, err)
 	l, err := net.Listen("tcp", address)
 	require.NoError(x.t, err)
@@ -192,6 +230,7 @@ func TestBlindTarget(t *testing.T) {
 	require.NoError(t, err)
 	require.Less(t, info.New, int64(block))
 	require.NoError(t, w.Close())
+	require.Empty(t, x.said.with("level=WARN", "msg=refused"), "ordinary backups give no cause for alarm")
 
 	restart()
 	requireRestores(t, owner, theirs, 1)
@@ -212,6 +251,7 @@ func TestBlindTarget(t *testing.T) {
 	}
 	_, err = repo.Open(ctx, far, secret, options(t))
 	require.ErrorIs(t, err, fs.ErrPermission, "not even with the passphrase")
+	require.NotEmpty(t, x.said.with("level=WARN", "msg=refused", "web-host"), "and these do")
 }
 
 func collect(t testing.TB, st store.Store) map[string]int64 {

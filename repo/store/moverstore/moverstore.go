@@ -14,6 +14,9 @@
 // brought again in the next one, and where there is one already it is read back, if this peer may; if not, the answer is
 // fs.ErrExist, and whoever chose a name that is nobody else's knows what that means.
 //
+// What was created is durable, and what is said to exist too. What could not be made durable is store.ErrNotDurable,
+// whether or not it can be read: nobody may take it for stored.
+//
 // Errors are those of [store.Store], and fs.ErrPermission for what this peer may not do; all of them are *fs.PathError,
 // and errors.As finds the *wire.Fail with the other side's words.
 package moverstore
@@ -70,7 +73,7 @@ func Over(c *mover.Client) *Store {
 // New is Over for any sessions.
 func New(sessions Sessions) *Store { return &Store{sessions: sessions} }
 
-// Create brings an object in parts and seals it. It is durable on nil.
+// Create brings an object in parts and seals it. It is durable on nil, and after fs.ErrExist what is there is.
 func (s *Store) Create(ctx context.Context, name string, data []byte) error {
 	err := s.valid(store.ValidName(name))
 	if err == nil {

@@ -150,8 +150,11 @@ func rules() []rule {
 		{is(diskfile.ErrNotDisk), KindImage, Failed, "Name a disk image file or a block device."},
 		{is(diskfile.ErrNoSpace), KindNoSpace, Failed, "Make room, or choose another place."},
 		{isFull, KindNoSpace, Failed, "Make room, or choose another place."},
-		{is(trust.ErrWrongServer), KindPermission, Failed, "If the mover was set up anew, enrol this machine again with a new token. If not, find out who answers at that address."},
-		{is(trust.ErrRefused), KindPermission, Failed, "The mover does not know this machine's key, or no more: enrol it again with a new token."},
+		{is(trust.ErrWrongServer), KindPermission, Failed, wrongServer},
+		{is(trust.ErrRefused), KindPermission, Failed, refused},
+		{is(trust.ErrNameTaken), KindExists, Failed, "`hikae mover list` shows who has it. Let that machine in no more with `hikae mover revoke`, or choose another name."},
+		{wasRevoked, KindPermission, Failed, "If that was not meant, enrol it again with a new token: `hikae mover token` on the mover's machine."},
+		{notForRole, KindPermission, Failed, appendOnly},
 		{is(mover.ErrCorrupt), KindCorrupt, Damaged, "Run `hikae verify --repair` on the repository's machine, or `hikae restore --salvage` to get the rest."},
 		{is(mover.ErrForgotten), KindForgotten, Failed, "The point was removed. `hikae points --repo REPO` lists those that are left."},
 		{is(mover.ErrBusy), KindBusy, Failed, "The mover is full. Run the command again later."},
@@ -160,6 +163,7 @@ func rules() []rule {
 		{is(mover.ErrVersion), KindUnsupported, Failed, "Use the same version of Hikae on both machines."},
 		{is(session.ErrGaveUp), KindDeadline, Failed, "Run the command again when the line is back; blocks that have arrived are not sent twice."},
 		{is(syscall.ECONNREFUSED), KindFailed, Failed, "Is a mover running there? On its machine: hikae mover serve."},
+		{is(syscall.EADDRINUSE), KindBusy, Failed, "Another program listens there, perhaps a mover that runs already. End it, or choose another port."},
 		{is(syscall.EROFS), KindReadOnly, Failed, ""},
 		{is(fs.ErrNotExist), KindNotFound, Failed, ""},
 		{is(fs.ErrExist), KindExists, Failed, "Choose another name, or allow replacing it with --force."},
@@ -184,7 +188,7 @@ func byKind(k Kind) Status {
 // Of finds out what an error means. The first rule that matches gives kind, status and hint; what the command said
 // itself goes before it.
 func Of(err error) Problem {
-	p := Problem{Message: clean(err.Error()), Kind: KindFailed, status: Failed}
+	p := Problem{Message: clean(message(err)), Kind: KindFailed, status: Failed}
 	for _, r := range rules() {
 		if r.match(err) {
 			p.Kind, p.status, p.Hint = r.kind, r.status, r.hint
@@ -203,17 +207,15 @@ func Of(err error) Problem {
 	return p
 }
 
-// withUser finds places that somebody wrote a password into, although none takes one.
-var withUser = regexp.MustCompile(`\b((?:smb|mover)://)[^\s@]*@`)
+// withUser finds places that somebody wrote a password into, although none takes one: wholly, which only who knows where
+// the place ends can do, and as far as the next blank.
+var (
+	wholeUser = regexp.MustCompile(`((?:smb|mover)://).*@`)
+	withUser  = regexp.MustCompile(`((?:smb|mover)://)[^\s@]*@`)
+)
 
 // Redact is a place without the user and password that may stand in it.
-func Redact(place string) string {
-	scheme, rest, ok := strings.Cut(place, "://")
-	if i := strings.LastIndexByte(rest, '@'); ok && i >= 0 && (scheme == "smb" || scheme == "mover") {
-		return scheme + "://…@" + rest[i+1:]
-	}
-	return place
-}
+func Redact(place string) string { return wholeUser.ReplaceAllString(place, "${1}…@") }
 
 // redactWithin redacts places in a text.
 func redactWithin(text string) string { return withUser.ReplaceAllString(text, "${1}…@") }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -16,6 +17,9 @@ import (
 	"github.com/hikae/hikae/job/diskvm"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/diskfile"
+	"github.com/hikae/hikae/pipe/mover"
+	"github.com/hikae/hikae/pipe/mover/trust"
+	"github.com/hikae/hikae/pipe/mover/wire"
 	"github.com/hikae/hikae/pipe/qcow2"
 	"github.com/hikae/hikae/repo"
 )
@@ -36,6 +40,11 @@ func TestTable(t *testing.T) {
 		{repo.ErrNotRepository, KindNotFound, 1, ""},
 		{repo.ErrExists, KindExists, 1, ""},
 		{repo.ErrAmbiguous, KindAmbiguous, 1, ""},
+		{trust.ErrNameTaken, KindExists, 1, ""},
+		{syscall.EADDRINUSE, KindBusy, 1, ""},
+		{&mover.Error{Code: wire.CodeForbidden, Text: "ReadImage is not for this peer's role"}, KindPermission, 1, ""},
+		{&mover.Error{Code: wire.CodeForbidden, Text: "this peer was revoked"}, KindPermission, 1, ""},
+		{&wire.Refuse{Code: wire.CodeForbidden, Text: "this peer was revoked"}, KindPermission, 1, ""},
 		{job.ErrAmbiguous, KindAmbiguous, 1, ""},
 		{repo.ErrForgotten, KindForgotten, 1, ""},
 		{repo.ErrReadOnly, KindReadOnly, 1, ""},
@@ -67,6 +76,27 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// What a mover says for whoever wrote it is said again for people, with what the command added (R020).
+func TestMoverWords(t *testing.T) {
+	for _, c := range []struct {
+		err           error
+		message, hint string
+	}{
+		{trust.ErrWrongServer, "another key", "HIKAE_STATE_DIR"},
+		{fmt.Errorf("%w: no end of causes", trust.ErrRefused), "refused this machine's key", "the mover's log says which"},
+		{fmt.Errorf("waiting: %w", syscall.ECONNREFUSED), "connection refused", "Is a mover running there"},
+		{errors.Join(trust.ErrWrongServer, syscall.ECONNREFUSED), "another key", "HIKAE_STATE_DIR"},
+		{&mover.Error{Code: wire.CodeForbidden, Text: "ReadImage is not for this peer's role"}, "the role append", "--role full"},
+		{&mover.Error{Code: wire.CodeForbidden, Text: "this peer is not known here any more"}, "revoked there", "new token"},
+	} {
+		p := Of(&Error{Text: "mover at b:7420", Err: c.err})
+		assert.Contains(t, p.Message, "mover at b:7420: ")
+		assert.Contains(t, p.Message, c.message)
+		assert.Contains(t, p.Hint, c.hint)
+		assert.NotContains(t, p.Message, "no end of causes")
+	}
+}
+
 func TestRange(t *testing.T) {
 	p := Of(&pipe.RangeError{Op: "read", Off: 4096, Len: 512, Err: errors.New("input/output error")})
 	require.NotNil(t, p.Offset)
@@ -90,4 +120,18 @@ func TestDocument(t *testing.T) {
 	}
 	assert.Len(t, doc["error"], 6)
 	assert.Equal(t, "<x> & \ufffd[2Jy\ufffd", doc["error"]["message"], "what would steer a terminal is replaced")
+}
+
+// A password that somebody wrote into a place stands in no message, object or hint.
+func TestPlacesAreRedacted(t *testing.T) {
+	for in, want := range map[string]string{
+		"smb://u:p@nas/x": "smb://…@nas/x", "mover://u:p/q r@h/n": "mover://…@h/n", "[smb://u:p@nas/x]:7420": "[smb://…@nas/x]:7420",
+		"mover://h/n": "mover://h/n", "/srv/a@b": "/srv/a@b", "web1@latest": "web1@latest",
+	} {
+		require.Equal(t, want, Redact(in))
+	}
+	p := Of(&Error{Text: "open smb://u:p@nas/x", Object: "smb://u:p@nas/x", Hint: "Try smb://u:p@nas/x again, or web1@latest.", Err: errors.New(`parse "mover://a:b@c/d"`)})
+	require.Equal(t, `open smb://…@nas/x: parse "mover://…@c/d"`, p.Message)
+	require.Equal(t, "smb://…@nas/x", p.Object)
+	require.Equal(t, "Try smb://…@nas/x again, or web1@latest.", p.Hint)
 }

@@ -11,17 +11,28 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
-// Description is a service to be installed.
+// Description is a service to be installed. All paths are absolute.
 type Description struct {
 	Name    string   // of the unit or service: letters, digits and -
 	Title   string   // for people
-	Program string   // absolute path
+	Program string   // path
 	Args    []string // of the program
 	Write   []string // folders that it writes to; all else is read-only to it, where the system can do that
-	// Secret is a file that only the service may read, and SecretFlag the flag that names it to the program.
-	Secret, SecretFlag string
+	Devices bool     // it reads disks that are devices
+	Secrets []Secret
+}
+
+// Secret is a file that only the service may read, where the system can do that. The program is told of it by a flag, or
+// by a variable of its environment.
+type Secret struct {
+	Name     string // letters: of the copy that the service sees
+	File     string
+	Flag     string
+	Variable string
 }
 
 // ErrNoManager says that this system has no manager of services that we know.
@@ -30,27 +41,32 @@ var ErrNoManager = errors.New("no service manager that this program knows")
 // StopSeconds is how long a service may take to end in good order.
 const StopSeconds = 90
 
-// Unit is the unit file of systemd for a service (systemd.unit(5), systemd.exec(5)).
+// Unit is the unit file of systemd for a service (systemd.unit(5), systemd.exec(5)). A path that cannot be written into
+// one is an error.
 func (d Description) Unit() (string, error) {
-	line := []string{d.Program}
-	line = append(line, d.Args...)
-	secret := ""
-	if d.Secret != "" {
-		secret = "LoadCredential=secret:" + d.Secret + "\n"
-		line = append(line, d.SecretFlag, "%d/secret")
+	if err := d.check(); err != nil {
+		return "", err
 	}
-	for i, word := range line {
-		if strings.ContainsFunc(word, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-			return "", fmt.Errorf("%q cannot stand in a unit file", word)
-		}
-		if i > 0 && word == "%d/secret" && d.Secret != "" && i == len(line)-1 {
-			continue // a specifier, and meant as one
-		}
-		line[i] = quote(word)
+	line := []string{quote(d.Program)}
+	for _, word := range d.Args {
+		line = append(line, quote(word))
 	}
-	var write strings.Builder
+	var more strings.Builder
+	for _, s := range d.Secrets {
+		fmt.Fprintf(&more, "LoadCredential=%s:%s\n", s.Name, specifiers.Replace(s.File))
+		if s.Flag != "" {
+			line = append(line, s.Flag, "%d/"+s.Name)
+		}
+		if s.Variable != "" {
+			fmt.Fprintf(&more, "Environment=%s=%%d/%s\n", s.Variable, s.Name)
+		}
+	}
 	for _, folder := range d.Write {
-		fmt.Fprintf(&write, "ReadWritePaths=%s\n", quote(folder))
+		fmt.Fprintf(&more, "ReadWritePaths=\"%s\"\n", specifiers.Replace(folder))
+	}
+	devices := "yes"
+	if d.Devices {
+		devices = "no"
 	}
 	return fmt.Sprintf(`[Unit]
 Description=%s
@@ -65,15 +81,15 @@ StateDirectory=%[3]s
 StateDirectoryMode=0700
 CacheDirectory=%[3]s
 CacheDirectoryMode=0700
-%[4]s%[5]sRestart=on-failure
+%[4]sRestart=on-failure
 RestartSec=5
-TimeoutStopSec=%[6]d
+TimeoutStopSec=%[5]d
 WatchdogSec=60
 LimitNOFILE=65536
 UMask=0077
 NoNewPrivileges=yes
 PrivateTmp=yes
-PrivateDevices=yes
+PrivateDevices=%[6]s
 ProtectSystem=strict
 ProtectHome=read-only
 ProtectKernelTunables=yes
@@ -86,10 +102,40 @@ SystemCallArchitectures=native
 
 [Install]
 WantedBy=multi-user.target
-`, d.Title, strings.Join(line, " "), d.Name, secret, write.String(), StopSeconds+10), nil
+`, d.Title, strings.Join(line, " "), d.Name, more.String(), StopSeconds+10, devices), nil
 }
 
-// quote writes a word as systemd reads it: specifiers, variables, spaces, quotes and backslashes as they are.
+// check sees that everything can be written into a unit as it is meant. A control character would begin another setting;
+// a credential's path is the rest of its line and knows no quotes, so that a blank or a backslash at its end is another
+// path; in lists of paths a quote or a backslash means something else in one version of systemd than in another.
+func (d Description) check() error {
+	for _, word := range append([]string{d.Program, d.Title}, d.Args...) {
+		if control(word) {
+			return fmt.Errorf("%q cannot stand in a unit file", word)
+		}
+	}
+	for _, s := range d.Secrets {
+		if control(s.File) || s.File != strings.TrimSpace(s.File) || strings.HasSuffix(s.File, `\`) {
+			return fmt.Errorf("the path %q of a secret cannot stand in a unit file", s.File)
+		}
+	}
+	for _, folder := range d.Write {
+		if control(folder) || strings.ContainsAny(folder, `\"'`) {
+			return fmt.Errorf("the folder %q cannot stand in a unit file: a control character, a quote or a backslash is in it", folder)
+		}
+	}
+	return nil
+}
+
+func control(word string) bool {
+	return strings.ContainsFunc(word, unicode.IsControl) || !utf8.ValidString(word)
+}
+
+// specifiers keeps what is a percent sign from being more than that.
+var specifiers = strings.NewReplacer("%", "%%")
+
+// quote writes a word of a command line as systemd reads it: specifiers, variables, spaces, quotes and backslashes as they
+// are.
 func quote(word string) string {
 	word = strings.NewReplacer("%", "%%", "$", "$$", `\`, `\\`, `"`, `\"`).Replace(word)
 	if word == "" || strings.ContainsAny(word, " \t'\"\\;") {
@@ -99,7 +145,10 @@ func quote(word string) string {
 }
 
 // Ready tells the manager that the service does its work (sd_notify(3)). Without a manager it does nothing.
-func Ready() { notify("READY=1") }
+func Ready() {
+	notify("READY=1")
+	ready()
+}
 
 // Stopping tells the manager that the service is about to end.
 func Stopping() { notify("STOPPING=1") }

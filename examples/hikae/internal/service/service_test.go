@@ -16,8 +16,9 @@ import (
 
 var mover = Description{
 	Name: "hikae-mover", Title: "Hikae mover", Program: "/usr/local/bin/hikae",
-	Args:  []string{"mover", "serve", "--listen", ":7420", "--repo", "/srv/my backups/100%", "--limit", "20MB/s; mon-fri 08:00-18:00 2MB/s"},
-	Write: []string{"/srv/my backups/100%"}, Secret: "/etc/hikae/password", SecretFlag: "--password-file",
+	Args:    []string{"mover", "serve", "--listen", ":7420", "--repo", "/srv/my backups/100%", "--limit", "20MB/s; mon-fri 08:00-18:00 2MB/s"},
+	Write:   []string{"/srv/my backups/100%"},
+	Secrets: []Secret{{Name: "secret", File: "/etc/hikae/100%/the password", Flag: "--password-file"}, {Name: "smb", File: "/etc/smb", Variable: "HIKAE_SMB_CREDENTIALS"}},
 }
 
 func TestUnit(t *testing.T) {
@@ -33,8 +34,40 @@ func TestUnit(t *testing.T) {
 		out, err := exec.Command(analyze, "verify", path).CombinedOutput()
 		require.NotContains(t, string(out), "hikae-mover.service:", err)
 	}
-	_, err = Description{Program: "/bin/hikae", Args: []string{"a\nExecStart=/bin/sh"}}.Unit()
-	require.Error(t, err, "a line feed would begin another setting")
+}
+
+// Each setting has its own rules of how a path is written.
+func TestUnitPaths(t *testing.T) {
+	unit, err := mover.Unit()
+	require.NoError(t, err)
+	require.Contains(t, unit, "LoadCredential=secret:/etc/hikae/100%%/the password\n")
+	require.Contains(t, unit, "LoadCredential=smb:/etc/smb\nEnvironment=HIKAE_SMB_CREDENTIALS=%d/smb\n")
+	require.Contains(t, unit, "PrivateDevices=yes\n")
+	d := mover
+	d.Write, d.Devices, d.Args = []string{"/srv/a$b"}, true, []string{"--source", "a=/srv/a$b"}
+	unit, err = d.Unit()
+	require.NoError(t, err)
+	require.Contains(t, unit, "ReadWritePaths=\"/srv/a$b\"\n", "variables are of command lines alone")
+	require.Contains(t, unit, "--source a=/srv/a$$b ")
+	require.Contains(t, unit, "PrivateDevices=no\n")
+}
+
+// What would mean something else in a unit, or begin another setting, is refused.
+func TestUnitRefuses(t *testing.T) {
+	for _, d := range []Description{
+		{Args: []string{"a\nExecStart=/bin/sh"}},
+		{Program: "/bin/a\x7f"},
+		{Title: "a\nb"},
+		{Secrets: []Secret{{File: "/etc/pw\nExecStartPre=/bin/sh -c id"}}},
+		{Secrets: []Secret{{File: "/etc/pw "}}},
+		{Secrets: []Secret{{File: `/etc/pw\`}}},
+		{Write: []string{"/srv/a\nb"}},
+		{Write: []string{`/srv/a"b`}},
+		{Write: []string{`/srv/a\x20b`}},
+	} {
+		unit, err := d.Unit()
+		require.Error(t, err, "%+v:\n%s", d, unit)
+	}
 }
 
 // What systemd is told, and how often.

@@ -4,11 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
+	"golang.org/x/sys/windows/registry"
 	"golang.org/x/sys/windows/svc"
 	"golang.org/x/sys/windows/svc/mgr"
 )
+
+// listening is closed when the service does its work. A process is one service, so there is one of it.
+var (
+	listening = make(chan struct{})
+	once      sync.Once
+)
+
+func ready() { once.Do(func() { close(listening) }) }
 
 // Run runs a program as what it is: under the service manager it obeys it, else it just runs.
 func Run(ctx context.Context, name string, run func(context.Context) error) error {
@@ -18,6 +28,9 @@ func Run(ctx context.Context, name string, run func(context.Context) error) erro
 	h := &handler{ctx: ctx, run: run}
 	return errors.Join(svc.Run(name, h), h.err)
 }
+
+// startHintMillis is how long the service manager waits for the next word of a service that starts.
+const startHintMillis = 15_000
 
 // handler does what the service manager asks for.
 type handler struct {
@@ -33,9 +46,20 @@ func (h *handler) Execute(_ []string, requests <-chan svc.ChangeRequest, status 
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- h.run(ctx) }()
-	status <- svc.Status{State: svc.Running, Accepts: accepted}
+	starting := svc.Status{State: svc.StartPending, WaitHint: startHintMillis}
+	status <- starting
+	tick := time.NewTicker(startHintMillis / 3 * time.Millisecond)
+	defer tick.Stop()
+	started := listening
 	for {
 		select {
+		case <-started:
+			started = nil
+			tick.Stop()
+			status <- svc.Status{State: svc.Running, Accepts: accepted}
+		case <-tick.C: // to open a large repository takes its time
+			starting.CheckPoint++
+			status <- starting
 		case h.err = <-done:
 			if h.err != nil {
 				return true, 1
@@ -46,6 +70,8 @@ func (h *handler) Execute(_ []string, requests <-chan svc.ChangeRequest, status 
 			case svc.Interrogate:
 				status <- r.CurrentStatus
 			case svc.Stop, svc.Shutdown:
+				started = nil
+				tick.Stop()
 				status <- svc.Status{State: svc.StopPending, WaitHint: StopSeconds * 1000}
 				cancel()
 			}
@@ -61,8 +87,14 @@ func Install(d Description) (where string, err error) {
 	}
 	defer m.Disconnect()
 	args := d.Args
-	if d.Secret != "" {
-		args = append(args[:len(args):len(args)], d.SecretFlag, d.Secret)
+	var environment []string
+	for _, secret := range d.Secrets {
+		if secret.Flag != "" {
+			args = append(args[:len(args):len(args)], secret.Flag, secret.File)
+		}
+		if secret.Variable != "" {
+			environment = append(environment, secret.Variable+"="+secret.File)
+		}
 	}
 	s, err := m.CreateService(d.Name, d.Program, mgr.Config{
 		DisplayName: d.Title, Description: d.Title, StartType: mgr.StartAutomatic, DelayedAutoStart: true,
@@ -76,7 +108,22 @@ func Install(d Description) (where string, err error) {
 	if err := s.SetRecoveryActions(again, 24*3600); err != nil {
 		return "", errors.Join(fmt.Errorf("service %s: %w", d.Name, err), s.Delete())
 	}
+	if err := setEnvironment(d.Name, environment); err != nil {
+		return "", errors.Join(fmt.Errorf("service %s: %w", d.Name, err), s.Delete())
+	}
 	return "sc.exe query " + d.Name, s.Start()
+}
+
+// setEnvironment gives a service variables of its own, which the service manager reads when it starts it.
+func setEnvironment(name string, variables []string) error {
+	if len(variables) == 0 {
+		return nil
+	}
+	key, err := registry.OpenKey(registry.LOCAL_MACHINE, `SYSTEM\CurrentControlSet\Services\`+name, registry.SET_VALUE)
+	if err != nil {
+		return err
+	}
+	return errors.Join(key.SetStringsValue("Environment", variables), key.Close())
 }
 
 // Remove stops a service and removes it.

@@ -5,6 +5,9 @@ package show
 import (
 	"fmt"
 	"io"
+	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -80,10 +83,45 @@ func (p *Printer) Red(s string) string    { return p.paint("1;31", s) }
 func (p *Printer) Yellow(s string) string { return p.paint("1;33", s) }
 func (p *Printer) Green(s string) string  { return p.paint("1;32", s) }
 
-// Printf writes text. What came from elsewhere is to be cleaned first; see Table, which does.
+// Printf writes text. Texts and errors among the arguments are cleaned: much of what is printed was said by another
+// machine. In colour, emphasis stays; that is all that such a text could then do.
 func (p *Printer) Printf(format string, args ...any) error {
+	args = slices.Clone(args)
+	for i, arg := range args {
+		switch v := arg.(type) {
+		case error:
+			args[i] = p.clean(v.Error())
+		case fmt.Stringer: // prints itself
+		default:
+			if text := reflect.ValueOf(arg); text.Kind() == reflect.String {
+				args[i] = p.clean(text.String())
+			}
+		}
+	}
 	_, err := fmt.Fprintf(p.W, format, args...)
 	return err
+}
+
+// Verbatim writes a text of this program's own as it is, with its lines.
+func (p *Printer) Verbatim(text string) error {
+	_, err := io.WriteString(p.W, text)
+	return err
+}
+
+// emphasis is what paint writes.
+var emphasis = regexp.MustCompile("\x1b\\[(?:0|1|1;3[123])m")
+
+func (p *Printer) clean(s string) string {
+	if !p.Colour {
+		return outcome.Clean(s)
+	}
+	var b strings.Builder
+	end := 0
+	for _, at := range emphasis.FindAllStringIndex(s, -1) {
+		b.WriteString(outcome.Clean(s[end:at[0]]) + s[at[0]:at[1]])
+		end = at[1]
+	}
+	return b.String() + outcome.Clean(s[end:])
 }
 
 // Table is rows under a header. A column whose header starts with ">" is aligned right.

@@ -2,7 +2,10 @@ package show
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -38,4 +41,24 @@ func TestTable(t *testing.T) {
 	b.Reset()
 	require.NoError(t, table.Print(&Printer{W: &b, Colour: true}))
 	assert.Contains(t, b.String(), "\x1b[1mNAME")
+}
+
+// What another machine says does not steer the terminal, whatever it comes as; our own emphasis stays.
+func TestPrintfCleans(t *testing.T) {
+	type word string
+	evil := "\x1b]0;owned\x07a\nb\x9b2J"
+	for _, colour := range []bool{false, true} {
+		var b bytes.Buffer
+		p := &Printer{W: &b, Colour: colour}
+		require.NoError(t, p.Printf("%s %v %q %d %s\n", p.Bold(evil), errors.New(evil), word(evil), 7, time.Second))
+		want := "\ufffd]0;owned\ufffda b\ufffd2J"
+		bold := want
+		if colour {
+			bold = "\x1b[1m" + want + "\x1b[0m"
+		}
+		assert.Equal(t, fmt.Sprintf("%s %s %q 7 1s\n", bold, want, want), b.String())
+	}
+	var b bytes.Buffer
+	require.NoError(t, (&Printer{W: &b}).Verbatim("a\nb\n"))
+	assert.Equal(t, "a\nb\n", b.String())
 }
