@@ -15,6 +15,14 @@ type holed struct {
 	holes []Hole // of this disk, ascending
 }
 
+// Flight is what the point's disk says: see pipe.Far.
+func (h *holed) Flight() pipe.Flight {
+	if far, ok := pipe.As[pipe.Far](h.Image); ok {
+		return far.Flight()
+	}
+	return pipe.Flight{}
+}
+
 func (h *holed) Extents(ctx context.Context, off, n int64) iter.Seq2[pipe.Extent, error] {
 	return func(yield func(pipe.Extent, error) bool) {
 		for end := off + n; off < end; {

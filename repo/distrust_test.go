@@ -16,6 +16,7 @@ import (
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/pipetest"
+	"github.com/hikae/hikae/repo/internal/cell"
 	"github.com/hikae/hikae/repo/internal/object"
 	"github.com/hikae/hikae/repo/store"
 	"github.com/hikae/hikae/repo/store/memstore"
@@ -88,7 +89,7 @@ func bytesOfImage(t testing.TB, img pipe.Image) []byte {
 	return p
 }
 
-// tablesOf are the tables of all packs, without most of what they hold.
+// tablesOf are the tables of all packs, changed.
 func tablesOf(t testing.TB, r *Repository, change func(t *packTable)) (out []packTable) {
 	t.Helper()
 	present, err := r.packs(t.Context())
@@ -97,8 +98,8 @@ func tablesOf(t testing.TB, r *Repository, change func(t *packTable)) (out []pac
 		entries, err := r.readTable(t.Context(), p, size)
 		require.NoError(t, err)
 		stream := 0
-		for packFileSize(stream, r.header.ParityPermille) != size {
-			stream += 1000
+		for packFileSize(stream+cell.Payload, r.header.ParityPermille) <= size {
+			stream += cell.Payload
 		}
 		table := packTable{ref: p, stream: stream, entries: entries}
 		change(&table)
@@ -181,7 +182,7 @@ func TestVerifyCountsEntries(t *testing.T) {
 	r := initInner(t, st)
 	_, err := backupInner(t.Context(), r, 1)
 	require.NoError(t, err)
-	tables := tablesOf(t, r, func(t *packTable) { t.entries = t.entries[:1] })
+	tables := tablesOf(t, r, func(t *packTable) { t.entries = t.entries[:len(t.entries)-1] })
 	putIndex(t, r, st, tables[0].ref.Lease, object.SuiteAES, r.keys.wraps[0], tables[:1])
 	rep, err := openInner(t, st, nil).Verify(t.Context(), nil)
 	require.NoError(t, err)

@@ -111,15 +111,31 @@ func (r *Repository) cipher(ctx context.Context, p packRef) (*object.Cipher, err
 
 // content fetches a page or chunk by id.
 func (r *Repository) content(ctx context.Context, idx *index, typ uint8, id pipe.ID) ([]byte, error) {
-	loc, ok, err := r.seek(ctx, idx, id, func(l location) bool { return l.typ == typ })
-	if err != nil {
-		return nil, err
+	b, err := r.contentOf(ctx, idx, id, func(l location) bool { return l.typ == typ }, false)
+	if b == nil && err == nil {
+		err = &ErrCorrupt{Object: "content " + id.String(), Reason: "no pack holds it"}
 	}
-	if !ok {
-		return nil, &ErrCorrupt{Object: "content " + id.String(), Reason: "no pack holds it"}
+	return b, err
+}
+
+// contentOf fetches content whose length is not known: places that do not agree on it are tried one length after the
+// other. Nil without an error says that no pack claims to hold it.
+func (r *Repository) contentOf(ctx context.Context, idx *index, id pipe.ID, fits func(location) bool, whole bool) ([]byte, error) {
+	loc, ok, err := r.seek(ctx, idx, id, fits)
+	tried := map[uint32]bool{}
+	for ok && err == nil {
+		out := make([]byte, loc.plain)
+		failure := r.fetchAny(ctx, idx, id, loc, out, whole)
+		if failure == nil || ctx.Err() != nil || isFailure(failure) {
+			return out, failure
+		}
+		tried[loc.plain] = true
+		loc, ok, _, err = idx.find(id, func(l location) bool { return fits(l) && !tried[l.plain] })
+		if !ok || err != nil {
+			return nil, errors.Join(failure, err)
+		}
 	}
-	out := make([]byte, loc.plain)
-	return out, r.fetch(ctx, idx, id, loc, out)
+	return nil, err
 }
 
 // fetch reads content into dst, which is exactly as long as the content, and proves it by its id. What does not open

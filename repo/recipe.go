@@ -167,16 +167,12 @@ func (r *Repository) wholeBlock(ctx context.Context, idx *index, id pipe.ID) ([]
 	if b, ok := idx.blocks.get(id); ok {
 		return b, nil
 	}
-	loc, ok, err := r.seek(ctx, idx, id, func(l location) bool { return l.typ == object.TypeBlock && l.whole() })
+	b, err := r.contentOf(ctx, idx, id, func(l location) bool { return l.typ == object.TypeBlock && l.whole() }, true)
 	if err != nil {
 		return nil, err
 	}
-	if !ok {
+	if b == nil {
 		return nil, &ErrCorrupt{Object: "block " + id.String(), Reason: "an assembled block needs it, and no pack holds it whole"}
-	}
-	b := make([]byte, loc.plain)
-	if err := r.fetchAny(ctx, idx, id, loc, b, true); err != nil {
-		return nil, err
 	}
 	idx.blocks.put(id, b)
 	return b, nil

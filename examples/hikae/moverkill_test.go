@@ -130,7 +130,7 @@ func TestMoverKilled(t *testing.T) {
 			p.end(syscall.SIGKILL)
 			p.serve()
 			err := cmd.Wait()
-			if err != nil && strings.Contains(log.String(), "connection refused") { // killed before there was a line
+			if err != nil && strings.Contains(log.String(), "error: mover at ") { // killed before there was a line
 				again := backup("off")
 				out.Reset()
 				again.Stdout = &out

@@ -193,7 +193,9 @@ func TestFailedBlobIsGone(t *testing.T) {
 	c := p.client("web", trust.Append)
 	w, d := markedPoint(t, c, nil)
 	require.NoError(t, d.Commit(t.Context()))
-	half := func() io.Reader { return io.MultiReader(strings.NewReader("half of"), iotest.ErrReader(io.ErrNoProgress)) }
+	half := func() io.Reader {
+		return io.MultiReader(strings.NewReader("half of"), iotest.ErrReader(io.ErrNoProgress))
+	}
 	require.ErrorIs(t, w.Blob(t.Context(), "config", half()), io.ErrNoProgress)
 	require.NoError(t, w.Blob(t.Context(), "config", strings.NewReader("half of it, and the rest")))
 	require.ErrorIs(t, w.Blob(t.Context(), "nvram", half()), io.ErrNoProgress)

@@ -241,6 +241,8 @@ func TestWriteBlob(t *testing.T) {
 	fails(t, h, 37, wire.CodeMismatch, &wire.Write{Disk: disk, Sum: blake3.Sum256(want[1:513]), Plain: 512, Data: want[:512]})
 	do[*wire.OK](t, h, 38, &wire.Write{Disk: disk, Sum: blake3.Sum256(want[:512]), Plain: 512, Data: want[:512]})
 	do[*wire.OK](t, h, 39, &wire.SealDisk{Disk: disk})
+	fails(t, h, 41, wire.CodeIncomplete, &wire.Commit{Writer: b.Writer})
+	fails(t, h, 42, wire.CodeIncomplete, &wire.SealBlob{Blob: open, Size: 101})
 	id := do[*wire.Committed](t, h, 29, &wire.Commit{Writer: b.Writer}).Point
 	do[*wire.UsageIs](t, h, 40, &wire.Usage{Writer: b.Writer})
 	info, err := p.repo.Resolve(t.Context(), id)

@@ -72,7 +72,9 @@ func (w *remoteWriter) dropBlob(ctx context.Context, b *sentBlob) {
 
 // notWhole ends a blob of which so much has come. A blob that is sealed as what it is not is gone (PROTOCOL.md 7.7): neither
 // the length is right, nor, where a part was still under way, the sum.
-func notWhole(ref wire.Ref, came int64) wire.Message { return &wire.SealBlob{Blob: ref, Size: came + 1} }
+func notWhole(ref wire.Ref, came int64) wire.Message {
+	return &wire.SealBlob{Blob: ref, Size: came + 1}
+}
 
 // send brings a blob part by part. What was brought stands on the tape, for a replay.
 func (w *remoteWriter) send(ctx context.Context, b *sentBlob, r io.Reader) error {
