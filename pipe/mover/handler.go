@@ -271,6 +271,14 @@ func (h *handler) undo(answer wire.Message) {
 		if img, err := h.images.take(m.Image); err == nil {
 			img.close()
 		}
+	case *wire.StoreOpened:
+		if o, err := h.objects.take(m.Object); err == nil {
+			o.drop()
+		}
+	case *wire.StoreNames: // its part is lost: nobody can go on
+		if l, err := h.lists.take(m.List); err == nil {
+			l.end()
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/pipe/mover/wire"
 	"github.com/hikae/hikae/pipe/pipetest"
+	"github.com/hikae/hikae/repo/store/memstore"
 )
 
 // leaving is a backend whose caller leaves while a call is carried out.
@@ -86,4 +87,16 @@ func TestOpenedForNobody(t *testing.T) {
 	call++
 	do[*wire.OK](t, h, call, &wire.DropPoint{Writer: w})
 	require.Zero(t, p.admission.writing.Load())
+}
+
+// The same of a blind target's objects.
+func TestObjectOpenedForNobody(t *testing.T) {
+	t.Parallel()
+	host, err := newHost(&ServerOptions{Blind: &blindShelf{store: memstore.New(nil)}}, nil)
+	require.NoError(t, err)
+	h, err := newHandler(t.Context(), host, trust.Peer{Name: "web", Role: trust.Append}, func(wire.Message) {})
+	require.NoError(t, err)
+	defer h.Close()
+	h.undo(do[*wire.StoreOpened](t, h, 1, &wire.StoreOpen{Name: "data/1", Size: 1 << 20}))
+	require.Empty(t, h.objects.each())
 }

@@ -25,8 +25,11 @@ func (s *Server) join(ctx context.Context, peer trust.Peer, hello *wire.Hello) (
 	case <-h.opened:
 		return h, resumed, h.failed
 	case <-ctx.Done():
-		return nil, false, ctx.Err()
 	}
+	if !resumed { // it has no lane, and nobody else would ever notice
+		h.emptied(nil)
+	}
+	return nil, false, ctx.Err()
 }
 
 // reserve finds a session or makes room for a new one.
