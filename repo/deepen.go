@@ -45,14 +45,6 @@ func (x *index) untell(num uint32) {
 	delete(x.told, num)
 }
 
-// hearsay reports whether a pack's own table was not asked.
-func (x *index) hearsay(num uint32) bool {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	_, told := x.told[num]
-	return told
-}
-
 func (x *index) allTold() map[uint32]packRef {
 	x.mu.RLock()
 	defer x.mu.RUnlock()

@@ -95,7 +95,8 @@ func (t *tool) copy(ctx context.Context, f *copyFlags, specs []string) (*reply, 
 	if from.ID() == to.ID() {
 		return nil, outcome.Usage("Name two repositories.", "%s and %s are the same repository", f.from.repo, f.repo)
 	}
-	points, err := chosen(ctx, from, f.from.repo, specs)
+	left := &reply{}
+	points, err := chosen(ctx, from, f.from.repo, specs, left)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +108,7 @@ func (t *tool) copy(ctx context.Context, f *copyFlags, specs []string) (*reply, 
 	progress := t.bars()
 	defer progress.Close()
 	opts.Events = progress.Event
-	doc, left := copyDoc{Points: []job.Copied{}}, &reply{}
+	doc := copyDoc{Points: []job.Copied{}}
 	opts.Fact = land.fact()
 	for _, p := range points {
 		one := opts
@@ -117,7 +118,7 @@ func (t *tool) copy(ctx context.Context, f *copyFlags, specs []string) (*reply, 
 		done, err := job.CopyPoint(ctx, land, from, p, &one)
 		if late, ok := errors.AsType[*job.OlderError](err); ok && len(specs) == 0 { // all were asked for: the rest is not held up
 			left.warnings = append(left.warnings, fmt.Sprintf("point %s was not copied: %v", short(p.ID), late))
-			left.status = outcome.Warned
+			left.status = max(left.status, outcome.Warned)
 			continue
 		}
 		if err != nil {
@@ -132,7 +133,7 @@ func (t *tool) copy(ctx context.Context, f *copyFlags, specs []string) (*reply, 
 }
 
 // chosen are the points that are named, in the order of the place; all of them where none is.
-func chosen(ctx context.Context, r *opened, where string, specs []string) ([]pipe.PointInfo, error) {
+func chosen(ctx context.Context, r *opened, where string, specs []string, left *reply) ([]pipe.PointInfo, error) {
 	if len(specs) > 0 {
 		var out []pipe.PointInfo
 		for _, spec := range specs {
@@ -146,6 +147,9 @@ func chosen(ctx context.Context, r *opened, where string, specs []string) ([]pip
 	}
 	var out []pipe.PointInfo
 	for p, err := range r.Points(ctx, "") {
+		if left.unreadable(err) {
+			continue
+		}
 		if err != nil {
 			return nil, about(where, "list the points of "+where, err)
 		}

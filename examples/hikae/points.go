@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/examples/hikae/internal/show"
 	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/repo"
 )
 
 func (t *tool) pointsCommand() *cobra.Command {
@@ -50,15 +53,30 @@ func (t *tool) points(ctx context.Context, a *access, vm string) (*reply, error)
 	if err := r.ownName(vm); err != nil {
 		return nil, err
 	}
-	doc := pointsDoc{Points: []pipe.PointInfo{}}
+	doc, left := pointsDoc{Points: []pipe.PointInfo{}}, &reply{loud: true}
 	for p, err := range r.Points(ctx, vm) {
+		if left.unreadable(err) {
+			continue
+		}
 		if err != nil {
 			return nil, about(a.repo, "list points", err)
 		}
 		p.Time = p.Time.UTC()
 		doc.Points = append(doc.Points, p)
 	}
-	return &reply{doc: doc, loud: true, text: func(w *show.Printer) error { return doc.print(w, r.appends()) }}, nil
+	left.doc, left.text = doc, func(w *show.Printer) error { return doc.print(w, r.appends()) }
+	return left, nil
+}
+
+// unreadable reports whether an error of a listing is about one point alone, and says so: the others are listed all the
+// same.
+func (r *reply) unreadable(err error) bool {
+	damaged, ok := errors.AsType[*repo.PointError](err)
+	if ok {
+		r.warnings = append(r.warnings, fmt.Sprintf("point %s cannot be read: %v", damaged.Point, damaged.Err))
+		r.status = outcome.Damaged
+	}
+	return ok
 }
 
 // print lists the points. What is new in each is not told to a machine that may only append: it would show what others

@@ -93,9 +93,9 @@ func run(ctx context.Context, opts options) error {
 		return runBusy(ctx, opts, fx)
 	case "wan":
 		return runWAN(ctx, opts, fx)
+	case "":
 	default:
 		return fmt.Errorf("-only %s: the parts are kvm, busy and wan", opts.only)
-	case "":
 	}
 	res, err := measureAll(ctx, opts, fx)
 	if err != nil {

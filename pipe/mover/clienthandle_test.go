@@ -208,24 +208,28 @@ func TestFailedBlobIsGone(t *testing.T) {
 
 // A caller that leaves while its point is put back leaves nothing of it there.
 func TestReplayGivenUpLeavesNoWriter(t *testing.T) {
-	p := newPlace(t, nil)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	c := testClient(t, func(n int, push func(wire.Message)) (line, error) {
-		d := newDirect(p.session("web", trust.Append, push))
-		if n == 1 {
-			return &dying{direct: d, at: wire.KindSealDisk}, nil
-		}
-		return &hooked{careful{d}, func(req wire.Message) {
-			if req.Kind() == wire.KindBegin {
-				cancel()
-			}
-		}}, nil
-	}, nil)
-	w, d := markedPoint(t, c, nil)
-	require.ErrorIs(t, d.Commit(ctx), context.Canceled)
-	require.NoError(t, w.Close())
-	require.Eventually(t, func() bool { return p.admission.writing.Load() == 0 }, 8*time.Second, 5*time.Millisecond)
+	for _, at := range []wire.Kind{wire.KindBegin, wire.KindStartDisk, wire.KindMark} {
+		t.Run(at.String(), func(t *testing.T) {
+			p := newPlace(t, nil)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			c := testClient(t, func(n int, push func(wire.Message)) (line, error) {
+				d := newDirect(p.session("web", trust.Append, push))
+				if n == 1 {
+					return &dying{direct: d, at: wire.KindSealDisk}, nil
+				}
+				return &hooked{careful{d}, func(req wire.Message) {
+					if req.Kind() == at {
+						cancel()
+					}
+				}}, nil
+			}, nil)
+			w, d := markedPoint(t, c, nil)
+			require.ErrorIs(t, d.Commit(ctx), context.Canceled)
+			require.NoError(t, w.Close())
+			require.Eventually(t, func() bool { return p.admission.writing.Load() == 0 }, 8*time.Second, 5*time.Millisecond)
+		})
+	}
 }
 
 // careful makes no calls for who has gone, as the real session.

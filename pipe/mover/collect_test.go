@@ -140,3 +140,15 @@ func TestSourceImages(t *testing.T) {
 	_, err = web.OpenImage(t.Context(), "sda")
 	require.ErrorIs(t, err, fs.ErrPermission)
 }
+
+// Two sources are two tenants, however much of their keys is the same.
+func TestSourcesAreNamedByTheirWholeKey(t *testing.T) {
+	t.Parallel()
+	a := trust.Pin{1, 2, 3, 4, 5, 6}
+	for i := range a {
+		b := a
+		b[i] ^= 1
+		require.NotEqual(t, sourceName(a), sourceName(b))
+	}
+	require.LessOrEqual(t, len(sourceName(a))+1+len("vm"), wire.MaxName)
+}

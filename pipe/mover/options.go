@@ -21,7 +21,8 @@ type ServerOptions struct {
 	Book *trust.Book
 
 	// Backend makes the mover a trusted target. Where it has Resolve(ctx, id) (pipe.PointInfo, error), points are found
-	// by that. Where its writers are [pipe.Durable], content counts as settled before the commit.
+	// by that. Where its writers are [pipe.Durable], content counts as settled before the commit; for append peers where
+	// they are [pipe.Settler], too.
 	Backend pipe.Backend
 	// Blind makes it a blind target.
 	Blind BlindStore
@@ -34,7 +35,7 @@ type ServerOptions struct {
 
 	// MaxWriters is how many points are written at once. Others wait in the order in which they came. Zero: 16.
 	MaxWriters int
-	// MaxWaiting is how many wait; beyond it they are told to come back. Zero: 4096.
+	// MaxWaiting is how many wait; beyond it, and beyond 256 of one peer, they are told to come back. Zero: 4096.
 	MaxWaiting int
 	// MaxSessions is how many sessions there are at once. Zero: 4096.
 	MaxSessions int

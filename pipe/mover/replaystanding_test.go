@@ -144,21 +144,26 @@ func TestThawedMoverMeetsACommitThatWasUnderWay(t *testing.T) {
 
 // A listing that fails is not "no such point": a commit is not made again where it cannot be told whether it was made.
 func TestCommitIsNotRepeatedOverADamagedListing(t *testing.T) {
-	b := &frail{Backend: pipetest.NewBackend(testBlock)}
-	c := b.lives(t, func(n int, d *direct) line {
-		if n == 1 {
-			return &dying{direct: d, at: wire.KindCommit, carriedOut: true}
-		}
-		b.fail.Store(true)
-		return d
-	})
-	w, d := markedPoint(t, c, nil)
-	require.NoError(t, d.Commit(t.Context()))
-	_, err := w.Commit(t.Context(), nil)
-	require.ErrorIs(t, err, ErrCorrupt)
-	require.ErrorContains(t, err, "i/o timeout")
-	require.Len(t, b.ids(t), 1)
-	require.EqualValues(t, 1, b.begins.Load())
+	for name, before := range map[string]bool{"it was sound before": false, "it was damaged before": true} {
+		t.Run(name, func(t *testing.T) {
+			b := &frail{Backend: pipetest.NewBackend(testBlock)}
+			b.fail.Store(before)
+			c := b.lives(t, func(n int, d *direct) line {
+				if n == 1 {
+					return &dying{direct: d, at: wire.KindCommit, carriedOut: true}
+				}
+				b.fail.Store(true)
+				return d
+			})
+			w, d := markedPoint(t, c, nil)
+			require.NoError(t, d.Commit(t.Context()))
+			_, err := w.Commit(t.Context(), nil)
+			require.ErrorIs(t, err, ErrCorrupt)
+			require.ErrorContains(t, err, "i/o timeout")
+			require.Len(t, b.ids(t), 1)
+			require.EqualValues(t, 1, b.begins.Load())
+		})
+	}
 }
 
 // What could not be listed when the point was begun does not stop it, and is not held against points that are there later.
