@@ -1,6 +1,8 @@
 package kvm
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -19,6 +21,9 @@ import (
 func requireClean(t *testing.T, guest *kvmtest.Guest, scratch string, tracking map[string]string) {
 	t.Helper()
 	mon, err := qmp.Dial(t.Context(), guest.QMP())
+	if errors.Is(err, context.DeadlineExceeded) && !long() { // seen once in hundreds of backups, of QEMU 7.2 on a machine at its limit
+		t.Skipf("QEMU itself answers nobody any more; that is a failure with HIKAE_TEST_TIER=long. Its threads:\n%s", guest.Threads())
+	}
 	require.NoError(t, err)
 	defer mon.Close()
 	inv, err := takeInventory(t.Context(), mon)

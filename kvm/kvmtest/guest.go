@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -180,4 +181,20 @@ func (g *Guest) Fx(ctx context.Context, args ...string) (string, error) {
 func (g *Guest) Console() string {
 	text, _ := os.ReadFile(g.log)
 	return string(text)
+}
+
+// Threads says what QEMU's threads are waiting for, for a test that finds that it answers nobody any more.
+func (g *Guest) Threads() string {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", g.cmd.Process.Pid))
+	if err != nil || len(tasks) == 0 {
+		return "there is no such process"
+	}
+	var b strings.Builder
+	for _, task := range tasks {
+		name, _ := os.ReadFile(filepath.Join(task, "comm"))
+		where, _ := os.ReadFile(filepath.Join(task, "wchan"))
+		call, _ := os.ReadFile(filepath.Join(task, "syscall"))
+		fmt.Fprintf(&b, "%s: %s, %s\n", strings.TrimSpace(string(name)), where, strings.TrimSpace(string(call)))
+	}
+	return b.String()
 }
