@@ -9,6 +9,10 @@ import (
 // caller reads the whole disk, and the point after that is incremental again.
 var ErrTrackingLost = errors.New("change tracking was lost")
 
+// ErrThawedEarly is wrapped by Quiescer.Thaw where the guest is thawed and had been before it was asked to: by its own
+// watchdog, or by somebody else. What was pinned meanwhile is good after a power cut, and promises no more.
+var ErrThawedEarly = errors.New("it was not frozen any more when it was to be thawed")
+
 // QuiesceError says at which stage quiescing a guest failed.
 type QuiesceError struct {
 	Stage string // find, freeze, snapshot, thaw

@@ -69,7 +69,7 @@ type Snapshot interface {
 type Quiescer interface {
 	Freeze(ctx context.Context) error
 	// Thaw is called on every path after Freeze was called, also when Freeze's answer was lost. Thawing what is not
-	// frozen is no error.
+	// frozen is no error, but after a Freeze that went well it is ErrThawedEarly.
 	Thaw(ctx context.Context) error
 }
 

@@ -43,7 +43,7 @@ type answer struct {
 }
 
 // errLate says that the guest is thawed, but has been for a while: the lease was over, or it did not stay frozen.
-var errLate = errors.New("it was not frozen any more when it was to be thawed")
+var errLate = hikae.ErrThawedEarly
 
 // freezeErrors are those of a freeze that a session tells apart.
 var freezeErrors = map[string]error{"silent": qga.ErrSilent, "frozen": qga.ErrFrozen, "gone": fs.ErrNotExist}
