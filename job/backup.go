@@ -39,9 +39,11 @@ type BackupOptions struct {
 	Target  string   // where the points go, in words for the report: a mover, and what it may know; empty: nothing to say
 	Notes   []string // the caller's own notes, put before those of the session
 
-	Journal        hikae.Journal  // handed to the provider
-	Quiescer       hikae.Quiescer // handed to the provider
-	FreezeDeadline time.Duration  // handed to the provider
+	Journal  hikae.Journal  // handed to the provider
+	Quiescer hikae.Quiescer // handed to the provider
+	// Guest is worked in before and after the snapshot, and freezes in Quiescer's place. Nil: the provider's own means.
+	Guest          GuestWork
+	FreezeDeadline time.Duration // handed to the provider
 	// ReleaseDeadline bounds the time after the copy that is spent on the host, whatever became of the context:
 	// Snapshot.Commit and Snapshot.Release have it each. Zero: 5 minutes.
 	ReleaseDeadline time.Duration
@@ -120,9 +122,15 @@ func (s *backup) run(ctx context.Context, vmID string) (err error) {
 		s.res.Base = s.plan.Base.ID
 	}
 
+	end, err := s.beginGuest(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = end(err) }()
+
 	s.phase(PhaseSnapshot)
 	s.snap, err = s.provider.Snapshot(ctx, s.plan.VM.ID, &hikae.SnapshotOptions{
-		Journal: s.opts.Journal, Quiescer: s.opts.Quiescer,
+		Journal: s.opts.Journal, Quiescer: s.quiescer(),
 		FreezeDeadline: s.opts.FreezeDeadline, Since: s.plan.since(), Repository: repositoryID(s.backend),
 	})
 	if err != nil {
@@ -131,6 +139,9 @@ func (s *backup) run(ctx context.Context, vmID string) (err error) {
 	defer func() { err = s.release(ctx, err) }() // also when a provider's image panics: the host must not keep our snapshot
 	if s.opts.Time.IsZero() {
 		s.opts.Time = time.Now()
+	}
+	if err := s.finishGuest(ctx); err != nil {
+		return err
 	}
 	s.noteConsistency()
 	if err := s.exclude(ctx); err != nil {
@@ -155,9 +166,10 @@ func repositoryID(backend pipe.Backend) string {
 }
 
 func (s *backup) noteConsistency() {
-	s.res.Consistency = s.snap.Consistency().String()
-	if s.snap.Consistency() < s.opts.Ask {
-		s.warn("the consistency reached is %s, asked was %s", s.snap.Consistency(), s.opts.Ask)
+	reached := s.reached()
+	s.res.Consistency = reached.String()
+	if reached < s.opts.Ask {
+		s.warn("the consistency reached is %s, asked was %s", reached, s.opts.Ask)
 	}
 	if w, ok := s.snap.(Warner); ok {
 		for _, text := range w.Warnings() {
@@ -246,6 +258,9 @@ func (s *backup) tryPoint(ctx context.Context, disks []hikae.Disk) (_ pipe.Point
 		s.res.Disks = append(s.res.Disks, res)
 	}
 	if err := writeConfig(ctx, writer, s.snap.VM()); err != nil {
+		return nil, err
+	}
+	if err := s.keepGuest(ctx, writer.Blob); err != nil {
 		return nil, err
 	}
 	ok = true
@@ -455,6 +470,7 @@ func (s *backup) commit(ctx context.Context, writer pipe.PointWriter) error {
 	if err := s.snap.Commit(host); err != nil {
 		s.warn("the point is durable, but the source could not be told: %v; the next backup may read whole disks", err)
 	}
+	s.settleGuest(ctx)
 	return nil
 }
 

@@ -11,6 +11,7 @@ type Phase string
 
 const (
 	PhasePlan     Phase = "plan"
+	PhaseGuest    Phase = "guest" // of a backup: getting the guest ready
 	PhaseSnapshot Phase = "snapshot"
 	PhaseExclude  Phase = "exclude" // of a backup: looking for what need not be stored
 	PhaseCopy     Phase = "copy"

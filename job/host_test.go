@@ -107,6 +107,8 @@ func (h *host) Snapshot(ctx context.Context, id string, opts *hikae.SnapshotOpti
 	if err := h.hook("snapshot"); err != nil {
 		return nil, err
 	}
+	level, thaw := h.freeze(ctx, opts.Quiescer)
+	defer thaw()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.snapshots > 0 {
@@ -114,7 +116,7 @@ func (h *host) Snapshot(ctx context.Context, id string, opts *hikae.SnapshotOpti
 	}
 	h.snapshots++
 	h.next++
-	s := &hostSnapshot{h: h, vm: h.vm(), pinned: map[string][]byte{}, dirty: map[string]*base{}, new: map[string]hikae.ChangeID{}}
+	s := &hostSnapshot{h: h, level: level, vm: h.vm(), pinned: map[string][]byte{}, dirty: map[string]*base{}, new: map[string]hikae.ChangeID{}}
 	for key, d := range h.disks {
 		s.pinned[key] = slices.Clone(d.data)
 		if h.noTracking {
@@ -129,8 +131,21 @@ func (h *host) Snapshot(ctx context.Context, id string, opts *hikae.SnapshotOpti
 	return s, nil
 }
 
+// freeze freezes by whoever was brought along, as real hosts do: what cannot be frozen is pinned as it is.
+func (h *host) freeze(ctx context.Context, q hikae.Quiescer) (level hikae.Consistency, thaw func()) {
+	if q == nil {
+		return h.level, func() {}
+	}
+	level = hikae.Filesystem
+	if q.Freeze(ctx) != nil {
+		level = hikae.Crash
+	}
+	return level, func() { _ = q.Thaw(context.WithoutCancel(ctx)) }
+}
+
 type hostSnapshot struct {
 	h         *host
+	level     hikae.Consistency
 	vm        hikae.VM
 	pinned    map[string][]byte
 	dirty     map[string]*base
@@ -140,7 +155,7 @@ type hostSnapshot struct {
 }
 
 func (s *hostSnapshot) VM() hikae.VM                   { return s.vm }
-func (s *hostSnapshot) Consistency() hikae.Consistency { return s.h.level }
+func (s *hostSnapshot) Consistency() hikae.Consistency { return s.level }
 
 func (s *hostSnapshot) OpenDisk(ctx context.Context, key string) (pipe.Image, error) {
 	if err := s.h.hook("opendisk"); err != nil {

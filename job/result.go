@@ -17,6 +17,7 @@ type Result struct {
 	Disks       []DiskResult       `json:"disks"`
 	Volumes     []VolumeResult     `json:"volumes,omitempty"` // where it was looked for what need not be stored
 	Consistency string             `json:"consistency"`
+	Guest       *GuestResult       `json:"guest,omitempty"` // where there was work in the guest
 	Fallbacks   []Fallback         `json:"fallbacks"`
 	Warnings    []string           `json:"warnings"` // what a person should do something about
 	Notes       []string           `json:"notes"`    // what is good to know
@@ -24,7 +25,7 @@ type Result struct {
 	Bottleneck  string             `json:"bottleneck"`
 	Seconds     float64            `json:"seconds"`
 
-	// Phases is where the session's time went, in seconds: plan, snapshot, exclude, copy, commit, release.
+	// Phases is where the session's time went, in seconds: plan, guest, snapshot, exclude, copy, commit, release.
 	Phases map[string]float64 `json:"phases,omitempty"`
 	// Stored and Parity are what the whole session added to the store, trees and configuration included.
 	Stored int64 `json:"stored"`

@@ -141,7 +141,7 @@ func stageBars(stages map[string]float64) (out []bar) {
 	return out
 }
 
-var phaseOrder = []job.Phase{job.PhasePlan, job.PhaseSnapshot, job.PhaseExclude, job.PhaseCopy, job.PhaseCommit, job.PhaseRelease}
+var phaseOrder = []job.Phase{job.PhasePlan, job.PhaseGuest, job.PhaseSnapshot, job.PhaseExclude, job.PhaseCopy, job.PhaseCommit, job.PhaseRelease}
 
 func phaseBars(phases map[string]float64) (out []bar) {
 	sum, from := 0.0, 0.0
