@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/guest"
 )
 
 // GuestWork is what a backup does inside the VM around its snapshot (R119, R144): a guest.Session, or anything else that
@@ -34,24 +35,9 @@ type GuestWork interface {
 }
 
 // GuestResult is what happened inside a VM.
-type GuestResult struct {
-	Way          string        `json:"way"`       // the channel, and by which machine
-	Component    string        `json:"component"` // runtime or persistent, with its version; empty: none
-	Frozen       []string      `json:"frozen"`    // file systems
-	FrozenMillis float64       `json:"frozenMillis"`
-	Applications []GuestAppRun `json:"applications"`
-	Files        int64         `json:"files,omitempty"` // in the index
-	Warnings     []string      `json:"warnings"`
-	Notes        []string      `json:"notes"`
-}
+type GuestResult = guest.Result
 
-// GuestAppRun is how an application was made consistent.
-type GuestAppRun struct {
-	Kind    string `json:"kind"`
-	Name    string `json:"name"`
-	OK      bool   `json:"ok"`
-	Problem string `json:"problem,omitempty"`
-}
+var _ GuestWork = (*guest.Session)(nil)
 
 // quiescer is who freezes for the provider.
 func (s *backup) quiescer() hikae.Quiescer {

@@ -59,6 +59,14 @@
 //	                                   while disks are read
 //	bitmaps, jobs, exports of others   untouched: ours have a prefix and the session's random name
 //
+// # Whoever reads must read
+//
+// QEMU waits for the answers that a reader of an export does not take whenever it drains that disk: to stop the machine, to
+// reset its device, to end its NBD server. A program that was stopped in the middle of reading (SIGSTOP, a frozen cgroup)
+// so holds up QEMU's main loop, every monitor and in the end the guest, until it goes on or ends (measured with QEMU 7.2).
+// A session that finds such a reader on its way out drains nothing and says who it is ([hikae.BusyError]); one that comes
+// to a QEMU that stands still already is told so within [Options].DialTimeout ([ErrSilent]).
+//
 // # Threads
 //
 // QEMU before 9.0 aborts, and the guest with it, when an NBD client leaves an export of a disk that has an iothread of its

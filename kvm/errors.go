@@ -37,10 +37,19 @@ var ErrSaved = errors.New("the VM's memory is saved, it only sleeps")
 // ErrDenied says that QEMU may not use the folder for fleecing images and sockets.
 var ErrDenied = errors.New("QEMU may not use the scratch folder")
 
-// busy makes of a monitor that serves somebody else what all providers say then.
+// ErrSilent says that a QEMU greets and answers no command: its main loop waits for something, and the guest's disks may
+// stand still too. That is storage which does not answer, or a program that reads an export of the VM and was stopped.
+// Nothing was begun. A backup is worth another try when it answers again.
+var ErrSilent = qmp.ErrSilent
+
+// busy makes of a monitor that serves somebody else what all providers say then, and says what a person can do about one
+// that serves nobody.
 func busy(vm string, err error) error {
-	if errors.Is(err, qmp.ErrTaken) {
+	switch {
+	case errors.Is(err, qmp.ErrTaken):
 		return &hikae.BusyError{What: "the monitor " + vm, Owner: "another client"}
+	case errors.Is(err, ErrSilent):
+		return fmt.Errorf("the VM at %s: %w; see whether a program that reads an export of it was stopped or hangs (ss -xp), and whether the storage of its disks and of the scratch folder answers", vm, err)
 	}
 	return err
 }

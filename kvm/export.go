@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hikae/hikae"
 )
@@ -69,11 +70,14 @@ func (s *snapshot) addExport(ctx context.Context, i int, d disk) error {
 	return s.mon.Execute(ctx, "block-export-add", args, nil)
 }
 
-// removeExports closes what the reader used. The server is stopped only if it is the session's own.
+// removeExports closes what the reader used. The server is stopped only if it is the session's own, and only when nobody
+// reads any more: see deleteExports.
 func (f *footprint) removeExports(ctx context.Context, mon monitor) error {
 	var errs []error
 	if speaks(mon).exports {
-		errs = append(errs, f.deleteExports(ctx, mon))
+		if err := f.deleteExports(ctx, mon); err != nil {
+			return err
+		}
 	} else {
 		for i := range f.Disks { // they cannot be listed: one that is not there is refused
 			err := mon.Execute(ctx, "nbd-server-remove", map[string]any{"name": f.exportID(i), "mode": "hard"}, nil)
@@ -87,6 +91,10 @@ func (f *footprint) removeExports(ctx context.Context, mon monitor) error {
 	return errors.Join(append(errs, err)...)
 }
 
+// deleteExports waits until the exports are gone. One stays for as long as a program that reads it takes no answers: it
+// was stopped, or its cgroup is frozen. Whatever drains a disk then, such as nbd-server-stop or the way back to the disk
+// without its filter, holds up QEMU's main loop until that program goes on or ends, and with the loop every monitor and the
+// guest (measured with QEMU 7.2). So nothing of the kind is tried, and who reads is named.
 func (f *footprint) deleteExports(ctx context.Context, mon monitor) error {
 	ids, err := listed(ctx, mon, "query-block-exports", f.mine)
 	if err != nil {
@@ -94,7 +102,29 @@ func (f *footprint) deleteExports(ctx context.Context, mon monitor) error {
 	}
 	var errs []error
 	for _, id := range ids {
-		errs = append(errs, mon.Execute(ctx, "block-export-del", map[string]any{"id": id, "mode": "hard"}, nil))
+		err := mon.Execute(ctx, "block-export-del", map[string]any{"id": id, "mode": "hard"}, nil)
+		errs = append(errs, refusedIsNil(err)) // it may be on its way out
 	}
-	return errors.Join(append(errs, waitGone(ctx, mon, "query-block-exports", f.mine, "BLOCK_EXPORT_DELETED"))...)
+	half, stop := halfOf(ctx) // there is more to do
+	defer stop()
+	wait, cancel := context.WithTimeout(half, exportsGoWithin)
+	defer cancel()
+	err = waitGone(wait, mon, "query-block-exports", f.mine, "BLOCK_EXPORT_DELETED")
+	if left, asked := listed(ctx, mon, "query-block-exports", f.mine); errors.Is(err, context.DeadlineExceeded) && asked == nil && len(left) > 0 {
+		err = &hikae.BusyError{What: "the snapshot of VM " + f.machine().ID(),
+			Owner: "a program that reads it by " + f.socket() + " and takes no answers; let it go on or end it, then sweep"}
+	}
+	return errors.Join(append(errs, err)...)
+}
+
+// exportsGoWithin is how long exports that were cut off from their readers get at most to end what they are at: reads of
+// the disk that are under way.
+const exportsGoWithin = 20 * time.Second
+
+// removeSession takes away all that a snapshot put into a QEMU, but for bitmaps. What is read cannot go.
+func (f *footprint) removeSession(ctx context.Context, mon monitor) error {
+	if err := f.removeExports(ctx, mon); err != nil {
+		return err
+	}
+	return f.removeFleece(ctx, mon)
 }

@@ -232,7 +232,7 @@ func (p *Provider) removeLost(ctx context.Context, m Machine, s *survey, list []
 		settleKind(list, "frozen", func(string) bool { return err == nil })
 	}
 	for _, f := range s.sessions {
-		err := errors.Join(f.removeExports(ctx, mon), f.removeFleece(ctx, mon))
+		err := f.removeSession(ctx, mon)
 		errs = append(errs, err)
 		if err == nil {
 			for _, kind := range []string{"export", "node"} {

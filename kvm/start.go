@@ -384,11 +384,11 @@ func (s *Started) dial(ctx context.Context, do func(context.Context, *qmp.Conn) 
 	return do(ctx, mon)
 }
 
-// lives reports whether a QEMU is at the monitor, free or taken.
+// lives reports whether a QEMU is at the monitor: free, taken, or come to a stand.
 func (s *Started) lives(ctx context.Context) bool {
 	err := s.dial(ctx, func(context.Context, *qmp.Conn) error { return nil })
 	var busy *hikae.BusyError
-	return err == nil || errors.As(err, &busy)
+	return err == nil || errors.As(err, &busy) || errors.Is(err, ErrSilent)
 }
 
 // pause waits a moment. It ends early when the context does, or the server.

@@ -13,11 +13,11 @@ import (
 	"strings"
 )
 
-// Placeholders in a command that starts a VM.
+// Slots in a command that starts a VM.
 const (
-	diskPlaceholder    = "{disk:" // and a key, and a brace: the path of that disk's file
-	disksPlaceholder   = "{disks}"
-	monitorPlaceholder = "{monitor}"
+	diskSlot    = "{disk:" // and a key, and a brace: the path of that disk's file
+	disksSlot   = "{disks}"
+	monitorSlot = "{monitor}"
 )
 
 // StartedDisk is a disk of a VM that is started from a restore point.
@@ -62,29 +62,29 @@ func monitorOptions(path string) []string {
 	return []string{"-qmp", "unix:" + path + ",server=on,wait=off"}
 }
 
-// fillCommand puts paths in the place of their placeholders. A disk that no placeholder names would not be in the VM, and
+// fillCommand puts paths into their slots. A disk that no slot names would not be in the VM, and
 // never be copied, so that is an error. Where the command does not say where its monitor is, and nobody else did, QEMU is
 // told.
 func fillCommand(command []string, disks []StartedDisk, monitor string, tellMonitor bool) ([]string, error) {
 	named := map[string]bool{}
 	var out []string
 	for _, arg := range command {
-		if arg == disksPlaceholder {
+		if arg == disksSlot {
 			for _, d := range disks {
 				named[d.Key] = true
 				out = append(out, d.Options()...)
 			}
 			continue
 		}
-		if strings.Contains(arg, monitorPlaceholder) {
-			arg, tellMonitor = strings.ReplaceAll(arg, monitorPlaceholder, monitor), false
+		if strings.Contains(arg, monitorSlot) {
+			arg, tellMonitor = strings.ReplaceAll(arg, monitorSlot, monitor), false
 		}
 		for _, d := range disks {
-			if place := diskPlaceholder + d.Key + "}"; strings.Contains(arg, place) {
+			if place := diskSlot + d.Key + "}"; strings.Contains(arg, place) {
 				arg, named[d.Key] = strings.ReplaceAll(arg, place, d.Path), true
 			}
 		}
-		if at := strings.Index(arg, diskPlaceholder); at >= 0 {
+		if at := strings.Index(arg, diskSlot); at >= 0 {
 			return nil, fmt.Errorf("%s names no disk of the point: %w", arg[at:], fs.ErrInvalid)
 		}
 		out = append(out, arg)
@@ -92,7 +92,7 @@ func fillCommand(command []string, disks []StartedDisk, monitor string, tellMoni
 	i := slices.IndexFunc(disks, func(d StartedDisk) bool { return !named[d.Key] })
 	if i >= 0 {
 		return nil, fmt.Errorf("the command attaches no disk %s: write {disk:%s} where QEMU wants its file, or %s for all disks: %w",
-			disks[i].Key, disks[i].Key, disksPlaceholder, fs.ErrInvalid)
+			disks[i].Key, disks[i].Key, disksSlot, fs.ErrInvalid)
 	}
 	if tellMonitor {
 		out = append(out, monitorOptions(monitor)...)

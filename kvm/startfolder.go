@@ -34,7 +34,7 @@ type startState struct {
 	Point   string        `json:"point"`
 	VM      string        `json:"vm"`
 	Disks   []StartedDisk `json:"disks"`
-	Command []string      `json:"command,omitempty"` // with its placeholders
+	Command []string      `json:"command,omitempty"` // with its slots
 	Monitor string        `json:"monitor"`
 }
 

@@ -55,7 +55,7 @@ func (p *Provider) Undo(ctx context.Context, e hikae.Effect, keep []hikae.Change
 	case kindPause:
 		return f.unpause(ctx, mon)
 	case kindFleece:
-		return errors.Join(f.removeExports(ctx, mon), f.removeFleece(ctx, mon))
+		return f.removeSession(ctx, mon)
 	case kindBitmap:
 		return f.undoBitmaps(ctx, mon, keep)
 	}

@@ -183,18 +183,42 @@ func (g *Guest) Console() string {
 	return string(text)
 }
 
-// Threads says what QEMU's threads are waiting for, for a test that finds that it answers nobody any more.
+// Threads says what QEMU's threads are waiting for, for a test that finds that it answers nobody any more: each thread's
+// name, state, where in the kernel it waits, the system call with its arguments, and how often it has waited so far.
 func (g *Guest) Threads() string {
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", g.cmd.Process.Pid))
 	if err != nil || len(tasks) == 0 {
-		return "there is no such process"
+		return "there is no such process\n"
 	}
 	var b strings.Builder
 	for _, task := range tasks {
-		name, _ := os.ReadFile(filepath.Join(task, "comm"))
-		where, _ := os.ReadFile(filepath.Join(task, "wchan"))
-		call, _ := os.ReadFile(filepath.Join(task, "syscall"))
-		fmt.Fprintf(&b, "%s: %s, %s\n", strings.TrimSpace(string(name)), where, strings.TrimSpace(string(call)))
+		read := func(name string) string {
+			text, _ := os.ReadFile(filepath.Join(task, name))
+			return strings.TrimSpace(string(text))
+		}
+		var waited []string
+		for line := range strings.Lines(read("status")) {
+			if strings.HasPrefix(line, "State:") || strings.Contains(line, "voluntary_ctxt") {
+				waited = append(waited, strings.Join(strings.Fields(line), " "))
+			}
+		}
+		fmt.Fprintf(&b, "%s %s: %s, %s, %s\n", filepath.Base(task), read("comm"), read("wchan"), read("syscall"), strings.Join(waited, ", "))
+	}
+	return b.String()
+}
+
+// Sockets lists the unix sockets in the guest's folder and around it, by the kernel's table: who is connected, and who
+// waits to be accepted.
+func (g *Guest) Sockets() string {
+	table, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return err.Error() + "\n"
+	}
+	var b strings.Builder
+	for line := range strings.Lines(string(table)) {
+		if strings.Contains(line, filepath.Dir(g.Dir)) {
+			b.WriteString(line)
+		}
 	}
 	return b.String()
 }

@@ -41,7 +41,7 @@ const (
 const RangeDevice = "/dev/vda3"
 
 // serverPackages are unpacked with all that they depend on.
-var serverPackages = []string{"postgresql-15", "sqlite3", "qemu-guest-agent", "dash"}
+var serverPackages = []string{"postgresql-15", "sqlite3", "qemu-guest-agent", "dash", "coreutils"}
 
 // unwanted packages and paths are large and not needed to run.
 var (

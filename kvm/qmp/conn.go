@@ -12,8 +12,14 @@ import (
 	"time"
 )
 
-// Timeout bounds a command, and Dial, where the context has no deadline of its own.
-const Timeout = 30 * time.Second
+// How long an answer is waited for.
+const (
+	// Timeout bounds a command, and Dial, where the context has no deadline of its own.
+	Timeout = 30 * time.Second
+	// MaxWait bounds one command whatever the context's deadline is: that of a session may be hours away, and a QEMU that
+	// has not answered for so long has come to a stand.
+	MaxWait = 5 * time.Minute
+)
 
 // Conn is a connection to a monitor. Its methods are safe for concurrent use.
 type Conn struct {
@@ -31,7 +37,8 @@ type Conn struct {
 	ended    chan struct{} // the reader has
 }
 
-// Dial connects to the monitor at a unix socket and waits for its greeting.
+// Dial connects to the monitor at a unix socket and waits for its greeting, and for its first answer. Where the context's
+// deadline passes before, the error is [ErrTaken] or [ErrSilent].
 func Dial(ctx context.Context, path string) (*Conn, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -98,6 +105,9 @@ func (c *Conn) negotiate(ctx context.Context, caps []string) error {
 	}
 	err := c.Execute(ctx, "qmp_capabilities", map[string]any{"enable": enable}, nil)
 	c.oob = err == nil && len(enable) > 0
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("%w: %w", ErrSilent, err)
+	}
 	return err
 }
 
@@ -209,6 +219,8 @@ func (c *Conn) Batch(ctx context.Context, cmds []*Command) error { return c.run(
 func (c *Conn) run(ctx context.Context, verb string, cmds []*Command) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
+	ctx, stop := context.WithTimeout(ctx, MaxWait)
+	defer stop()
 	text, answers, err := c.prepare(verb, cmds)
 	if err != nil {
 		return err

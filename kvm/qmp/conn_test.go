@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/hikae/hikae/internal/bubble"
 )
 
 const hello = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "x"}, "capabilities": ["oob"]}}`
@@ -44,6 +46,8 @@ func peer(t *testing.T, greeting string, answer func(name string, id uint64) str
 			text := fmt.Sprintf(`{"return": {}, "id": %d}`, cmd.ID)
 			if cmd.Execute != "qmp_capabilities" {
 				text = answer(cmd.Execute+cmd.OOB, cmd.ID)
+			} else if answer == nil {
+				text = "" // it answers nobody
 			}
 			if _, err := io.WriteString(theirs, text+"\r\n"); err != nil {
 				return
@@ -142,6 +146,36 @@ func TestTaken(t *testing.T) {
 	_, err := New(ctx, peer(t, "", nil))
 	require.ErrorIs(t, err, ErrTaken)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+// A QEMU that greets and does no more is told from one that is somebody else's.
+func TestSilent(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := New(ctx, peer(t, hello, nil))
+	require.ErrorIs(t, err, ErrSilent)
+	require.NotErrorIs(t, err, ErrTaken)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	ctx, cancel = context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	_, err = New(ctx, peer(t, hello, nil))
+	require.ErrorIs(t, err, context.Canceled)
+	require.NotErrorIs(t, err, ErrSilent, "it was not given the time")
+}
+
+// A session has hours, and an answer has not: however late the context's deadline is.
+func TestAnswersThatNeverCome(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		quiet := make(chan struct{})
+		c := connect(t, func(string, uint64) string { <-quiet; return "" })
+		defer close(quiet)
+		ctx, cancel := context.WithTimeout(t.Context(), 12*time.Hour)
+		defer cancel()
+		begun := time.Now()
+		require.ErrorIs(t, c.Execute(ctx, "blockdev-del", nil, nil), context.DeadlineExceeded)
+		require.Equal(t, MaxWait, time.Since(begun))
+		require.NoError(t, ctx.Err())
+	})
 }
 
 func TestBrokenPeers(t *testing.T) {

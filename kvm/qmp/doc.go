@@ -6,12 +6,13 @@
 // # What to know first
 //
 // A monitor serves one client. [Dial] to one that is taken waits until its context ends and then says [ErrTaken]. So
-// nobody should keep a connection that they do not use.
+// nobody should keep a connection that they do not use. One that greets, and answers nothing from then on, is
+// [ErrSilent].
 //
 // # Bounds
 //
 // A message is at most [MaxMessage] bytes. Every command has a deadline: the context's, or [Timeout] where that has
-// none. When a command's answer does not come, the connection is closed: on a stream of answers nobody can tell which
+// none, and never more than [MaxWait]. When a command's answer does not come, the connection is closed: on a stream of answers nobody can tell which
 // is missing.
 //
 // # Waiting

@@ -39,6 +39,9 @@ func Refused(err error) bool {
 var (
 	// ErrTaken says that the monitor did not greet: another client holds it.
 	ErrTaken = errors.New("the monitor did not greet: it serves another client")
+	// ErrSilent says that a monitor greeted and then answered nothing. Greetings come from a thread of their own; what
+	// answers is QEMU's main loop, which waits for something, most often for storage that does not answer.
+	ErrSilent = errors.New("QEMU greets, and answers no command")
 	// ErrClosed says that the connection has ended.
 	ErrClosed = errors.New("the monitor's connection is closed")
 	// ErrTooLong says that a message was longer than MaxMessage.

@@ -15,7 +15,7 @@ import (
 type Enrolled struct {
 	Name   string     // under which the mover knows this machine
 	Role   trust.Role // of this machine there
-	Mode   string     // trusted, blind or source
+	Mode   string     // trusted, blind, source, or proxy where it is none of these
 	Server trust.Pin  // the mover's key: for [DialOptions].ServerPin
 	Key    trust.Pin  // this machine's
 }
@@ -74,7 +74,7 @@ func (out *Enrolled) enrol(ctx context.Context, address string, once, id *trust.
 }
 
 // modes are what a mover may call itself.
-var modes = []string{"trusted", "blind", "source"}
+var modes = []string{"trusted", "blind", "source", "proxy"}
 
 // take looks at what the mover said before anybody keeps it: it becomes names of folders, and decides what is opened.
 func (out *Enrolled) take(name, role, mode string) error {

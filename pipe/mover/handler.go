@@ -34,7 +34,7 @@ type handler struct {
 	peer   trust.Peer
 	who    callers
 	space  space
-	tenant *tenant // nil where there is no backend, and for a token
+	tenant *tenant // nil where there is no backend, and for who brings nothing
 	push   func(wire.Message)
 	log    *slog.Logger
 
@@ -77,14 +77,14 @@ func newHandler(ctx context.Context, hs *host, peer trust.Peer, push func(wire.M
 		complaints: newComplaints(),
 	}
 	h.space = spaceOf(peer.Name, h.who == byFull)
-	if hs.backend != nil && h.who != byToken {
+	if hs.backend != nil && h.who&byAny != 0 {
 		t, err := hs.tenants.open(peer.Name)
 		if err != nil {
 			return nil, err
 		}
 		h.tenant = t
 	}
-	if hs.blind != nil && h.who != byToken {
+	if hs.blind != nil && h.who&byAny != 0 {
 		b, err := hs.blind.Open(ctx, peer)
 		if err != nil {
 			h.release()
@@ -116,6 +116,8 @@ func callersOf(p trust.Peer) callers {
 		return byAppend
 	case p.Role == trust.Full:
 		return byFull
+	case p.Role == trust.Guest:
+		return byGuest
 	}
 	return 0
 }

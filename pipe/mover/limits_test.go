@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
@@ -15,7 +16,7 @@ import (
 // One peer's points do not fill the queue.
 func TestWaitingPointsOfOnePeer(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a := newAdmission(1, 4*maxWaitingOf)
 		require.NoError(t, a.enter(t.Context(), "db"))
 		ctx, cancel := context.WithCancel(t.Context())
@@ -41,7 +42,7 @@ func TestWaitingPointsOfOnePeer(t *testing.T) {
 // A standstill of the machine is not time in which somebody could have come.
 func TestClockStandsStill(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := clock{start: time.Now()}
 		at := c.now()
 		for range 4 {

@@ -3,11 +3,11 @@ package mover
 import (
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
@@ -112,7 +112,7 @@ func TestAnnouncedObjectsTakeNoMemory(t *testing.T) {
 
 // An object whose parts do not come goes after a minute, and its peer is told to bring it again.
 func TestObjectsThatWaitForPartsGo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSpoolSite(t, 100, 0)
 		slow, next := s.peer("slow", trust.Full), s.peer("next", trust.Full)
 		ref, err := begin(t, slow, "data/a", 60)

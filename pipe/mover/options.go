@@ -12,8 +12,8 @@ import (
 	"github.com/hikae/hikae/pipe/mover/trust"
 )
 
-// ServerOptions say what a mover serves and to whom. Identity and Book are needed, and one at least of Backend, Blind
-// and Source; zero fields are good defaults.
+// ServerOptions say what a mover serves and to whom. Identity and Book are needed, and one at least of Backend, Blind,
+// Source and Protocols; zero fields are good defaults.
 type ServerOptions struct {
 	// Identity is the mover's own key: its peers know its pin.
 	Identity *trust.Identity
@@ -28,6 +28,10 @@ type ServerOptions struct {
 	Blind BlindStore
 	// Source makes it a source service.
 	Source Source
+
+	// Protocols are served on the same port, by the names of their ALPN, none of which is [trust.ALPN]. A mover that serves
+	// nothing else enrols peers and tells how it is.
+	Protocols map[string]Protocol
 
 	// StateDir keeps what a trusted target remembers of its tenants: a secret, and which blocks they have sent. It
 	// belongs to one Backend. It is needed with Backend only.
@@ -72,10 +76,12 @@ func (o *ServerOptions) withDefaults() (ServerOptions, error) {
 	}
 	c := *o
 	switch {
-	case c.Backend == nil && c.Blind == nil && c.Source == nil:
+	case c.Backend == nil && c.Blind == nil && c.Source == nil && len(c.Protocols) == 0:
 		return c, fmt.Errorf("a mover that serves nothing: %w", fs.ErrInvalid)
 	case c.Backend != nil && c.Blind != nil:
 		return c, fmt.Errorf("a target is trusted or blind, not both: %w", fs.ErrInvalid)
+	case c.Protocols[""] != nil || c.Protocols[trust.ALPN] != nil:
+		return c, fmt.Errorf("a further protocol without a name, or with the movers' own: %w", fs.ErrInvalid)
 	case c.Backend != nil && c.StateDir == "":
 		return c, fmt.Errorf("a trusted target needs a folder for its state: %w", fs.ErrInvalid)
 	case c.MaxWriters < 0, c.MaxWaiting < 0, c.MaxSessions < 0, c.Linger < 0:
@@ -109,6 +115,8 @@ func (o *ServerOptions) mode() string {
 		return "trusted"
 	case o.Blind != nil:
 		return "blind"
+	case o.Source != nil:
+		return "source"
 	}
-	return "source"
+	return "proxy"
 }

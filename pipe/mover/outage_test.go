@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/mover/session"
 	"github.com/hikae/hikae/pipe/mover/trust"
@@ -62,7 +63,7 @@ func TestOutageBehindAStall(t *testing.T) {
 		for _, role := range []trust.Role{trust.Append, trust.Full} {
 			t.Run(outage.String()+" "+string(role), func(t *testing.T) {
 				dir, cache := t.TempDir(), t.TempDir()
-				synctest.Test(t, func(t *testing.T) { stallAndCut(t, dir, cache, outage, role) })
+				bubble.Test(t, func(t *testing.T) { stallAndCut(t, dir, cache, outage, role) })
 			})
 		}
 	}

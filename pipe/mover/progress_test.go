@@ -3,10 +3,11 @@ package mover
 import (
 	"math/rand/v2"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/hikae/hikae/internal/bubble"
 )
 
 // shelfLife is a writer whose durability a test sets.
@@ -63,7 +64,7 @@ func TestProgress(t *testing.T) {
 
 func TestFrontier(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := &frontier{}
 		require.EqualValues(t, 1, f.at())
 		for _, n := range []uint64{2, 4, 3, 6} {

@@ -34,6 +34,8 @@ type mortal struct {
 	// and only its answer lost.
 	when func(n int) (calls uint64, carriedOut bool)
 	kind wire.Kind // only calls of this kind count; 0: all
+	// fatal says instead whether the nth process is killed at a call; nil: as when says. It is asked by many at once.
+	fatal func(n int, req wire.Message) bool
 
 	mu    sync.Mutex
 	lives int
@@ -49,9 +51,8 @@ type life struct {
 	inner   *direct
 	once    sync.Once
 	dead    chan struct{}
-	left    atomic.Int64
 	answer  bool
-	kind    wire.Kind
+	fatal   func(req wire.Message) bool
 }
 
 func newMortal(t testing.TB) *mortal {
@@ -79,7 +80,7 @@ func (m *mortal) begin(_ int, push func(wire.Message)) (line, error) {
 	m.last.end()
 	n := m.lives
 	m.lives++
-	l := &life{faulty: storetest.NewFaulty(m.disk), dead: make(chan struct{}), kind: m.kind}
+	l := &life{faulty: storetest.NewFaulty(m.disk), dead: make(chan struct{})}
 	ctx, opts, key := context.Background(), &repo.OpenOptions{CacheDir: m.cache}, repo.KeyFile([32]byte{1})
 	var err error
 	if n == 0 {
@@ -100,15 +101,31 @@ func (m *mortal) begin(_ int, push func(wire.Message)) (line, error) {
 	}
 	l.inner = newDirect(l.handler)
 	calls, carriedOut := m.when(n)
-	l.left.Store(int64(calls))
 	l.answer = !carriedOut
+	l.fatal = m.fatalAt(calls)
+	if m.fatal != nil {
+		l.fatal = func(req wire.Message) bool { return m.fatal(n, req) }
+	}
 	m.last = l
 	return l, nil
 }
 
-// CallNumbered counts, and kills.
+// fatalAt counts a life's calls.
+func (m *mortal) fatalAt(calls uint64) func(req wire.Message) bool {
+	kind := m.kind
+	var left atomic.Int64
+	left.Store(int64(calls))
+	return func(req wire.Message) bool { return (kind == 0 || req.Kind() == kind) && left.Add(-1) == 0 }
+}
+
+// CallNumbered kills where it is the time.
 func (l *life) CallNumbered(ctx context.Context, req wire.Message) (uint64, wire.Message, error) {
-	kill := (l.kind == 0 || req.Kind() == l.kind) && l.left.Add(-1) == 0
+	select {
+	case <-l.dead:
+		return 0, nil, session.ErrLost
+	default:
+	}
+	kill := l.fatal(req)
 	if kill && l.answer {
 		l.kill()
 	}
@@ -227,26 +244,61 @@ func backUp(ctx context.Context, c *Client, opts *pipe.PointOptions, disks map[s
 	return w.Commit(ctx, map[string]string{"d0": "7"})
 }
 
+// harvest counts the places of a disk at which a block was put, in whatever life, and condemns each life at a place of
+// its own: the nth when so many places are known. Calls that a condemned life still takes do not count.
+type harvest struct {
+	condemn []int // ascending
+
+	mu     sync.Mutex
+	places map[int64]struct{}
+	killed int
+}
+
+func (h *harvest) fatal(n int, req wire.Message) bool {
+	put, ok := req.(*wire.Put)
+	if !ok {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n != h.killed || n >= len(h.condemn) {
+		return false
+	}
+	h.places[put.Off] = struct{}{}
+	if len(h.places) < h.condemn[n] {
+		return false
+	}
+	h.killed++
+	return true
+}
+
 // RELIABILITY bar 25, 1.2: the target is killed 20 times in the middle of a backup; the point is what the source was,
 // and no byte of the source is read twice.
 func TestTargetKilledTwentyTimes(t *testing.T) {
+	const kills = 20
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 1))
-	m := newMortal(t)
-	m.when = func(n int) (uint64, bool) {
-		if n >= 20 {
-			return 0, false
-		}
-		return uint64(3*n) + 4 + r.Uint64N(4), r.IntN(2) == 0 // behind what is put back
+	disk := func() pipe.Image { // 81 blocks of data, and a hole
+		return pipetest.NewPattern(seed, mortalSize, pipe.Extent{Len: 3 << 20, Kind: pipe.Data}, pipe.Extent{Off: 3 << 20, Len: 1 << 20, Kind: pipe.Zero},
+			pipe.Extent{Off: 4 << 20, Len: mortalSize - 4<<20, Kind: pipe.Data})
 	}
-	c := m.client(func(s *settings) { s.Replays = 30 })
-	src := pipe.Meter(source(seed))
+	h := &harvest{places: map[int64]struct{}{}}
+	for n := range kills {
+		h.condemn = append(h.condemn, 3*(n+1)+r.IntN(3))
+	}
+	m := newMortal(t)
+	m.fatal = h.fatal
+	m.when = func(n int) (uint64, bool) { return 0, n%2 == 0 }
+	c := m.client(func(s *settings) { s.Replays = kills })
+	src := pipe.Meter(disk())
 	id, err := backUp(t.Context(), c, nil, map[string]pipe.Image{"d0": src})
 	require.NoError(t, err)
-	t.Logf("%d lives, %+v", m.lives, c.Stats())
-	require.Greater(t, m.lives, 5, "how often it dies before the end is chance")
-	m.requirePoint(id, map[string]pipe.Image{"d0": source(seed)})
+	t.Logf("%+v", c.Stats())
+	require.Equal(t, kills, h.killed)
+	require.Equal(t, kills+1, m.lives, "every life but the last was ended by us")
+	require.Equal(t, kills, c.Stats().Replays)
+	m.requirePoint(id, map[string]pipe.Image{"d0": disk()})
 	require.Equal(t, []string{id}, m.points())
 	require.LessOrEqual(t, src.Counts().Bytes, int64(mortalSize), "nothing is read twice")
 

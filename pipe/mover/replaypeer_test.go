@@ -7,11 +7,11 @@ import (
 	"io/fs"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/mover/session"
 	"github.com/hikae/hikae/pipe/mover/wire"
@@ -118,7 +118,7 @@ func TestCommitThatTheTargetRemembers(t *testing.T) {
 
 // A busy target is asked again, for as long as the caller wants.
 func TestBusyTarget(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var asked atomic.Int64
 		c := scriptClient(t, func(call uint64, req wire.Message) (wire.Message, error) {
 			if req.Kind() == wire.KindBegin && asked.Add(1) < 5 {

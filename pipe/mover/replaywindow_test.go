@@ -12,11 +12,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/pipe/mover/wire"
@@ -33,7 +33,7 @@ func keepOne(t testing.TB, k *keeper, n byte, size int) *kept {
 
 // Content is kept until the target says that it is durable, and no longer; a full window makes the next block wait.
 func TestWindowWaitsForWhatIsDurable(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWindow(100)
 		k, e := newKeeper(w), &epoch{}
 		k.settle(e, 1) // a target that settles
@@ -63,7 +63,7 @@ func TestWindowWaitsForWhatIsDurable(t *testing.T) {
 // A target that settles nothing, such as one without durable packs, is not waited for again and again: what is oldest
 // goes, and is counted.
 func TestWindowOfATargetThatSettlesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWindow(100)
 		k, e := newKeeper(w), &epoch{}
 		since := time.Now()

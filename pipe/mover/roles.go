@@ -13,6 +13,7 @@ const (
 	byToken  callers = 1 << iota // a one-time token: may enrol
 	byAppend                     // may add points of its own VMs
 	byFull                       // may do everything
+	byGuest                      // may have work done in guests, which is another protocol
 
 	byAny = byAppend | byFull
 )
@@ -37,8 +38,8 @@ type right struct {
 // rights is the whole of what may be asked. A kind that is not here is no call.
 var rights = map[wire.Kind]right{
 	wire.KindEnrol:  {byToken, ofMover},
-	wire.KindRotate: {byAny, ofMover},
-	wire.KindHealth: {byAny, ofMover},
+	wire.KindRotate: {byAny | byGuest, ofMover},
+	wire.KindHealth: {byAny | byGuest, ofMover},
 
 	// An append peer sees its own points' descriptions and where they hold data, which increments are built from, and
 	// no byte of what they hold.

@@ -53,7 +53,7 @@ func TestRights(t *testing.T) {
 
 	token := trust.Peer{Name: "x", Role: trust.Full, Token: true}
 	appender, whole := trust.Peer{Name: "x", Role: trust.Append}, trust.Peer{Name: "x", Role: trust.Full}
-	strange := trust.Peer{Name: "x", Role: "admin"}
+	strange, guest := trust.Peer{Name: "x", Role: "admin"}, trust.Peer{Name: "x", Role: trust.Guest}
 	trusted := ServerOptions{Backend: newRepo(t)}
 	onlyBlind, onlySource := ServerOptions{Blind: &blindShelf{store: newShelf(t)}}, ServerOptions{Source: &shelfSource{}}
 	for name, c := range map[string]struct {
@@ -65,6 +65,9 @@ func TestRights(t *testing.T) {
 		"trusted, append":  {trusted, appender, appends},
 		"trusted, full":    {trusted, whole, full},
 		"trusted, strange": {trusted, strange, nil},
+		"trusted, guest":   {trusted, guest, everybody},
+		"blind, guest":     {onlyBlind, guest, everybody},
+		"source, guest":    {onlySource, guest, everybody},
 		"blind, token":     {onlyBlind, token, onlyToken},
 		"blind, append":    {onlyBlind, appender, slices.DeleteFunc(slices.Clone(blind), func(k wire.Kind) bool { return k == wire.KindStoreRemove })}, // the guard's word
 		"blind, full":      {onlyBlind, whole, blind},

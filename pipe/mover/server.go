@@ -23,6 +23,7 @@ type Server struct {
 	opts     ServerOptions
 	host     *host
 	sessions *session.Server
+	further  visitors // connections of other protocols
 	doors    *doors
 	started  time.Time
 
@@ -127,7 +128,7 @@ func (s *Server) delist(l net.Listener) {
 func (s *Server) serve(ctx context.Context, raw net.Conn, inside func()) {
 	tune(raw)
 	from := addressOf(raw)
-	conn, peer, err := trust.Accept(ctx, raw, trust.ServerTLS(s.opts.Identity, s.opts.Book), s.opts.Book)
+	conn, peer, err := trust.Accept(ctx, raw, trust.ServerTLS(s.opts.Identity, s.opts.Book, s.opts.protocols()...), s.opts.Book)
 	inside()
 	if err != nil {
 		if ctx.Err() == nil {
@@ -139,7 +140,12 @@ func (s *Server) serve(ctx context.Context, raw net.Conn, inside func()) {
 	if s.opts.Shaper != nil {
 		lane = s.opts.Shaper.Session(peer.Name).Conn(conn)
 	}
-	if err := s.sessions.ServeConn(ctx, lane, peer); err != nil && ctx.Err() == nil {
+	if p := s.opts.Protocols[conn.ConnectionState().NegotiatedProtocol]; p != nil {
+		err = s.serveFurther(ctx, p, lane, peer)
+	} else {
+		err = s.sessions.ServeConn(ctx, lane, peer)
+	}
+	if err != nil && ctx.Err() == nil {
 		s.opts.Log.Debug("a connection ended", "peer", peer.Name, "address", from.String(), "err", err)
 	}
 }
@@ -204,6 +210,7 @@ func handlerOf(h *handler, err error) (session.Handler, error) {
 
 // review ends the sessions of peers that are not in the book any more.
 func (s *Server) review() {
+	s.further.review(s.opts.Book.Check)
 	gone := map[uint64]bool{} // by serial: a name may have been given again
 	for _, peer := range s.host.peers() {
 		if !gone[peer.Serial] && s.opts.Book.Check(peer) != nil {

@@ -5,11 +5,11 @@ import (
 	"net/netip"
 	"regexp"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe/mover/trust"
 )
 
@@ -33,7 +33,7 @@ func TestLogOfASession(t *testing.T) {
 
 // What was held back of an address is said with the next line about it.
 func TestHeldBackRefusalsAreCounted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		said := &lines{}
 		d := newDoors(said.logger(slog.LevelWarn), unobserved{})
 		one, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")

@@ -8,13 +8,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
 
 // RELIABILITY 1.7: what a peer without manners gets.
 
 func TestSlowHello(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, &ServerOptions{MaxGreeting: 3})
 		defer s.close()
 		start := time.Now()
@@ -52,7 +53,7 @@ func TestBadHello(t *testing.T) {
 		"unknown session": {&wire.Hello{Version: wire.Version, Role: wire.Caller, Lane: 1}, wire.CodeLost},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				s := newSite(t, nil)
 				defer s.close()
 				p := s.raw("a")
@@ -66,7 +67,7 @@ func TestBadHello(t *testing.T) {
 
 // A frame that announces 2^31 bytes.
 func TestHugeFrame(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		p := s.raw("a")
@@ -84,7 +85,7 @@ func TestHugeFrame(t *testing.T) {
 
 // A peer cannot reach another's session, not even with its number.
 func TestAnothersSession(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		a := s.raw("a")
@@ -102,7 +103,7 @@ func TestAnothersSession(t *testing.T) {
 }
 
 func TestNumbersOutOfRange(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, &ServerOptions{MaxCalls: 8})
 		defer s.close()
 		p := s.raw("a")
@@ -120,7 +121,7 @@ func TestNumbersOutOfRange(t *testing.T) {
 
 // Answers that are never acknowledged do not pile up.
 func TestNoAcks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, &ServerOptions{MaxCalls: 8})
 		defer s.close()
 		p := s.raw("a")
@@ -138,7 +139,7 @@ func TestNoAcks(t *testing.T) {
 
 // An acknowledgement forgets answers; a call below it comes late and is not begun, and an older one changes nothing.
 func TestAcks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, &ServerOptions{MaxCalls: 8})
 		defer s.close()
 		p := s.raw("a")
@@ -165,7 +166,7 @@ func TestAcks(t *testing.T) {
 
 // However much a peer sends at once, no more than its window is taken in.
 func TestFlood(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, &ServerOptions{Window: 100_000, MaxCalls: 64})
 		defer s.close()
 		p := s.raw("a")
@@ -196,7 +197,7 @@ func TestFlood(t *testing.T) {
 
 // A peer that floods with Pings and reads nothing gets one Pong kept for it.
 func TestPingFlood(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		s.room = 512
 		defer s.close()

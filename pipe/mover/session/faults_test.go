@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
@@ -22,7 +22,7 @@ func TestCutAnywhere(t *testing.T) {
 	for i := range 200 {
 		r := rand.New(rand.NewPCG(4, uint64(i)))
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { cutAnywhere(t, r) })
+			bubble.Test(t, func(t *testing.T) { cutAnywhere(t, r) })
 		})
 	}
 }
@@ -51,7 +51,7 @@ func cutAnywhere(t *testing.T, r *rand.Rand) {
 
 // The call was carried out, and the cut takes its answer: it is told again and not carried out again.
 func TestAnswerLost(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		c := s.client(nil)
@@ -83,7 +83,7 @@ func TestBlackHole(t *testing.T) {
 	phases := []int64{1, 10, 46, 47, 60, 62, 70, 80, 100, 150, 200, 500, 1000, 2000, 5000, 8000, 16000, 32000, 48000, 90000}
 	for _, at := range phases {
 		t.Run(fmt.Sprint(at), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				s := newSite(t, &ServerOptions{Window: 64 << 10})
 				defer s.close()
 				s.prep = func(n int, client, _ *memConn) {
@@ -110,7 +110,7 @@ func TestBlackHole(t *testing.T) {
 
 // What a dark connection held is gone when it was found: as many goroutines as before, and no memory of the window.
 func TestNothingLeft(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		c := s.client(&ClientOptions{Lanes: 2})
@@ -118,13 +118,13 @@ func TestNothingLeft(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		putAll(t, c, 100, 10_000, 10)
 		synctest.Wait()
-		before := runtime.NumGoroutine()
+		before := bubble.Goroutines()
 		for range 5 {
 			s.darken()
 			go putAll(t, c, 30, 10_000, 10)
 			time.Sleep(35 * time.Second)
 			synctest.Wait()
-			require.LessOrEqual(t, runtime.NumGoroutine(), before+3, "the runtime and other tests have some too; a leak in each round would be five")
+			require.Equal(t, before, bubble.Goroutines())
 			a := s.hosted().link.answers
 			require.Zero(t, a.under)
 			require.Zero(t, c.link.calls.credit.under)
@@ -136,7 +136,7 @@ func TestNothingLeft(t *testing.T) {
 // One direction stands still while the other lives.
 func TestOneWayStall(t *testing.T) {
 	for _, up := range []bool{true, false} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			s := newSite(t, nil)
 			defer s.close()
 			s.prep = func(n int, client, server *memConn) {
@@ -161,7 +161,7 @@ func TestOneWayStall(t *testing.T) {
 
 // A peer that says Ping and reads nothing holds no lane up for longer.
 func TestPeerThatReadsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		mine, theirs := memPair(32 << 10)
 		go func() {
 			p := newRaw(t, theirs)
@@ -187,7 +187,7 @@ func TestPeerThatReadsNothing(t *testing.T) {
 
 // RELIABILITY 1.2: a peer that slept for hours finds that its session has ended, and cannot go on with it.
 func TestFrozenForHours(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		c := s.client(&ClientOptions{GiveUp: 10 * time.Hour})
@@ -209,7 +209,7 @@ func TestFrozenForHours(t *testing.T) {
 
 // A suspended machine's monotonic clock stands still: only the wall clock tells that the lanes are dead.
 func TestSuspended(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		var asleep atomic.Int64
@@ -225,7 +225,7 @@ func TestSuspended(t *testing.T) {
 }
 
 func TestServerRestart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		c := s.client(nil)
@@ -254,7 +254,7 @@ func TestServerRestart(t *testing.T) {
 }
 
 func TestGiveUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		c := s.client(nil)
@@ -272,7 +272,7 @@ func TestGiveUp(t *testing.T) {
 }
 
 func TestFirstLane(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		s.setDown(true)
@@ -303,7 +303,7 @@ func TestRefusals(t *testing.T) {
 		}}, wire.CodeFailed},
 		{&ServerOptions{Collect: func(context.Context, trust.Peer, *Client) (Handler, error) { return newLedger(), nil }}, wire.CodeUnsupported},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			s := newSite(t, tc.opts)
 			defer s.close()
 			_, err := NewClient(t.Context(), &ClientOptions{Dial: s.dial("peer")})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
 
@@ -24,7 +25,7 @@ func TestHistories(t *testing.T) {
 	}
 	for seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { history(t, uint64(seed)) })
+			bubble.Test(t, func(t *testing.T) { history(t, uint64(seed)) })
 		})
 	}
 }

@@ -86,7 +86,7 @@ func (s *Server) open(ctx context.Context, h *hosted) {
 	over := l.err != nil
 	l.mu.Unlock()
 	s.reshare()
-	h.regrant(s.shareNow())
+	s.grant(h)
 	if over { // somebody has ended it meanwhile, and found nothing to close
 		go l.answers.close()
 	}
@@ -214,14 +214,21 @@ func (s *Server) shareOf(n int) wire.Credit {
 	return wire.Credit{MaxCalls: uint32(s.opts.MaxCalls), Window: uint64(window), Undurable: uint64(s.opts.Undurable)}
 }
 
-func (s *Server) shareNow() wire.Credit {
+// grant gives one session its part.
+func (s *Server) grant(h *hosted) {
+	s.sharing.Lock()
+	defer s.sharing.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.share
+	share := s.share
+	s.mu.Unlock()
+	h.regrant(share)
 }
 
-// reshare tells all sessions where their parts have changed.
+// reshare tells all sessions where their parts have changed. It is done by one at a time: where two sessions end at once,
+// the part that was worked out first would otherwise be told last to some, and stay.
 func (s *Server) reshare() {
+	s.sharing.Lock()
+	defer s.sharing.Unlock()
 	s.mu.Lock()
 	share := s.shareOf(len(s.sessions))
 	same := share == s.share

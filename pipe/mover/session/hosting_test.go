@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
@@ -16,7 +17,7 @@ import (
 func TestSessionThatNobodyEntered(t *testing.T) {
 	t.Parallel()
 	for range 16 { // which of two ready things is seen first is chance
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			s := NewServer(&ServerOptions{Linger: time.Minute,
 				Open: func(context.Context, trust.Peer, func(wire.Message)) (Handler, error) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
@@ -22,7 +23,7 @@ func TestLanesAsNeeded(t *testing.T) {
 		delay time.Duration // of each write
 		lanes int
 	}{{10 * time.Millisecond, 8}, {600 * time.Microsecond, 2}, {0, 1}} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			s := newSite(t, nil)
 			defer s.close()
 			s.prep = func(_ int, client, server *memConn) { client.out.delay, server.out.delay = tc.delay, tc.delay }
@@ -40,7 +41,7 @@ func TestLanesAsNeeded(t *testing.T) {
 
 // A second lane that cannot be had takes nothing from the first.
 func TestSecondLaneHangs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		dials := 0
@@ -64,7 +65,7 @@ func TestSecondLaneHangs(t *testing.T) {
 
 // What comes, also asks for more lanes.
 func TestLanesForReading(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		s.prep = func(_ int, client, server *memConn) {
@@ -89,7 +90,7 @@ func TestLanesForReading(t *testing.T) {
 }
 
 func TestCredit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var heard atomic.Int64
 		s := newSite(t, &ServerOptions{MaxCalls: 10, Window: 1 << 20})
 		defer s.close()
@@ -132,7 +133,7 @@ func TestCredit(t *testing.T) {
 
 // With many sessions each has less of the memory.
 func TestShares(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, &ServerOptions{Memory: 16 << 20, Window: 8 << 20})
 		defer s.close()
 		var all []*Client
@@ -153,7 +154,7 @@ func TestShares(t *testing.T) {
 }
 
 func TestBounds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, &ServerOptions{MaxSessions: 3, MaxPerPeer: 2})
 		defer s.close()
 		a, b := s.client(nil), s.client(nil)
@@ -177,7 +178,7 @@ func TestBounds(t *testing.T) {
 }
 
 func TestRevoke(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		c, o := s.client(nil), s.client(&ClientOptions{Dial: s.dial("other")})
@@ -204,7 +205,7 @@ func TestRevoke(t *testing.T) {
 
 // Calls under way return, no other is begun, and the clients come back to whoever takes the place.
 func TestDrain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		c := s.client(nil)
@@ -249,7 +250,7 @@ func TestDrain(t *testing.T) {
 }
 
 func TestDrainRunsOut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		c := s.client(nil)
@@ -268,7 +269,7 @@ func TestDrainRunsOut(t *testing.T) {
 
 // Handlers whose calls do not end are closed all the same.
 func TestStubbornCall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		c := s.client(nil)
@@ -290,7 +291,7 @@ func TestStubbornCall(t *testing.T) {
 
 // News of what is durable arrives, whichever lane it was said on.
 func TestDurable(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var push func(wire.Message)
 		s := newSite(t, &ServerOptions{Open: func(_ context.Context, _ trust.Peer, p func(wire.Message)) (Handler, error) {
 			push = p
@@ -317,7 +318,7 @@ func TestDurable(t *testing.T) {
 
 // A target collects: it opens the lanes, gives its order by a call, and answers the source's calls.
 func TestCollector(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var below atomic.Uint64
 		s := newSite(t, &ServerOptions{Collect: func(_ context.Context, peer trust.Peer, to *Client) (Handler, error) {
 			to.Notify(func(m wire.Message) {
@@ -364,7 +365,7 @@ func (*source) Close() error { return nil }
 
 // A session that is opened while its first lane dies is not kept for ever.
 func TestAbandonedOpen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		book := newLedger()
 		s := newSite(t, &ServerOptions{Open: func(context.Context, trust.Peer, func(wire.Message)) (Handler, error) {
 			time.Sleep(time.Minute)

@@ -158,14 +158,15 @@ func (l *link) keepDurable(m *wire.Durable) {
 	l.durable[m.Writer] = max(l.durable[m.Writer], m.Below)
 }
 
-// setCredit gives the other side other limits. It wants the lock.
+// setCredit gives the other side other limits. They are told on every lane: lanes overtake each other, and what comes last
+// on each must be the newest. It wants the lock.
 func (l *link) setCredit(c wire.Credit) {
 	if c == l.credit {
 		return
 	}
 	l.credit = c
 	l.answers.grant(c)
-	if a := l.best(); a != nil {
+	for _, a := range l.lanes {
 		a.creditDue = true
 		a.notify()
 	}

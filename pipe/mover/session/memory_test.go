@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/pipe/mover/wire"
@@ -42,7 +43,7 @@ func (*whole) Close() error { return nil }
 // A call that is given up in the middle of its content leaves the memory at once, and the line whole.
 func TestContentIsLetGo(t *testing.T) {
 	for i := range 3 {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			h := &whole{t: t}
 			s := newSite(t, &ServerOptions{Open: func(context.Context, trust.Peer, func(wire.Message)) (Handler, error) { return h, nil }})
 			s.room = 4 << 10
@@ -85,7 +86,7 @@ func TestContentIsLetGo(t *testing.T) {
 
 // What an answerer takes of its window comes back, whatever becomes of the lanes.
 func TestWindowComesBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, &ServerOptions{Window: 4 << 20})
 		defer s.close()
 		s.prep = func(n int, _, server *memConn) {
@@ -117,7 +118,7 @@ func TestWindowComesBack(t *testing.T) {
 
 // A session has no more lanes than it may: a new one takes the place of the one that was silent for longest.
 func TestLaneReplaced(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, &ServerOptions{MaxLanes: 2})
 		defer s.close()
 		lanes := []*raw{}

@@ -2,11 +2,11 @@ package session
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
 
@@ -40,7 +40,7 @@ func TestWorth(t *testing.T) {
 
 // On a slow line one write takes longer than an epoch; an idle hour is no wait for the line.
 func TestEpochs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var seen []epoch
 		p := pressure{judge: func(e epoch) { seen = append(seen, e) }}
 		p.went(10, 0)

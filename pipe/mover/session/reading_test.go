@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
@@ -44,7 +45,7 @@ func readAll(t *testing.T, c *Client, n, size, atOnce int) {
 // A session that waits for content on a long line opens lanes however slow the line is, and as it opens them they get
 // their part of what was asked for before.
 func TestReadingOnASlowLine(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := slowSite(t)
 		defer s.close()
 		c := s.client(nil)
@@ -63,7 +64,7 @@ func TestReadingOnASlowLine(t *testing.T) {
 
 // What reads does not go to a lane before the lane can do with it, and nothing else waits behind it.
 func TestReadsAreHeldBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := slowSite(t)
 		defer s.close()
 		c := s.client(&ClientOptions{Lanes: 1})
@@ -91,7 +92,7 @@ func TestReadsAreHeldBack(t *testing.T) {
 
 // A lane that is fast gets room, so that a line that is long and wide is filled.
 func TestRoomGrows(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		s.prep = func(_ int, client, server *memConn) { client.out.delay = 20 * time.Millisecond }
@@ -109,7 +110,7 @@ func TestRoomGrows(t *testing.T) {
 
 // An order to collect lasts as long as a backup: what reads does not wait for its answer.
 func TestCollectTakesNoRoom(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := slowSite(t)
 		defer s.close()
 		c := s.client(&ClientOptions{Lanes: 1})
@@ -144,7 +145,7 @@ func (p packets) Write(b []byte) (int, error) {
 
 // Small frames of many calls share packets, both ways; a call alone waits for nothing.
 func TestSmallFramesShareWrites(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		var there, back atomic.Int64
@@ -183,7 +184,7 @@ func TestGivingUpInTime(t *testing.T) {
 		"no welcome":    func(context.Context) (net.Conn, error) { c, _ := memPair(64 << 10); return c, nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				s := newSite(t, nil)
 				defer s.close()
 				first := true
@@ -208,7 +209,7 @@ func TestGivingUpInTime(t *testing.T) {
 
 // An attempt at one more lane that began while there were others ends in time when they have gone.
 func TestGivingUpOnAnExtraLane(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		dials := 0
@@ -234,7 +235,7 @@ func TestGivingUpOnAnExtraLane(t *testing.T) {
 
 // A name that was given again is another machine's: what it had before ends, what it has now goes on.
 func TestRevokeIsOfOneEnrolment(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		dial := func(serial uint64) func(context.Context) (net.Conn, error) {

@@ -59,6 +59,8 @@ type Server struct {
 	past     counters    // of sessions that have ended
 	refused  *refusals
 	running  sync.WaitGroup
+
+	sharing sync.Mutex // whoever tells sessions their parts; taken before mu and a link's lock
 }
 
 // owner is one enrolment of a peer; a later one under the same name is another.

@@ -7,11 +7,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
 
 func TestCalls(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		c := s.client(nil)
@@ -39,7 +40,7 @@ func TestCalls(t *testing.T) {
 }
 
 func TestCloseEndsBothSides(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		c := s.client(nil)
@@ -54,7 +55,7 @@ func TestCloseEndsBothSides(t *testing.T) {
 }
 
 func TestCancelledCall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t, nil)
 		defer s.close()
 		c := s.client(nil)

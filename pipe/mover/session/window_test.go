@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe/mover/wire"
 )
 
@@ -23,7 +24,7 @@ func TestCallsThatLastAreApart(t *testing.T) {
 	}
 	for name, begin := range map[string]*wire.Begin{"small": {VM: "vm"}, "large": {VM: "vm", Facts: facts}} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				s := newSite(t, &ServerOptions{Window: leastWindow})
 				defer s.close()
 				c := s.client(nil)

@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 )
 
@@ -54,8 +55,8 @@ func selfSigned(key ed25519.PrivateKey, from, to time.Time) ([]byte, error) {
 
 // judge holds a connection against the one shape that there is, and returns the pin of the other side's key. That the
 // other side has the key is for TLS to show; judge runs before that, and so changes nothing.
-func judge(cs *tls.ConnectionState, now time.Time) (Pin, error) {
-	if cs.Version != tls.VersionTLS13 || cs.NegotiatedProtocol != ALPN || cs.DidResume {
+func judge(cs *tls.ConnectionState, protocols []string, now time.Time) (Pin, error) {
+	if cs.Version != tls.VersionTLS13 || !slices.Contains(protocols, cs.NegotiatedProtocol) || cs.DidResume {
 		return Pin{}, &PeerError{Err: ErrProtocol}
 	}
 	if len(cs.PeerCertificates) != 1 {

@@ -12,6 +12,7 @@
 //	server's pin ◀─ written in the token ────────────── identity.key
 //
 // Connections are TLS 1.3 with a certificate on both sides, in one shape that is not negotiated (see [ServerTLS]).
+// One port may serve several protocols by that scheme, to peers of one book; ALPN says which.
 // Certificates are made in memory, are signed by their own key and end after a week; both sides check that. A peer that
 // is not in the book fails in the handshake: the server sends it an alert and not a byte of anything else.
 //

@@ -25,7 +25,7 @@ var (
 	// ErrCertificate: the certificate is not in the one shape that movers use.
 	ErrCertificate = errors.New("this is not a mover's certificate")
 	// ErrProtocol: the other side does not speak the protocol, or not over TLS 1.3.
-	ErrProtocol = errors.New("the other side does not speak " + ALPN)
+	ErrProtocol = errors.New("the other side does not speak this protocol over TLS 1.3")
 	// ErrRefused: the other side does not trust us. See [Explain].
 	ErrRefused = errors.New("the other side refused this machine's key")
 )

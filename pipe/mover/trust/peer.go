@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -20,14 +21,19 @@ const (
 	Append Role = "append"
 	// Full may do everything.
 	Full Role = "full"
+	// Guest may have work done in guests by a guest interaction proxy, and nothing else: of a repository it sees nothing.
+	Guest Role = "guest"
 )
 
-// ParseRole reads "append" or "full".
+// Roles are all there are.
+var Roles = []Role{Append, Full, Guest}
+
+// ParseRole reads one of [Roles].
 func ParseRole(text string) (Role, error) {
-	if r := Role(text); r == Append || r == Full {
+	if r := Role(text); slices.Contains(Roles, r) {
 		return r, nil
 	}
-	return "", fmt.Errorf("%.40q is no role; there are %q and %q: %w", text, Append, Full, fs.ErrInvalid)
+	return "", fmt.Errorf("%.40q is no role; there are %q: %w", text, Roles, fs.ErrInvalid)
 }
 
 // Peer is an entry of the book.

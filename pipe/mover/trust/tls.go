@@ -7,47 +7,61 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 )
 
-// ALPN is the protocol's name in the handshake (RFC 7301). A peer that does not offer it is refused.
+// ALPN is the movers' protocol's name in the handshake (RFC 7301). A peer that offers no name that is served is refused.
 const ALPN = "hikae-mover/1"
 
-// scheme is what both sides share: TLS 1.3 alone, no tickets (so no resumption and no early data), one protocol, and one
-// key exchange, which a recording of today does not give away to a quantum computer of tomorrow.
-func scheme() *tls.Config {
+// scheme is what both sides share: TLS 1.3 alone, no tickets (so no resumption and no early data), the protocols that are
+// named, and one key exchange, which a recording of today does not give away to a quantum computer of tomorrow.
+func scheme(protocols ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		MaxVersion:             tls.VersionTLS13,
-		NextProtos:             []string{ALPN},
+		NextProtos:             orALPN(protocols),
 		CurvePreferences:       []tls.CurveID{tls.X25519MLKEM768},
 		SessionTicketsDisabled: true,
 	}
 }
 
+// orALPN is [ALPN] where no protocol is named.
+func orALPN(protocols []string) []string {
+	if len(protocols) == 0 {
+		return []string{ALPN}
+	}
+	return slices.Clone(protocols)
+}
+
 // ServerTLS lets in who stands in the book when the handshake is made, and nobody else. The one scheme: TLS 1.3, key
-// exchange X25519MLKEM768, [ALPN], on each side one certificate, signed by its own Ed25519 key and valid now; no
-// resumption. Use it through [Accept], which also says who came.
-func ServerTLS(id *Identity, book *Book) *tls.Config {
-	c := scheme()
+// exchange X25519MLKEM768, one of the protocols by ALPN, on each side one certificate, signed by its own Ed25519 key and
+// valid now; no resumption. Use it through [Accept], which also says who came.
+//
+// Without protocols it is [ALPN]. Where there are several, the connection's state says which one a peer has come for,
+// and whoever serves that one looks at the peer's role.
+func ServerTLS(id *Identity, book *Book, protocols ...string) *tls.Config {
+	c := scheme(protocols...)
+	served := c.NextProtos
 	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return id.certificate() }
 	c.ClientAuth = tls.RequireAnyClientCert
 	c.VerifyConnection = func(cs tls.ConnectionState) error {
-		_, err := book.judge(&cs)
+		_, err := book.judge(&cs, served)
 		return err
 	}
 	return c
 }
 
-// ClientTLS talks to the server with that pin and to no other. Its name and address mean nothing. Where the server
-// refuses us, the first read fails: see [Explain].
-func ClientTLS(id *Identity, server Pin) *tls.Config {
-	c := scheme()
+// ClientTLS talks to the server with that pin and to no other, in that protocol or, without one, [ALPN]. The server's name
+// and address mean nothing. Where the server refuses us, the first read fails: see [Explain].
+func ClientTLS(id *Identity, server Pin, protocol ...string) *tls.Config {
+	c := scheme(protocol...)
+	spoken := c.NextProtos
 	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return id.certificate() }
 	// Chains and names are not verified, for there are none; VerifyConnection takes their place and always runs.
 	c.InsecureSkipVerify = true
 	c.VerifyConnection = func(cs tls.ConnectionState) error {
-		pin, err := judge(&cs, id.now())
+		pin, err := judge(&cs, spoken, id.now())
 		if err == nil && !pin.equal(server) {
 			err = &PeerError{Pin: pin, Err: ErrWrongServer, Hint: fmt.Sprintf(
 				"it has key %s, and %s was written down: was it set up anew? or does somebody else answer at this address?", pin.Short(), server.Short())}
@@ -58,8 +72,8 @@ func ClientTLS(id *Identity, server Pin) *tls.Config {
 }
 
 // judge finds the peer of a connection.
-func (b *Book) judge(cs *tls.ConnectionState) (Peer, error) {
-	pin, err := judge(cs, b.now())
+func (b *Book) judge(cs *tls.ConnectionState, protocols []string) (Peer, error) {
+	pin, err := judge(cs, protocols, b.now())
 	if err != nil {
 		b.count(err)
 		return Peer{}, err
@@ -69,13 +83,13 @@ func (b *Book) judge(cs *tls.ConnectionState) (Peer, error) {
 
 // PeerOf is the peer at the other end of a connection whose handshake is done, as the book has it now. It ends a
 // rotation: where the peer used its new key, the old one is taken out of the book. If that cannot be written just then, the
-// old one stays good until the next connection.
-func PeerOf(conn *tls.Conn, book *Book) (Peer, error) {
+// old one stays good until the next connection. protocols are those of [ServerTLS].
+func PeerOf(conn *tls.Conn, book *Book, protocols ...string) (Peer, error) {
 	cs := conn.ConnectionState()
 	if !cs.HandshakeComplete {
 		return Peer{}, &PeerError{Err: ErrProtocol, Hint: "the handshake is not done"}
 	}
-	peer, err := book.judge(&cs)
+	peer, err := book.judge(&cs, orALPN(protocols))
 	if err != nil {
 		return Peer{}, err
 	}
@@ -102,7 +116,7 @@ func Accept(ctx context.Context, raw net.Conn, config *tls.Config, book *Book) (
 	err := conn.HandshakeContext(ctx)
 	peer := Peer{}
 	if err == nil {
-		peer, err = PeerOf(conn, book)
+		peer, err = PeerOf(conn, book, config.NextProtos...)
 	}
 	if err != nil {
 		if !errors.As(err, new(*PeerError)) {

@@ -82,7 +82,7 @@ func (m *Enrol) fields(c *coder) {
 type Enrolled struct {
 	Name string
 	Role string
-	Mode string // trusted, blind or source
+	Mode string // trusted, blind, source or proxy
 }
 
 func (*Enrolled) Kind() Kind { return KindEnrolled }
@@ -107,7 +107,7 @@ func (*Health) fields(c *coder) {}
 // HealthIs is how a mover is. What an append peer may not know is zero.
 type HealthIs struct {
 	Version  string
-	Mode     string // trusted, blind or source
+	Mode     string // trusted, blind, source or proxy
 	Seconds  uint64 // since its start
 	Sessions uint32
 	Lanes    uint32
