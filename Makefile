@@ -16,10 +16,14 @@ SUB        := $(MAKE) --no-print-directory
 # The race detector needs a C compiler. Without one the tests run all the same, and the summary says so.
 race       = $(shell command -v $${CC:-gcc} >/dev/null && echo -race)
 
-.PHONY: help build test test-long test-release check unit lint bench fuzz deps fmt vet staticcheck clean $(CROSS)
+# What a component is built for. The folder is what guest.ProgramsIn takes.
+AGENTS     := linux-amd64 linux-arm64 windows-amd64
+
+.PHONY: help build agents test test-long test-release check unit lint bench fuzz deps fmt vet staticcheck clean $(CROSS)
 
 help:
 	@echo "make build         bin/hikae"
+	@echo "make agents        bin/agents: the component for guests, for each system"
 	@echo "make test          checks, all tests of the fast tier, builds for other systems"
 	@echo "make lint          formatting, vet, staticcheck"
 	@echo "make fuzz          every fuzz target for FUZZTIME=$(FUZZTIME)"
@@ -30,6 +34,14 @@ help:
 build:
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/hikae ./examples/hikae
+
+# Of a Windows program the file's own name has the ending.
+agents: $(AGENTS:%=agent-%)
+
+agent-%:
+	@os=$(firstword $(subst -, ,$*)); arch=$(lastword $(subst -, ,$*)); to=bin/agents/$*; mkdir -p $$to; \
+	[ $$os = windows ] && to=$$to/hikae-agent.exe || to=$$to/hikae-agent; \
+	GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $$to ./guest/agent/hikae-agent
 
 # Both halves run, whatever the first says; the summary of the tests comes last.
 test: deps

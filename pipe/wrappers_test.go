@@ -9,9 +9,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/pipetest"
 	"github.com/stretchr/testify/require"
@@ -54,7 +54,7 @@ func TestSection(t *testing.T) {
 }
 
 func TestLimitKeepsToItsRate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		src := pipetest.Bytes(make([]byte, 40<<20))
 		limiter := pipe.NewLimiter(4 << 20) // bursts of one read, 1 MiB
 		a, b := pipe.Limit(src, limiter), pipe.Limit(src, limiter)
@@ -75,7 +75,7 @@ func TestLimitKeepsToItsRate(t *testing.T) {
 }
 
 func TestRetryResumesAndGivesUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		src := pipetest.NewPattern(1, 100_000)
 		flaky := &flakyImage{Image: src, fails: 3}
 		p := make([]byte, 50_000)
@@ -159,7 +159,7 @@ func TestCheckFindsBrokenPromises(t *testing.T) {
 }
 
 func TestCacheReadsOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		src := pipetest.NewPattern(1, 1<<20)
 		meter := pipe.Meter(pipetest.HookImage(src, func(context.Context, *pipetest.Op) error {
 			time.Sleep(time.Second)

@@ -1,5 +1,5 @@
 // Package proxy decides which machine does what in a session. Its functions are pure: a description goes in, a decision
-// with its reasons comes out; nothing is asked, opened or remembered.
+// with its reasons comes out; nothing is asked, opened or remembered, but by a [Pool].
 //
 // # Placement
 //
@@ -21,8 +21,14 @@
 //
 // # Which proxy
 //
-// Of the proxies that the job names, those in the source's site that reach the datastore; of these, the one with the
-// fewest tasks for its size; of equals, the gateway, which saves a trip over the LAN, and then the first by name.
+// Of the proxies that the job names, those in the source's site that reach the datastore by a transport that the job
+// allows; of these, the one with the best transport, then the one with the fewest tasks for its size; of equals, the
+// gateway, which saves a trip over the LAN, and then the first by name. [Backup] is that choice alone.
+//
+// # Who works in a guest
+//
+// [Guest] chooses the machine that brings components into one guest. Windows guests are served by a guest interaction
+// proxy, others by the backup server. A [Pool] counts what machines are doing, so that many guests are spread over them.
 package proxy
 
 import (
@@ -55,6 +61,8 @@ type Proxy struct {
 	Reaches []string `json:"reaches"`         // datastores
 	Tasks   int      `json:"tasks"`           // that it is running now
 	Limit   int      `json:"limit,omitempty"` // tasks that it may run at once; zero: no limit
+	// Transports are by which it reads a datastore. None for one that it reaches: [Network].
+	Transports map[string][]Transport `json:"transports,omitempty"`
 }
 
 // Source is a host whose datastores hold the disks.
@@ -79,6 +87,8 @@ type Session struct {
 	Proxies    []Proxy    `json:"proxies"`  // that the job may use
 	Machines   []Machine  `json:"machines"` // that the infrastructure has, proxies included or not
 	Repository Repository `json:"repository"`
+	// Transports are those that the job allows, best first. Empty: [DefaultTransports].
+	Transports []Transport `json:"transports,omitempty"`
 }
 
 // Link is what carries data between two machines.
@@ -109,6 +119,9 @@ type Route struct {
 	Write       Link     `json:"write"` // from the target-side mover to what the repository is kept on
 	Waits       bool     `json:"waits"` // the proxy runs as many tasks as it may: this one comes after
 	Reasons     []string `json:"reasons"`
+	// Transport is how the proxy reads the datastore, Candidates who else could, and why they do not.
+	Transport  Transport   `json:"transport"`
+	Candidates []Candidate `json:"candidates"`
 }
 
 // Place decides where the movers of a session run. Every route is placed, or none: what is missing is a *[SettingError]
@@ -276,39 +289,27 @@ func (p *placer) gateway(r *Route, name string) (*Machine, error) {
 
 // proxy chooses who reads a datastore.
 func (p *placer) proxy(r *Route, src Source, target *Machine) (*Proxy, error) {
-	var fit []*Proxy
-	var elsewhere string
-	for i := range p.Proxies {
-		x := &p.Proxies[i]
-		switch {
-		case !slices.Contains(x.Reaches, r.Datastore):
-		case x.Site != src.Site:
-			elsewhere = fmt.Sprintf(" (%s reaches it from %s, and would read it across the WAN)", x.Name, site(x.Site))
-		default:
-			fit = append(fit, x)
+	c := &BackupChoice{Host: src.Host, Site: src.Site, Datastore: r.Datastore, Transports: p.Transports, Proxies: slices.Clone(p.Proxies)}
+	for i := range c.Proxies {
+		c.Proxies[i].Tasks = p.tasks[c.Proxies[i].Name]
+	}
+	if target != nil {
+		c.Gateway = target.Name
+	}
+	d, err := Backup(c)
+	if err != nil {
+		return nil, err
+	}
+	best := &c.Proxies[slices.IndexFunc(c.Proxies, func(x Proxy) bool { return x.Name == d.Proxy })]
+	r.Waits, r.Transport, r.Candidates = d.Waits, d.Transport, d.Candidates
+	fit := 0
+	for _, x := range d.Candidates {
+		if x.Fit() {
+			fit++
 		}
 	}
-	if len(fit) == 0 {
-		return nil, setting(ErrNoProxy, "proxies",
-			fmt.Sprintf("no proxy of the job in %s reaches datastore %s of %s%s", site(src.Site), r.Datastore, src.Host, elsewhere),
-			fmt.Sprintf("name a proxy in %s with access to %s", site(src.Site), r.Datastore))
-	}
-	best := slices.MinFunc(fit, func(a, b *Proxy) int { return p.compare(a, b, target) })
-	r.Waits = p.full(best)
-	r.chosen(best, len(fit), p.tasks[best.Name])
+	r.chosen(best, fit, best.Tasks)
 	return best, nil
-}
-
-func (p *placer) full(x *Proxy) bool { return x.Limit > 0 && p.tasks[x.Name] >= x.Limit }
-
-// compare orders proxies: with room first, then by tasks for their size, the gateway before others, by name.
-func (p *placer) compare(a, b *Proxy, target *Machine) int {
-	return cmp.Or(
-		first(!p.full(a), !p.full(b)),
-		cmp.Compare(p.tasks[a.Name]*max(1, b.Limit), p.tasks[b.Name]*max(1, a.Limit)),
-		first(target != nil && a.Name == target.Name, target != nil && b.Name == target.Name),
-		cmp.Compare(a.Name, b.Name),
-	)
 }
 
 // first orders who has something before who has not.

@@ -126,7 +126,7 @@ func TestPlace(t *testing.T) {
 			s.Sources[0].Datastores = []string{"ds3"}
 		}), "", proxy.ErrNoProxy, "with access to ds3"},
 		{"R172, only one in the other site", session(repo(proxy.LinuxMachine, there, "store9", ""), noProxy, farProxy),
-			"", proxy.ErrNoProxy, "proxy9 reaches it from site osaka"},
+			"", proxy.ErrNoProxy, "proxy9: it reaches ds1 from site osaka"},
 		{"R003, the only one that reaches", session(repo(proxy.LinuxMachine, here, "store1", ""), tasks("proxy2", 9, 0), func(s *proxy.Session) {
 			s.Sources[0].Datastores = []string{"ds2"}
 		}), "ds2 on esx1: proxy2 in tokyo --LAN--> store1 in tokyo", nil, ""},

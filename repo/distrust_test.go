@@ -14,6 +14,7 @@ import (
 	"filippo.io/age"
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/pipetest"
 	"github.com/hikae/hikae/repo/internal/cell"
@@ -596,7 +597,7 @@ func TestWorthlessPoint(t *testing.T) {
 
 // The leases of a client's runs that were killed are ended by its next run, beside it, and those of a run that lives are not.
 func TestLeasesOfKilledRunsAreEnded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx := t.Context()
 		st, cache := memstore.New(nil), memstore.New(nil)
 		key := enrolInner(t, initInner(t, st))
@@ -636,7 +637,7 @@ func TestLeasesOfKilledRunsAreEnded(t *testing.T) {
 
 // On a store that only one may write to, a write-only client that was killed is not shut out by its own lease.
 func TestKilledWriterOnAnUnsharedStore(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx := t.Context()
 		st, cache := memstore.New(&memstore.Options{Less: store.Abilities{ExclusiveCreate: true}}), memstore.New(nil)
 		key := enrolInner(t, initInner(t, st))

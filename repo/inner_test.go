@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo/internal/object"
 	"github.com/hikae/hikae/repo/store"
@@ -45,7 +46,7 @@ func beatsOf(t testing.TB, st store.Store) (n int) {
 
 // A session shows a sign of life every 20 s, and nothing of it is left when it ends.
 func TestHeartbeats(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		st := memstore.New(nil)
 		r := initInner(t, st)
 		w, err := r.Begin(t.Context(), "vm", nil)
@@ -67,7 +68,7 @@ func TestHeartbeats(t *testing.T) {
 
 // On a store that only one may write to, a writer that died does not close it for ever, and one that lives is left alone.
 func TestDeadWriterOnAnUnsharedStore(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx := t.Context()
 		st := memstore.New(&memstore.Options{Less: store.Abilities{ExclusiveCreate: true}})
 		r := initInner(t, st)
@@ -100,7 +101,7 @@ func TestDeadWriterOnAnUnsharedStore(t *testing.T) {
 
 // A store that hangs holds up the end of a lease for half a minute, not for ever.
 func TestLeaseEndOnAHangingStore(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		st := &stalling{Store: memstore.New(nil)}
 		r := initInner(t, st)
 		w, err := r.Begin(t.Context(), "vm", nil)

@@ -4,11 +4,11 @@ import (
 	"context"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/repo/store"
 	"github.com/hikae/hikae/repo/store/memstore"
 )
@@ -48,7 +48,7 @@ func TestLogIsReadAhead(t *testing.T) {
 	records, _ := r.log.head()
 	require.GreaterOrEqual(t, records, uint64(2*sessions))
 	st.Set(logName(100), nil)
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		far := &farStore{Store: st.Clone(), trip: trip}
 		start := time.Now()
 		late, err := OpenPublic(t.Context(), far, nil)

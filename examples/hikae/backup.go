@@ -38,6 +38,7 @@ type backupFlags struct {
 	excludeSwap, excludeFree bool
 	excludeFiles             []string
 
+	guest   inGuestFlags
 	line    lineFlags
 	off     *offline // the VM, where it turned out to be off
 	several []vmOf   // the VMs, where a URL means more than one
@@ -98,6 +99,7 @@ hikae backup --repo /backup/hikae --name web1 --changed disk0=changed.json --lim
 	flags.BoolVar(&f.excludeSwap, "exclude-swap", true, "leave out swap space (--exclude-swap=false keeps it)")
 	flags.BoolVar(&f.excludeFree, "exclude-free", true, "leave out free space of file systems (--exclude-free=false keeps it)")
 	flags.StringArrayVar(&f.excludeFiles, "exclude-file", nil, "leave out files of the guest that match `GLOB`, or with ! in front keep them; may repeat")
+	f.guest.flags(cmd)
 	f.line.flags(cmd)
 	f.access.line = &f.line
 	completeWith(cmd, "compression", levels...)
@@ -151,6 +153,15 @@ func (t *tool) backup(ctx context.Context, f *backupFlags, sources []string) (*r
 	if opts.Base, err = f.basePoint(ctx, r); err != nil {
 		return nil, err
 	}
+	if len(f.guest.urls) > 0 && (len(f.several) > 1 || !isKVM(sources[0])) {
+		return nil, outcome.Usage("Name one running VM by its URL.", "--guest is for one running VM")
+	}
+	work, done, err := t.guestWork(ctx, &f.guest, f.name)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	opts.Guest = work
 	progress := t.bars()
 	opts.Events = progress.Event
 	if each, ok := provider.(oneByOne); ok {

@@ -36,8 +36,8 @@ is mounted. PATH begins at the root of the machine, put together as its /etc/fst
 that volume. ext2, ext3, ext4, XFS, NTFS and FAT can be read. A name that is not valid UTF-8 is shown with \xHH for
 each byte that is not.`
 
-// guest is a restore point that is opened for its files.
-type guest struct {
+// contents is a restore point that is opened for its files.
+type contents struct {
 	*files.Machine
 	tree    *files.Tree // nil: none is known, and none was named
 	point   pipe.PointInfo
@@ -46,7 +46,7 @@ type guest struct {
 	missing error // why there is no tree
 }
 
-func (g *guest) Close() error {
+func (g *contents) Close() error {
 	var errs []error
 	for _, img := range g.images {
 		errs = append(errs, img.Close())
@@ -58,12 +58,12 @@ func (g *guest) Close() error {
 const guestCache = 64 << 20
 
 // openGuest finds what lies on the disks of a point.
-func (t *tool) openGuest(ctx context.Context, f *guestFlags, spec string) (_ *guest, err error) {
+func (t *tool) openGuest(ctx context.Context, f *guestFlags, spec string) (_ *contents, err error) {
 	r, err := t.open(ctx, f.access, false) // a lease keeps the point for as long as it is read
 	if err != nil {
 		return nil, err
 	}
-	g := &guest{repo: r}
+	g := &contents{repo: r}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, g.Close())
@@ -95,7 +95,7 @@ func (t *tool) openGuest(ctx context.Context, f *guestFlags, spec string) (_ *gu
 }
 
 // names are the volumes that can be read, for a hint.
-func (g *guest) names() string {
+func (g *contents) names() string {
 	var names []string
 	for _, v := range g.Volumes {
 		if v.FS != nil {
@@ -109,7 +109,7 @@ func (g *guest) names() string {
 }
 
 // rooted is the tree, where there must be one.
-func (g *guest) rooted() (*files.Tree, error) {
+func (g *contents) rooted() (*files.Tree, error) {
 	if g.tree != nil {
 		return g.tree, nil
 	}

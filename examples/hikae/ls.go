@@ -58,7 +58,7 @@ type volumeDoc struct {
 	Problem string `json:"problem"`
 }
 
-func (g *guest) listVolumes() *reply {
+func (g *contents) listVolumes() *reply {
 	doc := volumesDoc{Point: g.point.ID, Volumes: []volumeDoc{}}
 	for _, v := range g.Volumes {
 		d := volumeDoc{Name: v.Name, Size: v.Size, Kind: v.Kind, Label: v.Info.Label, UUID: v.Info.UUID, Mount: v.Mount, Problem: v.Problem}
@@ -102,7 +102,7 @@ type entryDoc struct {
 }
 
 // list lists a directory, or one file.
-func (g *guest) list(given string) (*reply, error) {
+func (g *contents) list(given string) (*reply, error) {
 	tree, err := g.rooted()
 	if err != nil {
 		return nil, err

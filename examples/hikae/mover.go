@@ -44,6 +44,7 @@ type served struct {
 	repo    string
 	sources bool
 	blind   bool
+	proxy   bool
 
 	// open is the repository where it is open already. The folder is then that of what the secret has opened; a header
 	// alone is not believed.
@@ -54,9 +55,11 @@ func (s *served) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&s.repo, "repo", "", "`REPO` that the mover serves")
 	cmd.Flags().BoolVar(&s.sources, "sources", false, "the mover serves disk images (hikae mover serve --source)")
 	cmd.Flags().BoolVar(&s.blind, "blind", false, "the mover keeps REPO without being able to read it (hikae mover serve --blind)")
-	cmd.MarkFlagsMutuallyExclusive("repo", "sources")
+	cmd.Flags().BoolVar(&s.proxy, "proxy", false, "this machine is a guest interaction proxy (hikae proxy serve)")
+	cmd.MarkFlagsMutuallyExclusive("repo", "sources", "proxy")
 	cmd.MarkFlagsMutuallyExclusive("blind", "sources")
-	cmd.MarkFlagsOneRequired("repo", "sources")
+	cmd.MarkFlagsMutuallyExclusive("blind", "proxy")
+	cmd.MarkFlagsOneRequired("repo", "sources", "proxy")
 }
 
 // dir is the folder with the key and the book. It is the repository's by its id, so that a repository that was moved
@@ -68,6 +71,8 @@ func (s *served) dir(ctx context.Context, t *tool) (string, error) {
 	}
 	name := "sources"
 	switch {
+	case s.proxy:
+		name = "proxy"
 	case s.blind: // the repository may not be there yet
 		folder, err := absolute(s.repo)
 		if err != nil {

@@ -41,7 +41,7 @@ func (s *served) book(ctx context.Context, t *tool) (*trust.Identity, *trust.Boo
 // checkMode refuses to begin a second book for a repository that has one of the other mode here: nobody who is in the one
 // would be known by the other. What cannot be looked at has no book; whoever opens it says why.
 func (s *served) checkMode(ctx context.Context, t *tool) error {
-	if s.sources || checkFolder(s.repo) != nil {
+	if s.sources || s.proxy || checkFolder(s.repo) != nil {
 		return nil
 	}
 	other := served{repo: s.repo, blind: !s.blind}
@@ -109,6 +109,8 @@ func (s *served) String() string {
 	switch {
 	case s.sources:
 		return "--sources"
+	case s.proxy:
+		return "--proxy"
 	case s.blind:
 		return "--blind --repo " + s.repo
 	}

@@ -39,7 +39,7 @@ hikae mover token --repo /srv/hikae restore-desk --role full --valid 15m`),
 		Args: want("NAME"),
 	}
 	s.flags(cmd)
-	cmd.Flags().StringVar(&role, "role", "", "`ROLE`: append or full (default append, with --sources full)")
+	cmd.Flags().StringVar(&role, "role", "", "`ROLE`: append or full (default append, with --sources full, with --proxy guest)")
 	cmd.Flags().DurationVar(&valid, "valid", trust.DefaultTokenLife, "how long the token is good for, at most 720h")
 	cmd.Flags().StringVar(&out, "out", "", "write the token to a new `FILE` that this user alone may read")
 	completeWith(cmd, "role", "append", "full")
@@ -62,13 +62,19 @@ type tokenDoc struct {
 func (t *tool) moverToken(ctx context.Context, s *served, name, roleText, out string, valid time.Duration) (*reply, error) {
 	if roleText == "" {
 		roleText = string(trust.Append)
-		if s.sources {
+		switch {
+		case s.sources:
 			roleText = string(trust.Full)
+		case s.proxy:
+			roleText = string(trust.Guest)
 		}
 	}
 	role, err := trust.ParseRole(roleText)
 	if err != nil {
 		return nil, &outcome.Error{Kind: outcome.KindUsage, Text: "--role", Err: err, Hint: "Write append or full."}
+	}
+	if s.proxy && role == trust.Append || !s.proxy && role == trust.Guest {
+		return nil, outcome.Usage("The role for a guest interaction proxy is guest, and full; the others are for repositories.", "--role %s is of no use with %s", role, s)
 	}
 	if s.sources && role != trust.Full {
 		return nil, outcome.Usage("", "who collects disks reads them: --role %s is of no use with --sources", role)

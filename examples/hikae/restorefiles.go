@@ -66,7 +66,7 @@ type skippedDoc struct {
 	Reason string `json:"reason"`
 }
 
-func (f *restoreFlags) extracted(g *guest, x files.Extracted) (*reply, error) {
+func (f *restoreFlags) extracted(g *contents, x files.Extracted) (*reply, error) {
 	doc := extractedDoc{Point: g.point.ID, To: f.to, Files: x.Files, Directories: x.Dirs, Links: x.Links, Bytes: x.Bytes, Skipped: []skippedDoc{}}
 	left := &reply{text: doc.print}
 	for _, s := range x.Skipped {

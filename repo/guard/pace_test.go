@@ -7,11 +7,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/repo/guard"
 	"github.com/hikae/hikae/repo/internal/object"
 	"github.com/hikae/hikae/repo/store/memstore"
@@ -27,7 +27,7 @@ func (a *attacker) beats(lease, k uint64) {
 // Leases are not for hoarding: 64 that show a sign of life are what a key may have open. Those that died with their
 // client do not count, so that the next run works whatever became of those before it.
 func TestLiveLeasesAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t)
 		key := s.enrol("web")
 		a := takeOver(s, "web-host", key)
@@ -96,7 +96,7 @@ func TestRecordsAreSmall(t *testing.T) {
 
 // A key adds records as fast as any backup needs it, and no faster; others are not held up.
 func TestRecordsComeAtAPace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSite(t)
 		a := takeOver(s, "web-host", s.enrol("web"))
 		b := takeOver(s, "mail-host", s.enrol("mail"))

@@ -17,6 +17,11 @@
 // the client's Data follow its Request, the last one empty. Cancel asks for a call to end; the component answers it all
 // the same. At most [MaxCalls] are open.
 //
+// Data does not get ahead of its reader: [Window] bytes of a call may be sent, and MaxData more for each More that comes
+// back. So a slow reader of one call holds up nobody else's answer, least of all that of a thaw.
+//
+// What comes late is no error: Data, Cancel and More for a call that has ended are dropped.
+//
 // Payloads of Request, Answer and Failure are JSON objects with exactly the fields of the structs here. An unknown field
 // or verb is an error: both sides are of one version, and Hello says which.
 //

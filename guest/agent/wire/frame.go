@@ -13,6 +13,8 @@ const (
 	MaxMessage = 1 << 20   // bytes of JSON
 	MaxData    = 256 << 10 // bytes of a Data frame
 	MaxCalls   = 8         // that are open at once
+	// Window is how many bytes of a call's data may be on their way. Each More lets MaxData more go.
+	Window = 16 * MaxData
 )
 
 // Frame kinds.
@@ -22,6 +24,7 @@ const (
 	KindFailure
 	KindData
 	KindCancel
+	KindMore
 )
 
 // ErrMalformed is wrapped by every error of decoding: the peer does not speak this protocol.
@@ -41,7 +44,7 @@ func bound(kind byte) (int, bool) {
 		return MaxMessage, true
 	case KindData:
 		return MaxData, true
-	case KindCancel:
+	case KindCancel, KindMore:
 		return 0, true
 	}
 	return 0, false

@@ -58,6 +58,18 @@ func Decode(payload []byte, into any) error {
 	return nil
 }
 
+// PeekVersion is the version in an answer to Hello, whatever else is in it; 0 where there is none. Only it is read
+// before the version is known.
+func PeekVersion(payload []byte) int {
+	var v struct {
+		Version int `json:"version"`
+	}
+	if json.Unmarshal(payload, &v) != nil {
+		return 0
+	}
+	return v.Version
+}
+
 // Encode is the JSON of one of the structs of this package.
 func Encode(v any) ([]byte, error) {
 	b, err := json.Marshal(v)

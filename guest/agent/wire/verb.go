@@ -247,6 +247,9 @@ type Log struct {
 	Name string `json:"name"`
 	Size int64  `json:"size"`
 	Time string `json:"time"` // RFC 3339, when it was complete
+	// Mark says that something later than Time is in this log too, so that a restore to any moment up to Time ends
+	// within it. Without one, logs lead to their own ends alone.
+	Mark bool `json:"mark"`
 }
 
 // FetchArgs name a log that LogsAnswer listed.
@@ -276,9 +279,12 @@ type ShippedAnswer struct{}
 type InstallArgs struct {
 	Name      string `json:"name"`
 	Version   string `json:"version"`
+	OS        string `json:"os"`
+	Arch      string `json:"arch"`
 	Size      int64  `json:"size"`
 	SHA256    []byte `json:"sha256"`
-	Signature []byte `json:"signature"` // Ed25519 (guest/install says over what)
+	Downgrade bool   `json:"downgrade"` // the signer allows an older version
+	Signature []byte `json:"signature"` // Ed25519 (package guest/install/pack says over what)
 }
 
 // InstallAnswer says what is installed now.
@@ -287,9 +293,12 @@ type InstallAnswer struct {
 	Replaced  string `json:"replaced"`  // version, or empty
 }
 
-// EnrolArgs carry the public key that is to take the temporary one's place.
+// EnrolArgs carry a public key: that of the client itself, which it will show from now on, or with a name that of another
+// machine, which is let in too.
 type EnrolArgs struct {
-	Key []byte `json:"key"` // Ed25519, 32 bytes
+	Key  []byte `json:"key"`  // Ed25519, 32 bytes
+	Name string `json:"name"` // empty: the client's own
+	Role string `json:"role"` // full or guest; of another machine
 }
 
 // EnrolAnswer is the component's side.

@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/hikae/hikae/internal/bubble"
 )
 
 // endless is a connection that takes and gives as much as it is asked to, and counts.
@@ -118,7 +120,7 @@ func TestLimitsAreKeptWithinFivePercent(t *testing.T) {
 		for _, rate := range []int64{1_000, 64_000, 2_500_000, 30_000_000} {
 			for _, read := range []bool{false, true} {
 				t.Run(name+" "+rateText(rate)+" read "+strconv.FormatBool(read), func(t *testing.T) {
-					synctest.Test(t, func(t *testing.T) {
+					bubble.Test(t, func(t *testing.T) {
 						r := newRig(t, Rules{Limits: limits(rate)})
 						defer r.end()
 						list := r.busy("a", 1, 100_000, read)
@@ -134,7 +136,7 @@ func TestLimitsAreKeptWithinFivePercent(t *testing.T) {
 
 // A pause is not saved up: after it, ten seconds carry what ten seconds may carry.
 func TestPauseIsNotSavedUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := New(Rules{Limits: Limits{Total: 1_000_000}})
 		e := newEndless()
 		c := s.Session("a").Conn(e)
@@ -165,7 +167,7 @@ func TestShortTotalIsSharedEquallyAmongSessions(t *testing.T) {
 		{"eight with large writes against one with small", 8_000_000, 8, 1 << 20, 4000, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				r := newRig(t, Rules{Limits: Limits{Total: test.rate}})
 				defer r.end()
 				a := r.busy("a", test.connsA, test.size, test.read)
@@ -189,7 +191,7 @@ func TestShortTotalIsSharedEquallyAmongSessions(t *testing.T) {
 }
 
 func TestUnusedShareGoesToOthers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRig(t, Rules{Limits: Limits{Total: 4_000_000}})
 		defer r.end()
 		slow := newEndless()
@@ -205,7 +207,7 @@ func TestUnusedShareGoesToOthers(t *testing.T) {
 }
 
 func TestSessionThatEndsLeavesAllToTheOther(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRig(t, Rules{Limits: Limits{Total: 1_000_000}})
 		defer r.end()
 		a := r.busy("a", 1, 10_000, false)
@@ -220,7 +222,7 @@ func TestSessionThatEndsLeavesAllToTheOther(t *testing.T) {
 }
 
 func TestLimitsHoldAtEveryLevelAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRig(t, Rules{Limits: Limits{Total: 10_000_000, PerSession: 4_000_000, PerConnection: 1_000_000}})
 		defer r.end()
 		many := r.busy("many", 8, 64<<10, false)
@@ -236,7 +238,7 @@ func TestLimitsHoldAtEveryLevelAtOnce(t *testing.T) {
 // A connection with small writes does not keep one with large ones of the same session from its turn.
 func TestSmallWritesLeaveRoomForLargeOnesOfTheSession(t *testing.T) {
 	for _, limits := range []Limits{{Total: 500_000}, {PerSession: 500_000}} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			r := newRig(t, Rules{Limits: limits})
 			defer r.end()
 			small := r.busy("a", 1, 700, false)
@@ -251,7 +253,7 @@ func TestSmallWritesLeaveRoomForLargeOnesOfTheSession(t *testing.T) {
 
 // A connection that waits for its own limit does not slow others down.
 func TestFastConnectionsDoNotWaitForEachOther(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRig(t, Rules{Limits: Limits{PerConnection: 50_000_000}})
 		defer r.end()
 		assert.InEpsilon(t, 4*50_000_000, during(time.Second, r.busy("a", 4, 256<<10, false)), 0.1)
@@ -260,7 +262,7 @@ func TestFastConnectionsDoNotWaitForEachOther(t *testing.T) {
 
 // 200 sessions on a slow line: each lane gets something through in time for heartbeats.
 func TestManySessionsEachGetTheirShareInTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		const sessions = 200
 		r := newRig(t, Rules{Limits: Limits{Total: 500_000}})
 		defer r.end()
@@ -282,7 +284,7 @@ func TestManySessionsEachGetTheirShareInTime(t *testing.T) {
 }
 
 func TestRulesChangeWhileConnectionsWait(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRig(t, Rules{Limits: Limits{Total: 1_000}})
 		defer r.end()
 		list := r.busy("a", 2, 64<<10, false)
@@ -297,7 +299,7 @@ func TestRulesChangeWhileConnectionsWait(t *testing.T) {
 
 // A write that waits under a limit ends as soon as the limit is taken away.
 func TestTakingTheLimitAwayEndsWaits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := New(Rules{Limits: Limits{PerSession: 1_000}})
 		c := s.Session("a").Conn(newEndless())
 		defer c.Close()
@@ -314,7 +316,7 @@ func TestWindowsBeginAndEndWhileRunning(t *testing.T) {
 	rules, err := ParseRules("1MB/s; sat 00:01-00:02 100kB/s; sat 00:02-00:03 off")
 	require.NoError(t, err)
 	rules.Location = time.UTC
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRig(t, rules)
 		defer r.end()
 		e := newEndless()
@@ -329,7 +331,7 @@ func TestWindowsBeginAndEndWhileRunning(t *testing.T) {
 }
 
 func TestDeadlineEndsAWriteThatWaits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := New(Rules{Limits: Limits{Total: 1_000}})
 		e := newEndless()
 		c := s.Session("a").Conn(e)
@@ -361,7 +363,7 @@ func TestDeadlineEndsAWriteThatWaits(t *testing.T) {
 }
 
 func TestCloseEndsWaitsAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := New(Rules{Limits: Limits{Total: 1_000}})
 		c := s.Session("a").Conn(newEndless())
 		start := time.Now()
@@ -392,7 +394,7 @@ func TestCloseEndsWaitsAtOnce(t *testing.T) {
 
 // A read whose deadline passes while it pays loses nothing.
 func TestDeadlineLosesNoData(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a, b := net.Pipe()
 		c := New(Rules{Limits: Limits{Total: 4_000}}).Session("a").Conn(b)
 		defer c.Close()
@@ -421,7 +423,7 @@ func TestDeadlineLosesNoData(t *testing.T) {
 }
 
 func TestOneNameIsOneSession(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRig(t, Rules{Limits: Limits{PerSession: 1_000_000}})
 		defer r.end()
 		list := append(r.busy("a", 1, 10_000, false), r.busy("a", 1, 10_000, false)...)

@@ -7,11 +7,11 @@ import (
 	"io/fs"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/pipe/mover"
 	"github.com/hikae/hikae/pipe/mover/session"
 	"github.com/hikae/hikae/pipe/mover/wire"
@@ -143,7 +143,7 @@ func TestListingInALostSession(t *testing.T) {
 
 // Where there is no room a call waits, comes back, and gives up in the end.
 func TestBusy(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx := t.Context()
 		start, calls := time.Now(), 0
 		st := over1(scripted(func(context.Context, wire.Message) (wire.Message, error) {

@@ -9,13 +9,13 @@ import (
 	"iter"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/repo/store"
 	"github.com/hikae/hikae/repo/store/memstore"
 	"github.com/hikae/hikae/repo/store/storetest"
@@ -279,7 +279,7 @@ func TestFaultyReadAndSticky(t *testing.T) {
 }
 
 func TestFaultyDelayEndsWithTheContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		st := storetest.NewFaulty(memstore.New(nil), storetest.Fault{Sticky: true, Mode: storetest.Slow, Delay: time.Hour})
 		begin := time.Now()
 		require.NoError(t, st.Create(t.Context(), "a", nil))

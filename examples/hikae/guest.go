@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/examples/hikae/internal/outcome"
+	"github.com/hikae/hikae/guest"
+)
+
+func (t *tool) guestCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "guest",
+		Short: "Work inside virtual machines: consistent applications, frozen file systems",
+		Long: text(`
+Before a snapshot a small component is brought into the guest. It makes applications ready (PostgreSQL, MariaDB, VSS
+writers), freezes file systems for the moment of the snapshot, and is removed again. These commands try that out, step by
+step, before a backup counts on it:
+
+  probe        which ways into the guest are open, and what to change where one is not
+  deploy       bring the component in, see what it finds, and remove it
+  freeze-test  freeze and thaw for real, and say how consistent a backup would be
+  remove       remove what is left of ours in a guest
+
+A guest is named by the ways into it, one or more URLs that are tried in their order:
+
+  ssh://USER@HOST[:PORT]    Linux, or Windows with OpenSSH
+  smb://USER@HOST[:PORT]    Windows, by ADMIN$ and the service control manager
+  qga:///PATH               the QEMU guest agent's unix socket on this host; no network is needed
+
+The password is in HIKAE_GUEST_PASSWORD, or everything is in a file of --credentials. SSH takes keys by --ssh-key and
+--ssh-agent; host keys are always checked.
+
+A backup does all this by itself: hikae backup --guest URL.`),
+		Example: example(`
+hikae guest probe ssh://root@web1 qga:///run/web1.qga
+hikae guest freeze-test --yes ssh://root@web1
+hikae backup --repo /backup/hikae --guest ssh://root@web1 'kvm:///run/web1.qmp'`),
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(t.guestProbeCommand(), t.guestDeployCommand(), t.guestFreezeCommand(), t.guestRemoveCommand())
+	return cmd
+}
+
+// waysFlags are how to log in to a guest.
+type waysFlags struct {
+	name         string
+	credentials  string
+	sshKey       string
+	sshAgent     bool
+	knownHosts   []string
+	fingerprints []string
+	trustFirst   bool
+	timeout      time.Duration
+}
+
+// flags defines them, in a command that has others too with a prefix.
+func (f *waysFlags) flags(cmd *cobra.Command, prefix string) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.name, "guest-name", "", "`NAME` of the guest in reports and in the file of credentials (default: the VM's name, or the host in the first URL)")
+	flags.StringVar(&f.credentials, prefix+"credentials", "", "`FILE` of credentials for guests: JSON, see docs/guest.md; nobody else may read it")
+	flags.StringVar(&f.sshKey, prefix+"ssh-key", "", "`FILE` with a private key for SSH; its passphrase is in HIKAE_GUEST_PASSWORD")
+	flags.BoolVar(&f.sshAgent, prefix+"ssh-agent", false, "use the keys of the SSH agent")
+	flags.StringArrayVar(&f.knownHosts, prefix+"known-hosts", nil, "`FILE` of host keys (default: ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts)")
+	flags.StringArrayVar(&f.fingerprints, prefix+"fingerprint", nil, "take this host key and no other: `SHA256:…`")
+	flags.BoolVar(&f.trustFirst, prefix+"trust-first", false, "take an unknown host key the first time, and hold to it from then on")
+	flags.DurationVar(&f.timeout, prefix+"timeout", guest.ProbeLimit, "how long each way may take to answer")
+	cmd.MarkFlagsMutuallyExclusive(prefix+"credentials", prefix+"ssh-key")
+}
+
+// guestReached is one guest with the ways into it.
+type guestReached struct {
+	here    *guest.Here
+	journal *hikae.FileJournal
+	order   guest.Order
+}
+
+// reach sets the ways up. Nothing is connected yet but for what a killed command left: that is taken away first, where it
+// was in this guest.
+func (t *tool) reach(ctx context.Context, f *waysFlags, urls []string) (*guestReached, error) {
+	g, err := t.reachQuietly(ctx, f, urls)
+	if err != nil {
+		return nil, err
+	}
+	t.sweepGuest(ctx, g)
+	return g, nil
+}
+
+// reachQuietly is reach without taking anything away.
+func (t *tool) reachQuietly(ctx context.Context, f *waysFlags, urls []string) (*guestReached, error) {
+	programs, err := t.programs()
+	if err != nil {
+		return nil, err
+	}
+	here := &guest.Here{Guest: f.name, Programs: programs, Timeout: f.timeout}
+	if here.Machine, err = os.Hostname(); err != nil {
+		here.Machine = ""
+	}
+	g := &guestReached{here: here}
+	if here.Guest == "" {
+		if here.Guest, err = guestNameOf(urls[0]); err != nil {
+			return nil, err
+		}
+	}
+	for _, u := range urls {
+		way, err := t.wayOf(ctx, f, here.Guest, u)
+		if err != nil {
+			return nil, err
+		}
+		for _, other := range here.Ways {
+			if other.Kind() == way.Kind() {
+				return nil, outcome.Usage("Name one URL of each kind.", "two ways are of the kind %s", way.Kind())
+			}
+		}
+		here.Ways, g.order = append(here.Ways, way), append(g.order, way.Kind())
+	}
+	state, err := t.stateDir()
+	if err != nil {
+		return nil, err
+	}
+	g.journal, err = hikae.OpenFileJournal(filepath.Join(state, "guest-journal"))
+	return g, err
+}
+
+// sweepGuest takes away what killed commands left in this guest.
+func (t *tool) sweepGuest(ctx context.Context, g *guestReached) {
+	undone, err := g.journal.SweepFor(ctx, "", map[string]hikae.Sweeper{guest.EffectKind: g.sweeper()}, nil)
+	if undone > 0 {
+		t.tell("note: %d things that an earlier, killed command left in guests were removed", undone)
+	}
+	if err != nil { // it is tried again next time
+		t.tell("note: what an earlier, killed command left in a guest could not be removed: %v", err)
+	}
+}
+
+// sweeper knows this guest's ways alone: what is in another one waits for a command that names it.
+func (g *guestReached) sweeper() *guest.Sweeper {
+	return &guest.Sweeper{Way: func(_ context.Context, name string, kind guest.Kind) (guest.Way, error) {
+		if name == g.here.Guest {
+			for _, w := range g.here.Ways {
+				if w.Kind() == kind {
+					return w, nil
+				}
+			}
+		}
+		return nil, fmt.Errorf("this command knows no way of kind %s into guest %s: `hikae guest remove` with its URL removes it", kind, name)
+	}}
+}
+
+// programs are the components: in the folder that HIKAE_AGENT_DIR names, or beside this program.
+func (t *tool) programs() (guest.Programs, error) {
+	dir := t.env("HIKAE_AGENT_DIR")
+	if dir == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		dir = filepath.Join(filepath.Dir(self), "agents")
+	}
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return nil, &outcome.Error{Kind: outcome.KindNotFound, Object: dir, Text: "there are no components for guests in " + dir,
+			Hint: "`make agents` builds them beside the program; HIKAE_AGENT_DIR names another folder."}
+	}
+	return guest.ProgramsIn(os.DirFS(dir)), nil
+}

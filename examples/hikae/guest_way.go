@@ -1,0 +1,130 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io/fs"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/examples/hikae/internal/outcome"
+	"github.com/hikae/hikae/guest"
+	"github.com/hikae/hikae/guest/smbchannel"
+	"github.com/hikae/hikae/guest/sshchannel"
+	"github.com/hikae/hikae/kvm"
+)
+
+const wayHint = "For instance ssh://root@web1, smb://backup@win1 or qga:///run/web1.qga."
+
+// parseWay reads the URL of a way.
+func parseWay(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil {
+		return nil, outcome.Usage(wayHint, "that is no URL of a way into a guest")
+	}
+	if _, secret := u.User.Password(); secret {
+		return nil, outcome.Usage("Put it into HIKAE_GUEST_PASSWORD, or into a file of --credentials.", "a password stands in a URL, where everybody can read it")
+	}
+	kind := guest.Kind(u.Scheme)
+	switch {
+	case kind == guest.QGA && u.Host == "" && filepath.IsAbs(u.Path):
+	case (kind == guest.SSH || kind == guest.SMB) && u.Hostname() != "" && strings.Trim(u.Path, "/") == "" && u.RawQuery == "":
+	default:
+		return nil, outcome.Usage(wayHint, "%q is no way into a guest", u.Redacted())
+	}
+	return u, nil
+}
+
+// guestNameOf is what a guest is called where nobody says.
+func guestNameOf(text string) (string, error) {
+	u, err := parseWay(text)
+	if err != nil {
+		return "", err
+	}
+	if u.Host != "" {
+		return u.Hostname(), nil
+	}
+	return strings.TrimSuffix(path.Base(u.Path), path.Ext(u.Path)), nil
+}
+
+// wayOf sets one way up.
+func (t *tool) wayOf(ctx context.Context, f *waysFlags, name, text string) (guest.Way, error) {
+	u, err := parseWay(text)
+	if err != nil {
+		return nil, err
+	}
+	kind := guest.Kind(u.Scheme)
+	if kind == guest.QGA {
+		return guest.OverWay(kind, func(context.Context) (hikae.GuestChannel, error) { return kvm.OpenGuest(u.Path), nil }, nil), nil
+	}
+	cred, err := t.guestCredential(ctx, f, name, kind)
+	if err != nil {
+		return nil, err
+	}
+	if user := u.User.Username(); user != "" {
+		cred.User = user
+	}
+	if cred.User == "" {
+		return nil, outcome.Usage(wayHint, "%s names no user", u.Redacted())
+	}
+	if kind == guest.SMB {
+		return smbchannel.New(u.Host, cred, nil), nil
+	}
+	opts, err := t.sshOptions(f)
+	if err != nil {
+		return nil, err
+	}
+	return sshchannel.New(u.Host, cred, opts), nil
+}
+
+const maxKey = 64 << 10
+
+// guestCredential is what to log in with.
+func (t *tool) guestCredential(ctx context.Context, f *waysFlags, name string, kind guest.Kind) (guest.Credential, error) {
+	if f.credentials != "" {
+		file, err := guest.OpenCredentials(f.credentials)
+		if err != nil {
+			return guest.Credential{}, &outcome.Error{Kind: outcome.KindSecret, Object: f.credentials, Text: "credentials", Err: err}
+		}
+		return file.Credential(ctx, name, kind)
+	}
+	cred := guest.Credential{Password: t.env("HIKAE_GUEST_PASSWORD"), Agent: f.sshAgent}
+	if f.sshKey == "" || kind != guest.SSH {
+		return cred, nil
+	}
+	key, err := readSmall(f.sshKey, maxKey)
+	if err != nil {
+		return cred, &outcome.Error{Object: f.sshKey, Text: "private key " + f.sshKey, Err: err}
+	}
+	cred.PrivateKey = key
+	cred.Passphrase = cred.Password
+	return cred, nil
+}
+
+func (t *tool) sshOptions(f *waysFlags) (*sshchannel.Options, error) {
+	opts := &sshchannel.Options{KnownHosts: f.knownHosts, Fingerprints: f.fingerprints}
+	if len(opts.KnownHosts) == 0 {
+		home := t.env("HOME")
+		for _, name := range []string{filepath.Join(cmp.Or(home, "/nowhere"), ".ssh", "known_hosts"), "/etc/ssh/ssh_known_hosts"} {
+			if _, err := os.Stat(name); !errors.Is(err, fs.ErrNotExist) {
+				opts.KnownHosts = append(opts.KnownHosts, name)
+			}
+		}
+	}
+	if f.trustFirst {
+		state, err := t.stateDir()
+		if err != nil {
+			return nil, err
+		}
+		if err := os.MkdirAll(state, 0o700); err != nil {
+			return nil, err
+		}
+		opts.TrustFirst = filepath.Join(state, "guest_hosts")
+	}
+	return opts, nil
+}

@@ -1,0 +1,5 @@
+//go:build !windows
+
+package vss
+
+func open() (requester, error) { return nil, ErrNotWindows }

@@ -1,0 +1,5 @@
+//go:build !windows
+
+package winsvc
+
+func emulated() bool { return false }

@@ -1,0 +1,98 @@
+package guest
+
+import (
+	"io/fs"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/guest/agent/wire"
+)
+
+// R192, R193, R194: what the failure of a guest's task does to the VM's backup.
+func TestPolicyJudges(t *testing.T) {
+	failure := &StepError{Guest: "web1", Step: "connect", Err: ErrNoWay}
+	for _, p := range []Policy{"", Require} {
+		warning, stop := p.Judge(failure)
+		require.ErrorIs(t, stop, ErrNoWay)
+		require.Empty(t, warning)
+	}
+	warning, stop := Try.Judge(failure)
+	require.NoError(t, stop)
+	require.Contains(t, warning, "web1")
+	require.Contains(t, warning, "ignored")
+	for _, p := range []Policy{"", Require, Try, Disable} {
+		warning, stop := p.Judge(nil)
+		require.NoError(t, stop)
+		require.Empty(t, warning)
+	}
+}
+
+func TestParsePolicy(t *testing.T) {
+	for text, want := range map[string]Policy{"": Require, "require": Require, " Try ": Try, "disable": Disable} {
+		got, err := ParsePolicy(text)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+	_, err := ParsePolicy("perhaps")
+	require.ErrorIs(t, err, fs.ErrInvalid)
+}
+
+// good is a snapshot that went well: one application, one file system.
+func good() *Quiesced {
+	ok := []wire.Outcome{{Kind: "postgresql", Name: "main", OK: true}}
+	return &Quiesced{
+		Found:   []wire.Application{{Kind: "postgresql", Name: "main"}},
+		Prepare: ok,
+		Freeze:  &wire.FreezeAnswer{Frozen: []wire.Frozen{{Mount: "/", Type: "ext4"}}, Applications: ok},
+		Thaw:    &wire.ThawAnswer{Held: true, Applications: ok},
+	}
+}
+
+func TestReached(t *testing.T) {
+	bad := []wire.Outcome{{Kind: "postgresql", Name: "main", Problem: "no such role\x1b[2J"}}
+	for name, c := range map[string]struct {
+		change func(q *Quiesced)
+		want   hikae.Consistency
+		why    string
+	}{
+		"all well":                        {func(*Quiesced) {}, hikae.Application, ""},
+		"no answer to freeze":             {func(q *Quiesced) { q.Freeze = nil }, hikae.Crash, "frozen"},
+		"nothing could be frozen":         {func(q *Quiesced) { q.Freeze.Frozen = nil }, hikae.Crash, "frozen"},
+		"no answer to thaw":               {func(q *Quiesced) { q.Thaw = nil }, hikae.Crash, "lost"},
+		"the watchdog was first":          {func(q *Quiesced) { q.Thaw.Held = false }, hikae.Crash, "watchdog"},
+		"no applications":                 {func(q *Quiesced) { q.Found = nil }, hikae.Filesystem, ""},
+		"the only one is skipped":         {func(q *Quiesced) { q.Skip = []string{"postgresql/main"} }, hikae.Filesystem, ""},
+		"not prepared":                    {func(q *Quiesced) { q.Prepare = bad }, hikae.Filesystem, "no such role�[2J"},
+		"not held":                        {func(q *Quiesced) { q.Freeze.Applications = bad }, hikae.Filesystem, "hold"},
+		"did not hold to the end":         {func(q *Quiesced) { q.Thaw.Applications = bad }, hikae.Filesystem, "resume"},
+		"one was left out without asking": {func(q *Quiesced) { q.Prepare = nil }, hikae.Filesystem, "did not take part"},
+		"a second one failed": {func(q *Quiesced) { q.Found = append(q.Found, wire.Application{Kind: "mariadb", Name: "x"}) },
+			hikae.Filesystem, "mariadb/x"},
+		"a second one failed and is skipped": {func(q *Quiesced) {
+			q.Found, q.Skip = append(q.Found, wire.Application{Kind: "mariadb", Name: "x"}), []string{"mariadb/x"}
+		}, hikae.Application, ""},
+		"a volume that cannot be frozen": {func(q *Quiesced) { q.Freeze.Skipped = []wire.Volume{{Mount: "/srv", Skip: "nfs"}} },
+			hikae.Application, "/srv was not frozen: nfs"},
+	} {
+		q := good()
+		c.change(q)
+		got, why := q.Reached()
+		require.Equal(t, c.want, got, name)
+		if c.why == "" {
+			require.Empty(t, why, name)
+		} else {
+			require.Contains(t, strings.Join(why, "\n"), c.why, name)
+		}
+	}
+}
+
+func TestKnownRivals(t *testing.T) {
+	seer := KnownRivals{}
+	require.Empty(t, seer.Sees("g", &wire.InspectAnswer{Applications: []wire.Application{{Name: "main", State: "ready"}}}))
+	require.Equal(t, "pgbackrest", seer.Sees("g", &wire.InspectAnswer{
+		Applications: []wire.Application{{Name: "main", Logs: "archive_command runs pgBackRest"}}}))
+	require.Equal(t, "veeam", seer.Sees("g", &wire.InspectAnswer{Notes: []string{"service VeeamVssSupport"}}))
+}
