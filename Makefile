@@ -99,7 +99,11 @@ deps:
 		mkfs.xfs:xfsprogs xfs_repair:xfsprogs ntfs-3g:ntfs-3g mkntfs:ntfs-3g \
 		sgdisk:gdisk sfdisk:fdisk parted:parted pvcreate:lvm2 libvirtd:libvirt-daemon virsh:libvirt-clients \
 		qemu-system-x86_64:qemu-system-x86 lz4:lz4 nbdkit:nbdkit nbdcopy:libnbd-bin \
-		ip:iproute2 tc:iproute2 smbd:samba smbpasswd:samba-common-bin | tee bin/not-run
+		ip:iproute2 tc:iproute2 smbd:samba smbpasswd:samba-common-bin \
+		/usr/sbin/sshd:openssh-server sudo:sudo tcsh:tcsh openssl:openssl unshare:util-linux mount:mount \
+		/usr/sbin/qemu-ga:qemu-guest-agent /usr/lib/postgresql/15/bin/postgres:postgresql-15 \
+		/usr/sbin/mariadbd:mariadb-server mariadb-binlog:mariadb-client \
+		wixl:wixl msiinfo:msitools osslsigncode:osslsigncode | tee bin/not-run
 
 bin/testsummary: $(wildcard internal/testsummary/*.go)
 	@mkdir -p bin && touch bin/not-run
