@@ -3,6 +3,7 @@ package hikae
 import (
 	"context"
 	"iter"
+	"time"
 
 	"github.com/hikae/hikae/pipe"
 )
@@ -71,6 +72,22 @@ type Quiescer interface {
 	// Thaw is called on every path after Freeze was called, also when Freeze's answer was lost. Thawing what is not
 	// frozen is no error, but after a Freeze that went well it is ErrThawedEarly.
 	Thaw(ctx context.Context) error
+}
+
+// PatientQuiescer is an optional ability of a Quiescer that runs programs of the guest's administrator. Patience is how
+// long Freeze may take before anything stands still, and Thaw after everything moves again, on top of what a provider
+// allows for standing still. The guest has a watchdog of its own for that.
+type PatientQuiescer interface {
+	Quiescer
+	Patience() time.Duration
+}
+
+// PatienceOf is the Patience of a quiescer that has that ability, and zero for others.
+func PatienceOf(q Quiescer) time.Duration {
+	if p, ok := q.(PatientQuiescer); ok {
+		return max(0, p.Patience())
+	}
+	return 0
 }
 
 // Restorer brings a VM back.

@@ -96,3 +96,14 @@ func TestKnownRivals(t *testing.T) {
 		Applications: []wire.Application{{Name: "main", Logs: "archive_command runs pgBackRest"}}}))
 	require.Equal(t, "veeam", seer.Sees("g", &wire.InspectAnswer{Notes: []string{"service VeeamVssSupport"}}))
 }
+
+// R144: scripts are waited for where there are any and they are to run.
+func TestPatience(t *testing.T) {
+	t.Parallel()
+	s := &Session{}
+	require.Zero(t, hikae.PatienceOf(s))
+	s.found.Scripts = []string{"/etc/hikae/freeze.d/10-app", "/etc/hikae/freeze.d/20-app"}
+	require.Equal(t, 2*scriptLimit, hikae.PatienceOf(s))
+	s.opts.Scripts = Disable
+	require.Zero(t, hikae.PatienceOf(s))
+}

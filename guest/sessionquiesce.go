@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/guest/agent/wire"
@@ -37,8 +38,23 @@ func (s *Session) Freeze(ctx context.Context) error {
 	return s.froze
 }
 
+var _ hikae.PatientQuiescer = (*Session)(nil)
+
+// Patience implements [hikae.PatientQuiescer]: scripts run before anything is frozen, and after everything is thawed. A
+// guest without any waits for none.
+func (s *Session) Patience() time.Duration {
+	if s.opts.Scripts.off() || len(s.found.Scripts) == 0 {
+		return 0
+	}
+	return time.Duration(min(len(s.found.Scripts), maxNotes)) * scriptLimit
+}
+
+// scriptLimit is how long each of the guest's scripts may take, what the published limit is.
+const scriptLimit = 10 * time.Minute
+
 func (s *Session) freeze(ctx context.Context, scripts bool) error {
-	s.quiesce = s.deployed.Component.Quiesce(wire.FreezeArgs{Mounts: s.opts.Mounts, HoldMillis: s.opts.Hold.Milliseconds(), Scripts: scripts})
+	s.quiesce = s.deployed.Component.Quiesce(wire.FreezeArgs{Mounts: s.opts.Mounts, HoldMillis: s.opts.Hold.Milliseconds(), Scripts: scripts,
+		ScriptMillis: scriptLimit.Milliseconds()})
 	return s.quiesce.Freeze(ctx)
 }
 

@@ -62,6 +62,47 @@ func TestThawedByOthers(t *testing.T) {
 	}
 }
 
+// scripted is a quiescer that runs scripts: they take their time before the guest stands still, and after it moves again.
+type scripted struct {
+	patience, takes time.Duration
+	done            int
+}
+
+func (q *scripted) Patience() time.Duration { return q.patience }
+func (q *scripted) Freeze(ctx context.Context) error {
+	select {
+	case <-time.After(q.takes):
+		q.done++
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+func (q *scripted) Thaw(ctx context.Context) error { return q.Freeze(ctx) }
+
+// R144: a guest's scripts may take longer than the guest may stand still, if whoever freezes says so; else they are not
+// waited for.
+func TestScriptsTakeTheirTime(t *testing.T) {
+	t.Parallel()
+	for patience, want := range map[time.Duration]hikae.Consistency{time.Minute: hikae.Filesystem, 0: hikae.Crash} {
+		s := &snapshot{provider: New(nil, &Options{ThawTimeout: 100 * time.Millisecond}), footprint: newFootprint("/q"), consistency: hikae.Crash,
+			done: map[string]func(context.Context) error{}, vm: hikae.VM{Facts: map[string]string{}}, unguard: func() {}}
+		s.Disks = []disk{{Key: "a", QDev: "/machine/a", Node: "n"}}
+		s.opts.FreezeDeadline = 100 * time.Millisecond
+		s.mon = script{"qom-set": ""}
+		q := &scripted{patience: patience, takes: 300 * time.Millisecond}
+		err := s.quiesced(t.Context(), q)
+		require.Equal(t, want, s.consistency)
+		if patience > 0 {
+			require.NoError(t, err)
+			require.Equal(t, 2, q.done, "frozen and thawed")
+		} else {
+			var quiesce *hikae.QuiesceError
+			require.ErrorAs(t, err, &quiesce, "nobody has confirmed the thaw")
+		}
+	}
+}
+
 // meddled lets something happen between the freeze and the thaw.
 type meddled struct {
 	hikae.Quiescer

@@ -91,10 +91,12 @@ func (s *snapshot) arm(ctx context.Context, freezes bool) hikae.Quiescer {
 // effect stays in the journal and the snapshot fails. A guest that cannot be frozen is pinned as it is.
 func (s *snapshot) quiesced(ctx context.Context, q hikae.Quiescer) error {
 	begun := time.Now()
-	cold, cancel := context.WithTimeout(ctx, s.opts.FreezeDeadline)
+	getting, cancel := context.WithTimeout(ctx, s.opts.FreezeDeadline+hikae.PatienceOf(q))
 	defer cancel()
-	froze := q.Freeze(cold)
+	froze := q.Freeze(getting)
 	if froze == nil {
+		cold, cancel := context.WithTimeout(getting, s.opts.FreezeDeadline)
+		defer cancel()
 		err := s.insert(cold)
 		thawed := s.thaw(ctx, q)
 		if thawed != nil && !errors.Is(thawed, errLate) {
@@ -119,7 +121,7 @@ func (s *snapshot) quiesced(ctx context.Context, q hikae.Quiescer) error {
 
 // thaw has time of its own: a cancelled session must not leave a frozen guest. errLate says that it is thawed, too.
 func (s *snapshot) thaw(ctx context.Context, q hikae.Quiescer) error {
-	warm, stop := context.WithTimeout(context.WithoutCancel(ctx), s.provider.opts.ThawTimeout)
+	warm, stop := context.WithTimeout(context.WithoutCancel(ctx), s.provider.opts.ThawTimeout+hikae.PatienceOf(q))
 	defer stop()
 	thawed := q.Thaw(warm)
 	if thawed != nil && !errors.Is(thawed, errLate) {

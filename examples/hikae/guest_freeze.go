@@ -117,7 +117,7 @@ func freezeOnce(ctx context.Context, s *guest.Session, last time.Duration) (err 
 		case <-time.After(last):
 		}
 	}
-	warm, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	warm, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute+hikae.PatienceOf(s))
 	defer cancel()
 	thawed := s.Thaw(warm)
 	if froze != nil {
