@@ -34,7 +34,7 @@ func sessionOver(t testing.TB, way guest.Way, agents string, opts *guest.Session
 	return s
 }
 
-// R119–R121, R140, R183–R188: the runtime component comes when a session begins and is gone when it ends.
+// R119–R122, R140, R183–R188: the runtime component comes when a session begins and is gone when it ends.
 func TestSessionOverSSH(t *testing.T) {
 	agents := guesttest.Agents(t)
 	t.Cleanup(guesttest.RemoveAgents)

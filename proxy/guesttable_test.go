@@ -194,7 +194,7 @@ func duel(aNet, aServer, bNet, bServer string, aTasks, bTasks int) *proxy.GuestC
 	return c
 }
 
-// R162 … R168: every pair of machines, against a table that was written from the rows.
+// R162 … R168, R184: every pair of machines, against a table that was written from the rows.
 func TestGuestPriority(t *testing.T) {
 	t.Parallel()
 	table := tableOf(t, "guest-priority.txt", 6)
