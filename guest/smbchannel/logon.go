@@ -1,0 +1,143 @@
+package smbchannel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"strings"
+
+	"github.com/cloudsoda/go-smb2"
+	"github.com/jcmturner/gokrb5/v8/client"
+	"github.com/jcmturner/gokrb5/v8/config"
+
+	"github.com/hikae/hikae/guest"
+)
+
+// Why nobody can log on, before anything was sent.
+var (
+	errNoUser   = errors.New("the credential has no user")
+	errManaged  = errors.New("a group managed service account can be used only by a proxy on Windows in its domain")
+	errAddress  = errors.New("Kerberos knows machines by name, and the guest was given by its address") //lint:ignore ST1005 a name
+	errNoRealm  = errors.New("Kerberos needs a realm")                                                  //lint:ignore ST1005 a name
+	errKerberos = errors.New("no Kerberos ticket for the guest")
+)
+
+// initiator is what logs on, and what lets go of it. Kerberos goes first where a realm is known; NTLM takes its place
+// where no ticket can be had, unless that is forbidden.
+func (w *Way) initiator(ctx context.Context) (smb2.Initiator, func(), error) {
+	c := w.cred
+	none := func() {}
+	switch {
+	case c.User == "":
+		return nil, none, errNoUser
+	case c.ManagedAccount:
+		return nil, none, errManaged
+	}
+	byName := net.ParseIP(w.host) == nil
+	if c.KerberosOnly && !byName {
+		return nil, none, errAddress
+	}
+	if c.KerberosOnly || byName && (c.Realm != "" || c.Config != "") {
+		initiator, forget, err := w.kerberos(ctx)
+		if err == nil || c.KerberosOnly || judged(err) || ctx.Err() != nil {
+			return initiator, forget, err
+		}
+	}
+	domain, user := split(c.User) // user@realm is one word to NTLM
+	return &smb2.NTLMInitiator{User: user, Password: c.Password, Domain: domain}, none, nil
+}
+
+// judged reports whether the domain has looked at the password and the account, and said no: the same once more by NTLM
+// would lock the account twice as fast.
+func judged(err error) bool {
+	for _, name := range []string{"KDC_ERR_PREAUTH_FAILED", "KDC_ERR_KEY_EXPIRED", "KDC_ERR_CLIENT_REVOKED"} {
+		if strings.Contains(err.Error(), name) {
+			return true
+		}
+	}
+	return false
+}
+
+// split parts DOMAIN\User.
+func split(name string) (domain, user string) {
+	if i := strings.IndexByte(name, '\\'); i >= 0 {
+		return name[:i], name[i+1:]
+	}
+	return "", name
+}
+
+// kerberos gets a ticket for the guest. The library takes no context: what it waits for has limits of its own, and what
+// comes too late is let go.
+func (w *Way) kerberos(ctx context.Context) (smb2.Initiator, func(), error) {
+	cl, err := newKerberos(w.cred)
+	if err != nil {
+		return nil, func() {}, err
+	}
+	spn := "cifs/" + strings.TrimSuffix(w.host, ".")
+	got := make(chan error, 1)
+	go func() {
+		_, _, err := cl.GetServiceTicket(spn)
+		got <- err
+	}()
+	select {
+	case err = <-got:
+	case <-ctx.Done():
+		go func() { <-got; cl.Destroy() }()
+		return nil, func() {}, fmt.Errorf("%w: %w", errKerberos, context.Cause(ctx))
+	}
+	if err != nil {
+		cl.Destroy()
+		return nil, func() {}, fmt.Errorf("%w: %w", errKerberos, err)
+	}
+	return &smb2.Krb5Initiator{Client: cl, TargetSPN: spn}, cl.Destroy, nil
+}
+
+func newKerberos(c guest.Credential) (*client.Client, error) {
+	domain, user := split(c.User)
+	realm := c.Realm
+	if at := strings.LastIndexByte(user, '@'); at > 0 {
+		user, realm = user[:at], either(realm, user[at+1:])
+	}
+	conf := config.New()
+	if c.Config != "" {
+		var err error
+		if conf, err = config.NewFromString(c.Config); err != nil {
+			return nil, fmt.Errorf("krb5.conf: %w", err)
+		}
+		realm = either(realm, conf.LibDefaults.DefaultRealm)
+	}
+	if strings.Contains(domain, ".") {
+		realm = either(realm, domain)
+	}
+	realm = strings.ToUpper(realm)
+	if realm == "" {
+		return nil, errNoRealm
+	}
+	if c.Config == "" {
+		conf.LibDefaults.DefaultRealm = realm
+		conf.LibDefaults.DNSLookupKDC = len(c.KDCs) == 0
+		conf.Realms = []config.Realm{{Realm: realm, KDC: withPort(c.KDCs)}}
+	}
+	quiet := log.New(io.Discard, "", 0)
+	return client.NewWithPassword(user, realm, c.Password, conf, client.DisablePAFXFAST(true), client.Logger(quiet)), nil
+}
+
+func either(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func withPort(kdcs []string) (list []string) {
+	for _, k := range kdcs {
+		if _, _, err := net.SplitHostPort(k); err != nil {
+			k = net.JoinHostPort(strings.Trim(k, "[]"), "88")
+		}
+		list = append(list, k)
+	}
+	return list
+}
