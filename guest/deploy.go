@@ -137,11 +137,11 @@ func deploySomewhere(ctx context.Context, ch Channel, programs Programs, opts *D
 	return nil, errors.Join(failed...)
 }
 
-// folderMayBeToBlame says whether another folder is worth trying: not where something stayed in this one, and not where the
-// component has spoken.
+// folderMayBeToBlame says whether another folder is worth trying: not where something stayed in this one, not where the
+// component has spoken, and not where the link broke.
 func folderMayBeToBlame(err error) bool {
 	var version *VersionError
-	return !errors.Is(err, ErrLeftover) && !errors.As(err, &version) && !errors.Is(err, wire.ErrMalformed)
+	return !errors.Is(err, ErrLeftover) && !LinkBroke(err) && !errors.As(err, &version) && !errors.Is(err, wire.ErrMalformed)
 }
 
 // deployment is one attempt, in one folder.

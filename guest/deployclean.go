@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/hikae/hikae"
@@ -22,7 +23,7 @@ type Cleaner interface {
 // TakeAway ends a program that was brought in and removes its folder with all in it. It returns nil when it has looked and
 // found nothing; otherwise the error is ErrLeftover. What is not there is no error.
 func TakeAway(ctx context.Context, ch Channel, p Program) error {
-	if !ourFolder.MatchString(baseOf(folderOf(p.Path))) {
+	if !ourFolder.MatchString(baseOf(folderOf(p.Path))) || !plain(p.Path) {
 		return fmt.Errorf("%s is no folder of ours: %w", printable(folderOf(p.Path)), errPath)
 	}
 	ctx, cancel := bounded(ctx, cleanLimit)
@@ -41,16 +42,33 @@ func TakeAway(ctx context.Context, ch Channel, p Program) error {
 	return nil
 }
 
+// plain reports whether a path says where it leads.
+func plain(path string) bool {
+	return !slices.ContainsFunc(strings.FieldsFunc(path, func(r rune) bool { return r == '/' || r == '\\' }), func(part string) bool {
+		return part == ".." || part == "."
+	})
+}
+
 // ourFolder is what our folders are called. Nothing else is ever removed whole.
 var ourFolder = regexp.MustCompile(`^hikae-[a-z0-9]{16,40}$`)
 
 // cleanScript gives the program a moment to end, asks it to, kills it, and never its watchdog: that thaws what the program had frozen,
-// and ends then. Only after that the folder goes. $1 is the folder. Names of programs come from the kernel: a program that
-// was deleted while it runs still has its path.
-const cleanScript = `d=$1
+// and ends then. Only after that the folder goes. $1 is the folder, $2 the program. Names of programs come from the kernel: a
+// program that was deleted while it runs still has its path.
+//
+// Anybody in the guest may give a folder and a program any name, line breaks too. So the list of links says only which
+// processes to look at; ours is one that is this account's own, and whose program is ours to the last byte.
+const cleanScript = `d=$1 f=$2
 ours() {
 	ls -l /proc/[0-9]*/exe 2>/dev/null | while IFS= read -r l; do
-		case $l in *" -> $d/"*) l=${l#*/proc/}; echo "${l%%/*}";; esac
+		case $l in *" -> $f"|*" -> $f (deleted)") ;; *) continue;; esac
+		q=${l#*/proc/}; q=${q%%/*}
+		case $q in ''|*[!0-9]*) continue;; esac
+		[ -O "/proc/$q" ] || continue
+		e=$(readlink "/proc/$q/exe" 2>/dev/null; echo .)
+		case $e in "$f
+."|"$f (deleted)
+.") echo "$q";; esac
 	done
 }
 nap() { sleep 0.02 2>/dev/null || sleep 1; }
@@ -82,7 +100,7 @@ func cleanByScript(ctx context.Context, ch Channel, p Program) (left []string, e
 	if ch.System().OS == "windows" {
 		r, err = powershell(ctx, ch, cleanWindows, folderOf(p.Path))
 	} else {
-		r, err = RunAdmin(ctx, ch, shell, []string{"-c", cleanScript, "sh", folderOf(p.Path)}, nil)
+		r, err = RunAdmin(ctx, ch, shell, []string{"-c", cleanScript, "sh", folderOf(p.Path), p.Path}, nil)
 	}
 	if err != nil {
 		return nil, err

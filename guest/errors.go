@@ -3,10 +3,16 @@ package guest
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"syscall"
 )
 
 // ErrNoWay says that every way into a guest is closed.
 var ErrNoWay = errors.New("no way into the guest")
+
+// ErrLink is wrapped where the link to a guest broke, and not something at its other end: another attempt may help.
+var ErrLink = errors.New("the link to the guest broke")
 
 // ErrLeftover says that something of ours could not be removed from a guest.
 var ErrLeftover = errors.New("left behind in the guest")
@@ -42,3 +48,19 @@ type StepError struct {
 
 func (e *StepError) Error() string { return fmt.Sprintf("guest %s: %s: %v", e.Guest, e.Step, e.Err) }
 func (e *StepError) Unwrap() error { return e.Err }
+
+// LinkBroke reports whether an error is about the link, and not about what is at its other end.
+func LinkBroke(err error) bool {
+	if way, ok := errors.AsType[*WayError](err); ok && (way.Step == "connect" || way.Step == "link") {
+		return true
+	}
+	for _, e := range broken {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+var broken = []error{ErrLink, ErrLost, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNREFUSED,
+	syscall.ECONNABORTED, syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH}

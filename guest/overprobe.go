@@ -43,7 +43,17 @@ for d in "$@" /tmp /var/tmp "$XDG_RUNTIME_DIR" "$HOME" /dev/shm /var/lib /opt; d
 	seen=$seen$d:
 	[ "$d" != / ] || continue
 	[ -w "$d" ] || { echo "no=$d cannot be written to"; continue; }
-	case $(ls -ld "$d/.") in d???????w[!tT]*) echo "no=$d lets others replace what is in it"; continue;; esac
+	u=$d why=
+	while :; do
+		case $(ls -ldn "$u/.") in
+		d????w???[!tT]*|d???????w[!tT]*) why="$u lets others replace what is in it";;
+		esac
+		o=$(ls -ldn "$u/." | { read -r m n o x; echo "$o"; })
+		[ "$o" = 0 ] || [ "$o" = "$uid" ] || why="$u belongs to somebody else"
+		[ -z "$why" ] && [ -n "$u" ] || break
+		u=${u%/*}
+	done
+	[ -z "$why" ] || { echo "no=$d: $why"; continue; }
 	t=$d/.hikae-$mark
 	mkdir -m 0700 "$t" 2>/dev/null || { echo "no=$d takes no folder"; t=; continue; }
 	{ echo '#!/bin/sh' && echo 'exit 0'; } 2>/dev/null >"$t/x" && chmod 700 "$t/x" && [ -s "$t/x" ] || { echo "no=$d is full"; rm -rf "$t"; continue; }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"slices"
-	"syscall"
 	"time"
 )
 
@@ -102,7 +101,7 @@ func (h *Here) deploy(ctx context.Context, way Way, opts *DeployOptions, reconne
 	o.Guest, o.Way = h.Guest, way
 	for {
 		d, err := h.attempt(ctx, way, &o)
-		if err == nil || *reconnects == 0 || !linkBroke(err) || errors.Is(err, ErrLeftover) || pause(ctx, reconnectWait) != nil {
+		if err == nil || *reconnects == 0 || !LinkBroke(err) || errors.Is(err, ErrLeftover) || pause(ctx, reconnectWait) != nil {
 			return d, err
 		}
 		*reconnects--
@@ -134,21 +133,6 @@ func ignoreClosed(err error) error {
 		return nil
 	}
 	return err
-}
-
-// linkBroke reports whether an error is about the link, and not about what is at its other end: only then another
-// attempt may help.
-func linkBroke(err error) bool {
-	if way, ok := errors.AsType[*WayError](err); ok && (way.Step == "connect" || way.Step == "link") {
-		return true
-	}
-	for _, e := range []error{ErrLost, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE,
-		syscall.ECONNREFUSED, syscall.ECONNABORTED} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
 }
 
 // pause waits, unless the context ends.

@@ -34,7 +34,7 @@ func (s *Sweeper) Undo(ctx context.Context, e hikae.Effect, _ []hikae.ChangeID) 
 	}
 	for try := 0; ; try++ {
 		err := undoOver(ctx, way, e)
-		if err == nil || try == Reconnects || !linkBroke(err) || pause(ctx, reconnectWait) != nil {
+		if err == nil || try == Reconnects || !LinkBroke(err) || pause(ctx, reconnectWait) != nil {
 			return err
 		}
 	}

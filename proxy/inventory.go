@@ -40,6 +40,9 @@ type Worker struct {
 
 	Tasks int `json:"tasks"`           // that it is running now
 	Limit int `json:"limit,omitempty"` // tasks that it may run at once; zero: no limit
+
+	// Away says in words why it cannot be asked just now; empty where it can.
+	Away string `json:"away,omitempty"`
 }
 
 // VM is a guest that is to be worked in, and what is known of it from outside.
@@ -122,11 +125,12 @@ func atLeast(version, least string) bool {
 	}
 	want, _ := numbers(least)
 	for i, w := range want {
-		switch {
-		case i >= len(have) || have[i] < w:
-			return false
-		case have[i] > w:
-			return true
+		n := 0 // "2" is 2.0
+		if i < len(have) {
+			n = have[i]
+		}
+		if n != w {
+			return n > w
 		}
 	}
 	return true

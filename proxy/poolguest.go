@@ -12,7 +12,7 @@ import (
 // of the best priority are full it waits: a machine of a lower one is not taken in its place.
 //
 // failed are machines that could not do it for this guest: who takes over then is the decision's to say (R169, R170). Tasks
-// and limits are the pool's; a machine that it does not have cannot be taken.
+// and limits are the pool's; a machine that it does not have meets no requirement, and others take its place.
 func (p *Pool) TakeGuest(ctx context.Context, c *GuestChoice, failed ...string) (*Lease, *GuestDecision, error) {
 	var last *GuestDecision
 	lease, err := p.Take(ctx, c.VM.Name, func(loads map[string]Load) ([]string, error) {
@@ -43,9 +43,12 @@ func (c *GuestChoice) under(loads map[string]Load) *GuestChoice {
 	out := *c
 	out.Workers = slices.Clone(c.Workers)
 	for i := range out.Workers {
-		if l, ok := loads[out.Workers[i].Name]; ok {
-			out.Workers[i].Tasks, out.Workers[i].Limit = l.Tasks, l.Limit
+		l, ok := loads[out.Workers[i].Name]
+		if !ok { // it has died, or was never there
+			out.Workers[i].Away = "it is not in the pool"
+			continue
 		}
+		out.Workers[i].Tasks, out.Workers[i].Limit = l.Tasks, l.Limit
 	}
 	return &out
 }

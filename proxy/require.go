@@ -26,6 +26,7 @@ func (c *GuestChoice) problems(w *Worker) (out []string) {
 	}
 	say(len(c.Rules.Manual) > 0 && !slices.Contains(c.Rules.Manual, w.Name), "it is not among those chosen by hand")
 	out = append(out, c.systemProblems(w)...)
+	say(w.Away != "", "%s", w.Away)
 	say(!w.Managed, "it was not added to the infrastructure")
 	out = append(out, c.accountProblems(w)...)
 	return append(out, c.reachProblems(w)...)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/hikae/hikae/guest/agent/wire"
 )
@@ -61,6 +62,55 @@ func (p *Place) Remove() error {
 		return fmt.Errorf("%s: another folder has its name", p.dir)
 	}
 	return os.RemoveAll(p.dir)
+}
+
+// Linger is how long the folder of a component that was spoken to by runs of its program stays behind it, empty. Whoever
+// runs that program does so by its name, as root: while they may still do it the name must not become free, for somebody
+// else to put a folder and a program of his own there. A client gives up much earlier, and whoever takes the component away
+// does not wait for it.
+const Linger = 30 * time.Minute
+
+// Empty removes all that is in the folder, following no link, and keeps it.
+func (p *Place) Empty() error {
+	root, err := os.OpenRoot(p.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if info, err := root.Stat("."); err != nil || !os.SameFile(info, p.same) {
+		return errors.Join(err, fmt.Errorf("%s: another folder has its name", p.dir))
+	}
+	f, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	names, err := f.Readdirnames(-1)
+	err = errors.Join(err, f.Close())
+	for _, name := range names {
+		err = errors.Join(err, root.RemoveAll(name))
+	}
+	return err
+}
+
+// Emptied is what [Options].Remove is of a component that is spoken to by runs of its program: the folder goes with the
+// process.
+func (p *Place) Emptied(context.Context) (wire.RemoveAnswer, error) {
+	return wire.RemoveAnswer{Last: []string{p.dir}}, p.Empty()
+}
+
+// RemoveLater keeps the folder, empty, until the context ends or [Linger] is over, and then removes it.
+func (p *Place) RemoveLater(ctx context.Context) error {
+	err := p.Empty()
+	t := time.NewTimer(Linger)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return errors.Join(err, p.Remove())
 }
 
 // Removed is what [Options].Remove is on systems where a program that runs can be removed.

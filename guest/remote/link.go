@@ -2,11 +2,7 @@ package remote
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"net"
-	"syscall"
 	"time"
 
 	"github.com/hikae/hikae/guest"
@@ -63,18 +59,4 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-// linkBroke reports whether an error is about the link and not about what is at its other end: only then another attempt
-// may help.
-func linkBroke(err error) bool {
-	if way, ok := errors.AsType[*guest.WayError](err); ok && (way.Step == "connect" || way.Step == "link") {
-		return true
-	}
-	for _, e := range []error{guest.ErrLost, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNREFUSED, syscall.ECONNABORTED} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
 }

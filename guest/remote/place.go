@@ -58,7 +58,7 @@ func (s *Server) placeOnce(ctx context.Context, way guest.Way, name, session str
 // withReconnect does something over a link to a guest, and once more where the link broke (R190).
 func (s *Server) withReconnect(ctx context.Context, name string, do func(context.Context) error) error {
 	err := do(ctx)
-	for try := 1; err != nil && linkBroke(err) && !errors.Is(err, guest.ErrLeftover) && ctx.Err() == nil; try++ {
+	for try := 1; err != nil && guest.LinkBroke(err) && !errors.Is(err, guest.ErrLeftover) && ctx.Err() == nil; try++ {
 		if try > ToGuest.Reconnects() {
 			return &TaskError{Guest: name, Link: ToGuest, Reconnects: try - 1, Err: err}
 		}

@@ -2,16 +2,17 @@ package smbchannel
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
 
 	"github.com/cloudsoda/go-smb2"
+
+	"github.com/hikae/hikae/guest"
 )
 
 // ErrLinkLost says that the connection to the guest broke, or was given up because the guest did not answer.
-var ErrLinkLost = errors.New("the connection to the guest was lost")
+var ErrLinkLost = fmt.Errorf("%w: the SMB connection was lost", guest.ErrLink)
 
 // grace is how long a request may go on whose caller has left. Most are answered by then, and the connection lives.
 const grace = 2 * time.Second

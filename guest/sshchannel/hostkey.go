@@ -22,6 +22,10 @@ type HostKeyError struct {
 	Known   []string // fingerprints of those that it should have
 	Changed bool     // another key is known for this server: it was set up anew, or somebody is in between
 	Revoked bool
+
+	// stranger says that the files have no line for this server, and that it shows a plain key: only then may the key be
+	// taken on trust. A certificate that does not hold is not that.
+	stranger bool
 }
 
 func (e *HostKeyError) Error() string {
@@ -150,7 +154,7 @@ func (k *hostKeys) check(_ string, _ net.Addr, key ssh.PublicKey) error {
 	}
 	err := k.byFiles(key)
 	var unknown *HostKeyError
-	if errors.As(err, &unknown) && !unknown.Changed && !unknown.Revoked && k.opts.TrustFirst != "" {
+	if errors.As(err, &unknown) && unknown.stranger && k.opts.TrustFirst != "" {
 		return k.learn(key)
 	}
 	return err
@@ -163,6 +167,7 @@ func (k *hostKeys) byFiles(key ssh.PublicKey) error {
 		return err
 	}
 	if check == nil {
+		bad.stranger = isPlain(key)
 		return bad
 	}
 	err = check(k.addr, nowhere, key)
@@ -175,6 +180,7 @@ func (k *hostKeys) byFiles(key ssh.PublicKey) error {
 		bad.Revoked = true
 	case errors.As(err, &unknown):
 		bad.Changed = len(unknown.Want) > 0
+		bad.stranger = !bad.Changed && isPlain(key)
 		for _, w := range unknown.Want {
 			bad.Known = append(bad.Known, ssh.FingerprintSHA256(w.Key))
 		}
@@ -182,6 +188,11 @@ func (k *hostKeys) byFiles(key ssh.PublicKey) error {
 		return fmt.Errorf("%w: %w", bad, err)
 	}
 	return bad
+}
+
+func isPlain(key ssh.PublicKey) bool {
+	_, cert := key.(*ssh.Certificate)
+	return !cert
 }
 
 func plainKey(key ssh.PublicKey) ssh.PublicKey {
@@ -200,7 +211,7 @@ func (k *hostKeys) learn(key ssh.PublicKey) error {
 	defer learning.Unlock()
 	err := k.byFiles(key) // another connection may have been first
 	var unknown *HostKeyError
-	if !errors.As(err, &unknown) || unknown.Changed {
+	if !errors.As(err, &unknown) || !unknown.stranger {
 		return err
 	}
 	f, err := os.OpenFile(k.opts.TrustFirst, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/hikae/hikae/guest"
 )
 
 const (
@@ -20,7 +22,7 @@ const (
 )
 
 // ErrLinkLost says that a connection is over: the guest ended it, or did not answer any more.
-var ErrLinkLost = errors.New("the connection to the guest is lost")
+var ErrLinkLost = fmt.Errorf("%w: the SSH connection is lost", guest.ErrLink)
 
 // link is one connection. It implements [hikae.GuestChannel].
 type link struct {
@@ -116,7 +118,7 @@ func (l *link) because(err error) error {
 	if err == nil || l.ended.Err() == nil || errors.As(err, &refused) {
 		return err
 	}
-	return fmt.Errorf("%w (%v)", context.Cause(l.ended), err)
+	return fmt.Errorf("%w (%w)", context.Cause(l.ended), err)
 }
 
 // session opens a session. A server that allows fewer than we open has us wait for one of ours to end.

@@ -50,6 +50,7 @@ func New(addr string, cred guest.Credential, opts *Options) *Way {
 	if _, _, err := net.SplitHostPort(addr); err != nil {
 		w.addr = net.JoinHostPort(strings.Trim(addr, "[]"), "22")
 	}
+	w.addr = strings.ToLower(w.addr) // known_hosts has names in small letters
 	if w.opts.KeepAlive <= 0 {
 		w.opts.KeepAlive = keepAlive
 	}

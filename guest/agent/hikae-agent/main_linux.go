@@ -9,6 +9,7 @@ import (
 
 	"github.com/hikae/hikae/guest/agent"
 	"github.com/hikae/hikae/guest/agent/apps"
+	"github.com/hikae/hikae/guest/agent/files"
 	"github.com/hikae/hikae/guest/agent/freeze"
 	"github.com/hikae/hikae/guest/agent/script"
 )
@@ -20,15 +21,21 @@ var systemCommands = map[string]command{
 }
 
 // parts are what a component on Linux can do. A runtime component has a folder, which a watchdog takes along.
-func parts(p *agent.Place) *agent.Options {
+// Where the folder's name has to stay, nobody but whoever takes the component away removes it.
+func parts(p *agent.Place, stays bool) *agent.Options {
+	leave := p
+	if stays {
+		leave = nil
+	}
 	servers := apps.New(nil)
 	return &agent.Options{
 		Admin:        mayFreeze(),
 		Boot:         boot(),
-		Freezer:      freeze.New(&freeze.Options{Leave: p}),
+		Freezer:      freeze.New(&freeze.Options{Leave: leave}),
 		Applications: servers,
 		Logs:         servers,
 		Scripts:      script.New(nil),
+		Indexer:      files.New(),
 	}
 }
 

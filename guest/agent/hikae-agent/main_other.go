@@ -9,7 +9,7 @@ import (
 )
 
 // parts: on this system a component says who it is, and no more.
-func parts(*agent.Place) *agent.Options { return &agent.Options{Admin: os.Geteuid() == 0} }
+func parts(*agent.Place, bool) *agent.Options { return &agent.Options{Admin: os.Geteuid() == 0} }
 
 // systemCommands are those that only this system has.
 var systemCommands map[string]command

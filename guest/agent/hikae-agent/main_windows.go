@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hikae/hikae/guest/agent"
+	"github.com/hikae/hikae/guest/agent/files"
 	"github.com/hikae/hikae/guest/agent/vss"
 	"github.com/hikae/hikae/guest/agent/vss/sqlserver"
 	"github.com/hikae/hikae/guest/agent/winsvc"
@@ -34,7 +35,7 @@ func init() { commands["serve"] = serveStdio }
 var mode vss.Mode
 
 // parts are what a component on Windows can do.
-func parts(p *agent.Place) *agent.Options {
+func parts(p *agent.Place, _ bool) *agent.Options {
 	sql := sqlserver.New()
 	return &agent.Options{
 		Unverified:   vss.Unverified + "; SQL Server: " + sqlserver.Unverified,
@@ -43,6 +44,7 @@ func parts(p *agent.Place) *agent.Options {
 		Freezer:      vss.Flusher{},
 		Applications: applications{vss.New(&vss.Options{Mode: mode}), sql},
 		Logs:         sql,
+		Indexer:      files.New(),
 		Remove: func(context.Context) (wire.RemoveAnswer, error) {
 			gone, last, err := winsvc.Leave(p.Dir(), programName())
 			return wire.RemoveAnswer{Removed: gone, Last: last}, err

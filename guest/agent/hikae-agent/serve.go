@@ -20,10 +20,20 @@ func place(args []string) (*agent.Place, error) {
 
 // runtimeComponent is a component that lives in a folder and goes with it.
 func runtimeComponent(p *agent.Place) *agent.Agent {
-	opts := parts(p)
+	opts := parts(p, false)
 	opts.Product = product()
 	if opts.Remove == nil {
 		opts.Remove = p.Removed
+	}
+	return agent.New(opts)
+}
+
+// relayedComponent is one that is spoken to by runs of its program: its folder's name outlives it. See [agent.Linger].
+func relayedComponent(p *agent.Place) *agent.Agent {
+	opts := parts(p, true)
+	opts.Product = product()
+	if opts.Remove == nil {
+		opts.Remove = p.Emptied
 	}
 	return agent.New(opts)
 }

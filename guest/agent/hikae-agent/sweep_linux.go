@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -17,8 +18,12 @@ import (
 	"github.com/hikae/hikae/guest/agent"
 )
 
-// sweepTerm is how long a component has to thaw and to take itself away before it is killed; its watchdog thaws then.
-const sweepTerm = 10 * time.Second
+// sweepTerm is how long a component has to thaw and to take itself away before it is killed; sweepKill how long its watchdog
+// then has to thaw, which is killed by nobody: the guest would stay frozen.
+const (
+	sweepTerm = 10 * time.Second
+	sweepKill = 75 * time.Second
+)
 
 // sweep ends the components that were started from a folder, and removes it. That there is none is no error. It is run from
 // another folder, or over a channel that brought it anew.
@@ -37,7 +42,7 @@ func sweep(ctx context.Context, args []string) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTerm)
 	defer cancel()
 	if !endAll(ctx, p.Dir(), unix.SIGTERM) {
-		last, cancel := context.WithTimeout(context.Background(), sweepTerm)
+		last, cancel := context.WithTimeout(context.Background(), sweepKill)
 		defer cancel()
 		if !endAll(last, p.Dir(), unix.SIGKILL) {
 			return fmt.Errorf("processes of %s do not end", p.Dir())
@@ -46,7 +51,14 @@ func sweep(ctx context.Context, args []string) error {
 	return p.Remove()
 }
 
-// endAll signals all that run from a folder until there are none.
+// isWatchdog reports whether a process is a component's watchdog: that is the first word behind its name.
+func isWatchdog(id int) bool {
+	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", id))
+	words := bytes.Split(line, []byte{0})
+	return len(words) > 1 && string(words[1]) == "watchdog"
+}
+
+// endAll signals all that run from a folder, but for watchdogs, until there are none.
 func endAll(ctx context.Context, dir string, sign unix.Signal) bool {
 	for {
 		ids := runFrom(dir)
@@ -54,7 +66,9 @@ func endAll(ctx context.Context, dir string, sign unix.Signal) bool {
 			return true
 		}
 		for _, id := range ids {
-			unix.Kill(id, sign)
+			if !isWatchdog(id) {
+				unix.Kill(id, sign)
+			}
 		}
 		select {
 		case <-ctx.Done():
