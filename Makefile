@@ -17,12 +17,13 @@ SUB        := $(MAKE) --no-print-directory
 race       = $(shell command -v $${CC:-gcc} >/dev/null && echo -race)
 
 # What a component is built for. The folder is what guest.ProgramsIn takes.
+AGENT_VERSION ?= 0.0.0
 AGENTS     := linux-amd64 linux-arm64 windows-amd64
 
 .PHONY: help build agents test test-long test-release check unit lint bench fuzz deps fmt vet staticcheck clean $(CROSS)
 
 help:
-	@echo "make build         bin/hikae"
+	@echo "make build         bin/hikae, and bin/agents"
 	@echo "make agents        bin/agents: the component for guests, for each system"
 	@echo "make test          checks, all tests of the fast tier, builds for other systems"
 	@echo "make lint          formatting, vet, staticcheck"
@@ -31,17 +32,19 @@ help:
 	@echo "make test-release  full figures: hours"
 	@echo "make bench         measures against restic and borgbackup, writes docs/benchmarks.md; needs root and 25 GB"
 
-build:
+# The components lie beside the program, where it looks for them.
+build: agents
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/hikae ./examples/hikae
 
 # Of a Windows program the file's own name has the ending.
 agents: $(AGENTS:%=agent-%)
+	@echo $(AGENT_VERSION) >bin/agents/version
 
 agent-%:
 	@os=$(firstword $(subst -, ,$*)); arch=$(lastword $(subst -, ,$*)); to=bin/agents/$*; mkdir -p $$to; \
 	[ $$os = windows ] && to=$$to/hikae-agent.exe || to=$$to/hikae-agent; \
-	GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $$to ./guest/agent/hikae-agent
+	GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(AGENT_VERSION)" -o $$to ./guest/agent/hikae-agent
 
 # Both halves run, whatever the first says; the summary of the tests comes last.
 test: deps

@@ -28,6 +28,8 @@ type DeployOptions struct {
 	// Journal keeps what is made in the guest before it is made: an effect of kind [EffectKind]. Nil: it is not kept, and
 	// what a killed process left is found by nobody but the component's own lease.
 	Journal hikae.Journal
+	// Reconnects is how many times a link to the guest may still be made anew; a deployer takes from it. Nil: once.
+	Reconnects *int
 	// Way opens the channel again, once, where its link broke and something is to be taken away.
 	Way Way
 }

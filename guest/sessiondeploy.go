@@ -66,6 +66,9 @@ func (h *Here) Probe(ctx context.Context) (*Report, error) {
 // (R190).
 func (h *Here) Deploy(ctx context.Context, kinds []Kind, opts *DeployOptions) (*Deployed, error) {
 	reconnects := Reconnects
+	if opts != nil && opts.Reconnects != nil {
+		return h.deployWith(ctx, kinds, opts, opts.Reconnects)
+	}
 	return h.deployWith(ctx, kinds, opts, &reconnects)
 }
 
@@ -159,6 +162,10 @@ func usePersistent(ctx context.Context, p Persistent, install bool, opts *Deploy
 		return nil, &StepError{Guest: opts.Guest, Step: "connect", Err: err}
 	}
 	c, err := Dial(ctx, stream, &ComponentOptions{Session: opts.Session, Lease: opts.Lease})
+	var version *VersionError
+	if errors.As(err, &version) && !install { // one of another version is replaced, never talked to
+		return usePersistent(ctx, p, true, opts)
+	}
 	if err != nil {
 		return nil, &StepError{Guest: opts.Guest, Step: "connect", Err: fmt.Errorf("persistent component: %w", err)}
 	}

@@ -18,7 +18,7 @@ import (
 //	Freeze Thaw  by the provider, right around its atomic step
 //	Finish       after the snapshot, before the copy: applications go on
 //	Keep         into the point that is being written; again where the point is begun anew
-//	Settle       the point is durable, or there is none
+//	Settle       whether there is a durable point that applications can go back to
 //	Close        always: nothing of ours stays in the guest
 //
 // Whether a failure fails the VM or is a warning is its own policy: what it returns as an error fails the backup.
@@ -28,6 +28,9 @@ type GuestWork interface {
 	Finish(ctx context.Context) error
 	// Keep hands what a restore needs to put: small files, an index. Names begin with "guest/".
 	Keep(ctx context.Context, put func(name string, content io.Reader) error) error
+	// Settle tells the applications, and lets them go. With true a point is durable, and it holds the applications in a
+	// state of their own: host and guest both say that it reached hikae.Application. Logs are dropped for that alone, so a
+	// durable point that is less is false to them.
 	Settle(ctx context.Context, durable bool) error
 	Close(ctx context.Context) error
 	// Reached is what the snapshot is good for as far as the guest tells, and what was done, for the report.
@@ -94,14 +97,15 @@ func (s *backup) keepGuest(ctx context.Context, put func(context.Context, string
 	return nil
 }
 
-// settleGuest tells the applications, with time of its own: the point stands, whatever became of the context.
+// settleGuest tells the applications, with time of its own: the point stands, whatever became of the context. One that
+// is as after a power cut, or without the applications, is none that they may drop logs for.
 func (s *backup) settleGuest(ctx context.Context) {
 	if s.opts.Guest == nil {
 		return
 	}
-	ctx, cancel := s.guestTime(ctx)
-	defer cancel()
-	if err := s.opts.Guest.Settle(ctx, true); err != nil {
+	whole := s.reached() == hikae.Application
+	err := s.inGuest(ctx, func(ctx context.Context) error { return s.opts.Guest.Settle(ctx, whole) })
+	if err != nil {
 		s.warn("the point is durable, but the guest's applications could not be told: %v", err)
 	}
 }
@@ -109,13 +113,11 @@ func (s *backup) settleGuest(ctx context.Context) {
 // endGuest takes everything of ours out of the guest again, and reports on it.
 func (s *backup) endGuest(ctx context.Context, failed error) error {
 	g := s.opts.Guest
-	ctx, cancel := s.guestTime(ctx)
-	defer cancel()
 	var err error
 	if s.res.Point == "" {
-		err = g.Settle(ctx, false)
+		err = s.inGuest(ctx, func(ctx context.Context) error { return g.Settle(ctx, false) })
 	}
-	err = errors.Join(err, g.Close(ctx))
+	err = errors.Join(err, s.inGuest(ctx, g.Close))
 	_, res := g.Reached()
 	for _, text := range res.Warnings {
 		s.warn("guest: %s", text)
@@ -130,6 +132,13 @@ func (s *backup) endGuest(ctx context.Context, failed error) error {
 		return nil
 	}
 	return errors.Join(failed, err)
+}
+
+// inGuest does one thing with a time of its own: applications that do not answer must not take it from the removal.
+func (s *backup) inGuest(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := s.guestTime(ctx)
+	defer cancel()
+	return do(ctx)
 }
 
 // guestTime bounds what is done in the guest when the context may be over.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -55,7 +56,7 @@ func (g *scripted) Reached() (hikae.Consistency, GuestResult) {
 }
 
 // R119, R144, R183, R187, R188: the guest is got ready before the snapshot, goes on before the copy, is told when the
-// point is durable, and is left as it was.
+// point is durable and has its applications in it, and is left as it was.
 func TestGuestWorkInOrder(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -72,7 +73,11 @@ func TestGuestWorkInOrder(t *testing.T) {
 			h, b, g := filled(1, 1<<20), pipetest.NewBackend(block), &scripted{level: c.level}
 			res, err := Backup(t.Context(), h, "", b, &BackupOptions{Guest: g})
 			require.NoError(t, err)
-			require.Equal(t, []string{"begin", "freeze", "thaw", "finish", "keep", "settle", "close"}, g.did)
+			told := "give up" // logs are not dropped for a point that applications cannot go back to
+			if c.want == "application" {
+				told = "settle"
+			}
+			require.Equal(t, []string{"begin", "freeze", "thaw", "finish", "keep", told, "close"}, g.did)
 			require.Equal(t, c.want, res.Consistency)
 			require.Equal(t, "ssh", res.Guest.Way)
 			require.Contains(t, res.Warnings, "guest: swap on sda2")
@@ -83,6 +88,12 @@ func TestGuestWorkInOrder(t *testing.T) {
 			text, err := io.ReadAll(label)
 			require.NoError(t, err)
 			require.Equal(t, "START WAL LOCATION", string(text))
+			for p, err := range b.Points(t.Context(), "") {
+				require.NoError(t, err)
+				config, err := PointConfig(t.Context(), b, p)
+				require.NoError(t, err)
+				require.Equal(t, h.config, config, "what the guest gave is no configuration")
+			}
 		})
 	}
 }
@@ -104,7 +115,7 @@ func TestGuestWorkFailsAtEachStep(t *testing.T) {
 			require.Equal(t, wantPoint, res.Point != "")
 			if wantPoint {
 				require.NoError(t, err)
-				require.NotContains(t, g.did, "give up")
+				require.Equal(t, step == "freeze", slices.Contains(g.did, "give up"), "a crash is no leave to drop logs")
 				return
 			}
 			require.ErrorIs(t, err, errGuest)
@@ -136,4 +147,24 @@ func TestGuestIsClosedWhereTheHostFails(t *testing.T) {
 			require.Zero(t, h.snapshots)
 		})
 	}
+}
+
+// hanging is a guest whose applications do not answer when they are told.
+type hanging struct{ scripted }
+
+func (g *hanging) Settle(ctx context.Context, _ bool) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// R188: applications that do not answer take no time from the removal.
+func TestGuestIsClosedAfterSettleHangs(t *testing.T) {
+	t.Parallel()
+	h, b := filled(4, 1<<20), pipetest.NewBackend(block)
+	g := &hanging{scripted{refuse: "begin"}}
+	_, err := Backup(t.Context(), h, "", b, &BackupOptions{Guest: g, ReleaseDeadline: 200 * time.Millisecond})
+	require.ErrorIs(t, err, errGuest)
+	require.ErrorIs(t, err, context.DeadlineExceeded, "of the applications alone")
+	require.Equal(t, []string{"begin", "close"}, g.did)
+	require.Equal(t, 1, strings.Count(err.Error(), context.DeadlineExceeded.Error()), "Close has time of its own")
 }

@@ -168,6 +168,9 @@ func (s *restore) describe(ctx context.Context) (hikae.VM, error) {
 func (s *restore) config(ctx context.Context) (map[string][]byte, error) {
 	config, sum := map[string][]byte{}, int64(0)
 	for _, b := range s.point.Blobs {
+		if isGuests(b.Name) {
+			continue
+		}
 		data, err := readBlob(ctx, s.backend, s.point.ID, b)
 		if err != nil {
 			if !s.opts.Salvage || ctx.Err() != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/guest"
+	"github.com/hikae/hikae/guest/remote"
 )
 
 func (t *tool) guestCommand() *cobra.Command {
@@ -27,15 +29,20 @@ step, before a backup counts on it:
   deploy       bring the component in, see what it finds, and remove it
   freeze-test  freeze and thaw for real, and say how consistent a backup would be
   remove       remove what is left of ours in a guest
+  install      put a persistent component there; uninstall, list
+  logs         keep the transaction logs of databases between backups, and restore to a moment
 
 A guest is named by the ways into it, one or more URLs that are tried in their order:
 
   ssh://USER@HOST[:PORT]    Linux, or Windows with OpenSSH
   smb://USER@HOST[:PORT]    Windows, by ADMIN$ and the service control manager
   qga:///PATH               the QEMU guest agent's unix socket on this host; no network is needed
+  direct://HOST[:PORT]      a persistent component that hikae guest install has put there
 
 The password is in HIKAE_GUEST_PASSWORD, or everything is in a file of --credentials. SSH takes keys by --ssh-key and
 --ssh-agent; host keys are always checked.
+
+With --via-proxy another machine does the work (hikae proxy), and this one does it where that fails.
 
 A backup does all this by itself: hikae backup --guest URL.`),
 		Example: example(`
@@ -45,13 +52,15 @@ hikae backup --repo /backup/hikae --guest ssh://root@web1 'kvm:///run/web1.qmp'`
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(t.guestProbeCommand(), t.guestDeployCommand(), t.guestFreezeCommand(), t.guestRemoveCommand())
+	cmd.AddCommand(t.guestProbeCommand(), t.guestDeployCommand(), t.guestFreezeCommand(), t.guestRemoveCommand(),
+		t.guestInstallCommand(), t.guestUninstallCommand(), t.guestListCommand(), t.guestLogsCommand())
 	return cmd
 }
 
 // waysFlags are how to log in to a guest.
 type waysFlags struct {
 	name         string
+	proxies      []string
 	credentials  string
 	sshKey       string
 	sshAgent     bool
@@ -65,6 +74,7 @@ type waysFlags struct {
 func (f *waysFlags) flags(cmd *cobra.Command, prefix string) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.name, "guest-name", "", "`NAME` of the guest in reports and in the file of credentials (default: the VM's name, or the host in the first URL)")
+	flags.StringArrayVar(&f.proxies, prefix+"via-proxy", nil, "have the proxy at `mover://HOST[:PORT]/NAME` work in the guest, and this machine where it fails; may repeat")
 	flags.StringVar(&f.credentials, prefix+"credentials", "", "`FILE` of credentials for guests: JSON, see docs/guest.md; nobody else may read it")
 	flags.StringVar(&f.sshKey, prefix+"ssh-key", "", "`FILE` with a private key for SSH; its passphrase is in HIKAE_GUEST_PASSWORD")
 	flags.BoolVar(&f.sshAgent, prefix+"ssh-agent", false, "use the keys of the SSH agent")
@@ -77,9 +87,24 @@ func (f *waysFlags) flags(cmd *cobra.Command, prefix string) {
 
 // guestReached is one guest with the ways into it.
 type guestReached struct {
-	here    *guest.Here
-	journal *hikae.FileJournal
-	order   guest.Order
+	here      *guest.Here
+	deployers []guest.Deployer // proxies, and then this machine
+	clients   []*remote.Client // of the proxies
+	journal   *hikae.FileJournal
+	order     guest.Order
+	choice    guest.Choice
+}
+
+// Close ends what proxies do for this command.
+func (g *guestReached) Close() error {
+	var errs []error
+	for _, c := range g.clients {
+		errs = append(errs, c.Close())
+	}
+	if g.journal != nil {
+		errs = append(errs, g.journal.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // reach sets the ways up. Nothing is connected yet but for what a killed command left: that is taken away first, where it
@@ -109,24 +134,84 @@ func (t *tool) reachQuietly(ctx context.Context, f *waysFlags, urls []string) (*
 			return nil, err
 		}
 	}
+	var far []remote.Way
+	kinds := map[guest.Kind]bool{}
 	for _, u := range urls {
 		way, err := t.wayOf(ctx, f, here.Guest, u)
 		if err != nil {
 			return nil, err
 		}
-		for _, other := range here.Ways {
-			if other.Kind() == way.Kind() {
-				return nil, outcome.Usage("Name one URL of each kind.", "two ways are of the kind %s", way.Kind())
-			}
+		if kinds[way.kind] {
+			return nil, outcome.Usage("Name one URL of each kind.", "two ways are of the kind %s", way.kind)
 		}
-		here.Ways, g.order = append(here.Ways, way), append(g.order, way.Kind())
+		kinds[way.kind] = true
+		g.add(way)
+		if way.far != nil {
+			far = append(far, *way.far)
+		}
 	}
+	if err := t.addProxies(g, f, far); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	g.deployers = append(g.deployers, here)
 	state, err := t.stateDir()
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, g.Close())
 	}
-	g.journal, err = hikae.OpenFileJournal(filepath.Join(state, "guest-journal"))
-	return g, err
+	if g.journal, err = hikae.OpenFileJournal(filepath.Join(state, "guest-journal")); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	return g, nil
+}
+
+// add adds a way from this machine.
+func (g *guestReached) add(way *wayInto) {
+	if way.persist != nil {
+		g.here.Persist, g.choice.Persistent = way.persist, true
+		return
+	}
+	g.here.Ways, g.order = append(g.here.Ways, way.here), append(g.order, way.kind)
+}
+
+// addProxies puts proxies before this machine.
+func (t *tool) addProxies(g *guestReached, f *waysFlags, ways []remote.Way) error {
+	if len(f.proxies) > 0 && len(ways) == 0 {
+		return outcome.Usage("Name an ssh:// or smb:// URL too, or leave --via-proxy out.", "none of these ways can be gone from a proxy")
+	}
+	for _, url := range f.proxies {
+		c, err := t.proxyClient(url)
+		if err != nil {
+			return err
+		}
+		g.clients = append(g.clients, c)
+		g.deployers = append(g.deployers, &remote.Deployer{Client: c, Guest: g.here.Guest, Ways: ways, Timeout: f.timeout})
+	}
+	return nil
+}
+
+// first has the first machine that can do a step in the guest. What is left behind there stays that machine's.
+func (t *tool) first(ctx context.Context, g *guestReached, do func(guest.Deployer) error) error {
+	var errs []error
+	for _, d := range g.deployers {
+		err := do(d)
+		if err == nil {
+			return nil
+		}
+		if len(g.deployers) > 1 {
+			err = fmt.Errorf("from %s: %w", d.Name(), err)
+		}
+		errs = append(errs, err)
+		if errors.Is(err, guest.ErrLeftover) || ctx.Err() != nil {
+			break
+		}
+		if len(errs) < len(g.deployers) {
+			t.tell("warning: %v; %s takes its place", outcome.Clean(err.Error()), g.deployers[len(errs)].Name())
+		}
+	}
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return errors.Join(errs...)
 }
 
 // sweepGuest takes away what killed commands left in this guest.
@@ -154,15 +239,20 @@ func (g *guestReached) sweeper() *guest.Sweeper {
 	}}
 }
 
-// programs are the components: in the folder that HIKAE_AGENT_DIR names, or beside this program.
+// agentDir is where the components are: in the folder that HIKAE_AGENT_DIR names, or beside this program.
+func (t *tool) agentDir() (string, error) {
+	if dir := t.env("HIKAE_AGENT_DIR"); dir != "" {
+		return dir, nil
+	}
+	self, err := os.Executable()
+	return filepath.Join(filepath.Dir(self), "agents"), err
+}
+
+// programs are the components.
 func (t *tool) programs() (guest.Programs, error) {
-	dir := t.env("HIKAE_AGENT_DIR")
-	if dir == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return nil, err
-		}
-		dir = filepath.Join(filepath.Dir(self), "agents")
+	dir, err := t.agentDir()
+	if err != nil {
+		return nil, err
 	}
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
 		return nil, &outcome.Error{Kind: outcome.KindNotFound, Object: dir, Text: "there are no components for guests in " + dir,

@@ -73,10 +73,10 @@ func (t *tool) guestWork(ctx context.Context, f *inGuestFlags, vm string) (work 
 	if err != nil {
 		return nil, done, err
 	}
-	opts.Guest, opts.Order, opts.Journal = g.here.Guest, g.order, g.journal
-	s, err := guest.NewSession([]guest.Deployer{g.here}, &opts)
+	opts.Guest, opts.Order, opts.Journal, opts.Choice = g.here.Guest, g.order, g.journal, g.choice
+	s, err := guest.NewSession(g.deployers, &opts)
 	if err != nil {
-		return nil, done, errors.Join(outcome.Usage("", "%v", err), g.journal.Close())
+		return nil, done, errors.Join(outcome.Usage("", "%v", err), g.Close())
 	}
-	return s, g.journal.Close, nil
+	return s, g.Close, nil
 }

@@ -34,6 +34,7 @@ hikae guest deploy ssh://root@web1`),
 type deployDoc struct {
 	Guest         string             `json:"guest"`
 	Way           guest.Kind         `json:"way"`
+	From          string             `json:"from"` // which machine did it
 	Component     string             `json:"component"`
 	OS            string             `json:"os"`
 	Arch          string             `json:"arch"`
@@ -47,20 +48,48 @@ type deployDoc struct {
 	unverified string
 }
 
-// brought is a component in a guest, for as long as a command needs it.
+// enter brings the component in from the first machine that can, or opens the persistent one.
+func (t *tool) enter(ctx context.Context, g *guestReached, session string) (d *guest.Deployed, from string, err error) {
+	opts := &guest.DeployOptions{Guest: g.here.Guest, Session: session, Journal: g.journal}
+	err = t.first(ctx, g, func(at guest.Deployer) (err error) {
+		from = at.Name()
+		if at == guest.Deployer(g.here) && len(g.here.Ways) == 0 {
+			d, err = openPersistent(ctx, g.here.Persist, session)
+			return err
+		}
+		d, err = at.Deploy(ctx, g.order, opts)
+		return err
+	})
+	return d, from, err
+}
+
+// openPersistent begins a session with the component that stays.
+func openPersistent(ctx context.Context, p guest.Persistent, session string) (*guest.Deployed, error) {
+	stream, err := p.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, err := guest.Dial(ctx, stream, &guest.ComponentOptions{Session: session})
+	if err != nil {
+		return nil, err
+	}
+	return guest.NewDeployed(c, guest.Direct, func(context.Context) error { return c.Close() }), nil
+}
+
+// bringIn has a component in a guest for as long as it is used.
 func (t *tool) bringIn(ctx context.Context, f *waysFlags, urls []string, use func(*guestReached, *guest.Deployed) error) (doc deployDoc, err error) {
 	g, err := t.reach(ctx, f, urls)
 	if err != nil {
 		return doc, err
 	}
-	defer g.journal.Close()
+	defer g.Close()
 	begun := time.Now()
-	d, err := g.here.Deploy(ctx, g.order, &guest.DeployOptions{Guest: g.here.Guest, Session: "hikae guest", Journal: g.journal})
+	d, from, err := t.enter(ctx, g, "hikae guest")
 	if err != nil {
 		return doc, aboutGuest(g.here.Guest, err)
 	}
 	h := d.Component.Hello()
-	doc = deployDoc{Guest: g.here.Guest, Way: d.Kind, Component: h.Product, OS: h.OS, Arch: h.Arch, Host: h.Host,
+	doc = deployDoc{Guest: g.here.Guest, Way: d.Kind, From: from, Component: h.Product, OS: h.OS, Arch: h.Arch, Host: h.Host,
 		Administrator: h.Admin, DeployMillis: time.Since(begun).Milliseconds(), unverified: h.Unverified}
 	used := use(g, d)
 	begun = time.Now()
@@ -96,7 +125,7 @@ func (t *tool) guestDeploy(ctx context.Context, f *waysFlags, urls []string) (*r
 }
 
 func (d deployDoc) print(w *show.Printer) error {
-	if err := w.Printf("%s  %s over %s in %s, removed in %s\n\n", w.Bold(outcome.Clean(d.Guest)), outcome.Clean(d.Component), d.Way,
+	if err := w.Printf("%s  %s over %s from %s in %s, removed in %s\n\n", w.Bold(outcome.Clean(d.Guest)), outcome.Clean(d.Component), d.Way, outcome.Clean(d.From),
 		show.Seconds(float64(d.DeployMillis)/1000), show.Seconds(float64(d.RemoveMillis)/1000)); err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ type freezeDoc struct {
 
 func (f *freezeFlags) sessionOptions(g *guestReached) *guest.SessionOptions {
 	opts := &guest.SessionOptions{Guest: g.here.Guest, ID: "freeze-test", Order: g.order, Journal: g.journal,
-		NoApplications: f.noApps, Skip: f.skip, Mounts: f.mounts, Hold: f.hold, Copy: guest.CopyOnly}
+		NoApplications: f.noApps, Skip: f.skip, Mounts: f.mounts, Hold: f.hold, Choice: g.choice, Copy: guest.CopyOnly}
 	if f.noHooks {
 		opts.Scripts = guest.Disable
 	}
@@ -80,10 +80,10 @@ func (t *tool) guestFreeze(ctx context.Context, f *freezeFlags, urls []string) (
 	if err != nil {
 		return nil, err
 	}
-	defer g.journal.Close()
+	defer g.Close()
 	opts := f.sessionOptions(g)
 	opts.Events = func(e guest.Event) { t.tell("%-8s %s", e.Step, e.Text) }
-	s, err := guest.NewSession([]guest.Deployer{g.here}, opts)
+	s, err := guest.NewSession(g.deployers, opts)
 	if err != nil {
 		return nil, outcome.Usage("", "%v", err)
 	}

@@ -37,12 +37,16 @@ func TestServerWithoutNetwork(t *testing.T) {
 
 	repository, source, way := filepath.Join(dir, "repo"), "kvm://"+vm.QMP()+"?scratch="+dir+"&name=web1", "qga://"+vm.Agent()
 	command(t, dir, outcome.Done, "init", repository, "--no-encryption")
-	doc := command(t, dir, outcome.Done, "backup", "--repo", repository, "--guest", way, source)
+	doc := command(t, dir, outcome.Done, "backup", "--repo", repository, "--guest", way, "--guest-index", source)
 	require.Equal(t, "application", doc["consistency"], "%v", doc)
 	inside := doc["guest"].(map[string]any)
 	require.NotEmpty(t, inside["frozen"])
 	require.Contains(t, inside["way"], "qga")
 	t.Logf("frozen %v for %v ms, applications %v, phases %v", inside["frozen"], inside["frozenMillis"], inside["applications"], doc["phases"])
+	require.Greater(t, inside["files"], float64(1000))
+	found := command(t, dir, outcome.Done, "find", "--repo", repository, "web1@latest", "postgresql.conf")
+	require.NotEmpty(t, found["found"])
+	require.Equal(t, "index", found["source"], "%v", found)
 	left := command(t, dir, outcome.Done, "guest", "remove", way)
 	require.Zero(t, left["waiting"])
 }
@@ -51,10 +55,11 @@ func TestServerWithoutNetwork(t *testing.T) {
 func buildAgents(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, "linux-amd64", "hikae-agent"),
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version=1.2.0", "-o", filepath.Join(dir, "linux-amd64", "hikae-agent"),
 		"../../guest/agent/hikae-agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, string(out))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, versionFile), []byte("1.2.0\n"), 0o600))
 	return dir
 }

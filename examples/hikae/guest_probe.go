@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -34,6 +35,7 @@ hikae guest probe smb://backup@win1.example.org --credentials guests.json`),
 // probeDoc is what probe prints for scripts.
 type probeDoc struct {
 	*guest.Report
+	From     string         `json:"from"` // which machine looked
 	Decision guest.Decision `json:"decision"`
 	Order    []guest.Kind   `json:"order"` // in which ways would be tried
 }
@@ -43,18 +45,24 @@ func (t *tool) guestProbe(ctx context.Context, f *waysFlags, urls []string) (*re
 	if err != nil {
 		return nil, err
 	}
-	defer g.journal.Close()
-	report, err := g.here.Probe(ctx)
+	defer g.Close()
+	var report *guest.Report
+	var from string
+	err = t.first(ctx, g, func(d guest.Deployer) (err error) {
+		from = d.Name()
+		report, err = d.Probe(ctx)
+		return err
+	})
 	if err != nil {
-		return nil, err
+		return nil, aboutGuest(g.here.Guest, err)
 	}
-	choice := guest.Choice{}
+	choice := g.choice
 	choice.Windows, _ = report.Windows()
-	doc := probeDoc{Report: report, Decision: guest.Decide(choice, report.Probed())}
+	doc := probeDoc{Report: report, From: from, Decision: guest.Decide(choice, report.Probed())}
 	doc.Order = guest.Ranked(doc.Decision, choice, g.order, report.Ways)
 	left := &reply{doc: doc, loud: true, text: doc.print}
 	if doc.Decision.Action == guest.Fail {
-		return left, &outcome.Error{Object: report.Guest, Text: "no way into guest " + report.Guest, Err: guest.ErrNoWay,
+		return left, &outcome.Error{Object: report.Guest, Text: "guest " + report.Guest, Err: guest.ErrNoWay,
 			Hint: "Each line says what to change."}
 	}
 	return left, nil
@@ -80,10 +88,20 @@ func (d probeDoc) print(w *show.Printer) error {
 		}
 		table.Row(string(f.Kind), open, show.Seconds(float64(f.Millis)/1000), outcome.Clean(f.System.OS), outcome.Clean(account), outcome.Clean(what))
 	}
+	if p := d.Persistent; p != nil {
+		open, what := "no", strings.Trim(p.Problem+"; "+p.Hint, "; ")
+		if p.Installer && p.Certificates {
+			open = "yes"
+		}
+		if p.Version != "" {
+			what = strings.Trim("component "+p.Version+"; "+what, "; ")
+		}
+		table.Row(string(guest.Direct), open, show.Seconds(float64(p.Millis)/1000), "", "", outcome.Clean(what))
+	}
 	if err := table.Print(w); err != nil {
 		return err
 	}
-	return w.Printf("\n%s\n", outcome.Clean(d.Decision.String()))
+	return w.Printf("\nseen from %s\n%s\n", outcome.Clean(d.From), outcome.Clean(d.Decision.String()))
 }
 
 // aboutGuest names a guest in an error, and says what helps.

@@ -42,7 +42,7 @@ func (t *tool) guestRemove(ctx context.Context, f *waysFlags, urls []string) (*r
 	if err != nil {
 		return nil, err
 	}
-	defer g.journal.Close()
+	defer g.Close()
 	doc := removeDoc{Guest: g.here.Guest}
 	before, err := g.waiting(ctx)
 	if err != nil {

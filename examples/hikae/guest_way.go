@@ -14,6 +14,7 @@ import (
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/guest"
+	"github.com/hikae/hikae/guest/remote"
 	"github.com/hikae/hikae/guest/smbchannel"
 	"github.com/hikae/hikae/guest/sshchannel"
 	"github.com/hikae/hikae/kvm"
@@ -33,7 +34,7 @@ func parseWay(text string) (*url.URL, error) {
 	kind := guest.Kind(u.Scheme)
 	switch {
 	case kind == guest.QGA && u.Host == "" && filepath.IsAbs(u.Path):
-	case (kind == guest.SSH || kind == guest.SMB) && u.Hostname() != "" && strings.Trim(u.Path, "/") == "" && u.RawQuery == "":
+	case (kind == guest.SSH || kind == guest.SMB || kind == guest.Direct && u.User == nil) && u.Hostname() != "" && strings.Trim(u.Path, "/") == "" && u.RawQuery == "":
 	default:
 		return nil, outcome.Usage(wayHint, "%q is no way into a guest", u.Redacted())
 	}
@@ -52,17 +53,30 @@ func guestNameOf(text string) (string, error) {
 	return strings.TrimSuffix(path.Base(u.Path), path.Ext(u.Path)), nil
 }
 
+// wayInto is one way into a guest.
+type wayInto struct {
+	kind    guest.Kind
+	here    guest.Way
+	far     *remote.Way      // the same, as a proxy is told of it; nil: no proxy can go it
+	persist guest.Persistent // in place of here, for a persistent component
+}
+
 // wayOf sets one way up.
-func (t *tool) wayOf(ctx context.Context, f *waysFlags, name, text string) (guest.Way, error) {
+func (t *tool) wayOf(ctx context.Context, f *waysFlags, name, text string) (*wayInto, error) {
 	u, err := parseWay(text)
 	if err != nil {
 		return nil, err
 	}
-	kind := guest.Kind(u.Scheme)
-	if kind == guest.QGA {
-		return guest.OverWay(kind, func(context.Context) (hikae.GuestChannel, error) { return kvm.OpenGuest(u.Path), nil }, nil), nil
+	way := &wayInto{kind: guest.Kind(u.Scheme)}
+	switch way.kind {
+	case guest.QGA:
+		way.here = guest.OverWay(way.kind, func(context.Context) (hikae.GuestChannel, error) { return kvm.OpenGuest(u.Path), nil }, nil)
+		return way, nil
+	case guest.Direct:
+		way.persist, err = t.persistent(name, u.Host)
+		return way, err
 	}
-	cred, err := t.guestCredential(ctx, f, name, kind)
+	cred, err := t.guestCredential(ctx, f, name, way.kind)
 	if err != nil {
 		return nil, err
 	}
@@ -72,14 +86,20 @@ func (t *tool) wayOf(ctx context.Context, f *waysFlags, name, text string) (gues
 	if cred.User == "" {
 		return nil, outcome.Usage(wayHint, "%s names no user", u.Redacted())
 	}
-	if kind == guest.SMB {
-		return smbchannel.New(u.Host, cred, nil), nil
+	settings := waySettings{Address: u.Host}
+	if way.kind == guest.SMB {
+		way.here = smbchannel.New(u.Host, cred, nil)
+	} else {
+		opts, err := t.sshOptions(f)
+		if err != nil {
+			return nil, err
+		}
+		way.here, settings.Fingerprints = sshchannel.New(u.Host, cred, opts), f.fingerprints
 	}
-	opts, err := t.sshOptions(f)
-	if err != nil {
-		return nil, err
+	if !cred.Agent { // the keys of an agent stay on its machine
+		way.far = &remote.Way{Kind: way.kind, Settings: settings, Credential: cred}
 	}
-	return sshchannel.New(u.Host, cred, opts), nil
+	return way, nil
 }
 
 const maxKey = 64 << 10

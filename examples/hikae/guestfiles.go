@@ -58,7 +58,19 @@ func (g *contents) Close() error {
 const guestCache = 64 << 20
 
 // openGuest finds what lies on the disks of a point.
-func (t *tool) openGuest(ctx context.Context, f *guestFlags, spec string) (_ *contents, err error) {
+func (t *tool) openGuest(ctx context.Context, f *guestFlags, spec string) (*contents, error) {
+	g, err := t.openPoint(ctx, f, spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.openDisks(ctx, f); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	return g, nil
+}
+
+// openPoint finds a point and opens none of its disks.
+func (t *tool) openPoint(ctx context.Context, f *guestFlags, spec string) (_ *contents, err error) {
 	r, err := t.open(ctx, f.access, false) // a lease keeps the point for as long as it is read
 	if err != nil {
 		return nil, err
@@ -72,26 +84,29 @@ func (t *tool) openGuest(ctx context.Context, f *guestFlags, spec string) (_ *co
 	if err = r.readable(); err != nil {
 		return nil, err
 	}
-	if g.point, err = findPoint(ctx, r, f.repo, spec); err != nil {
-		return nil, err
-	}
+	g.point, err = findPoint(ctx, r, f.repo, spec)
+	return g, err
+}
+
+// openDisks finds what lies on the disks.
+func (g *contents) openDisks(ctx context.Context, f *guestFlags) (err error) {
 	var disks []layout.Disk
 	for _, d := range g.point.Disks {
-		img, err := r.Open(ctx, g.point.ID, d.Key)
+		img, err := g.repo.Open(ctx, g.point.ID, d.Key)
 		if err != nil {
-			return nil, about(f.repo, "open disk "+d.Key, err)
+			return about(f.repo, "open disk "+d.Key, err)
 		}
 		img = pipe.Cache(img, &pipe.CacheOptions{Bytes: guestCache / int64(len(g.point.Disks)), ChunkBytes: 256 << 10})
 		g.images = append(g.images, img)
 		disks = append(disks, layout.Disk{Key: d.Key, Image: img})
 	}
 	if g.Machine, err = files.Open(ctx, disks, exclude.Open); err != nil {
-		return nil, err
+		return err
 	}
 	if g.tree, g.missing = g.Tree(f.volume); g.missing != nil && f.volume != "" {
-		return nil, &outcome.Error{Object: f.volume, Err: g.missing, Hint: "The point has " + g.names() + "."}
+		return &outcome.Error{Object: f.volume, Err: g.missing, Hint: "The point has " + g.names() + "."}
 	}
-	return g, nil
+	return nil
 }
 
 // names are the volumes that can be read, for a hint.

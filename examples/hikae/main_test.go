@@ -39,7 +39,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": status, "json": jsonIs, "fields": fields, "take": take,
-			"sample": sample, "pass": pass, "flip": flip, "same": same, "lines": lines, "grow": grow, "interrupt": interrupt,
+			"sample": sample, "pass": pass, "flip": flip, "same": same, "lines": lines, "listed": listed, "grow": grow, "interrupt": interrupt,
 		},
 	})
 }

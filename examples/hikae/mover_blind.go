@@ -30,6 +30,9 @@ const blindMode = "blind"
 // sourceMode is the mode of a mover that serves disk images.
 const sourceMode = "source"
 
+// proxyMode is the mode of a guest interaction proxy.
+const proxyMode = "proxy"
+
 // writerKeyFile is the key of a machine that may add points to a blind target, in the folder of its enrolment.
 const (
 	writerKeyFile = "writer.key"

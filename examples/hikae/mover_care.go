@@ -99,7 +99,7 @@ func (t *tool) moverStatusCommand() *cobra.Command {
 
 func (d statusDoc) print(w *show.Printer) error {
 	mover := outcome.Clean(d.Version) + ", " + outcome.Clean(d.Mode)
-	if d.Mode != sourceMode {
+	if d.Mode != sourceMode && d.Mode != proxyMode {
 		mover += " target"
 	}
 	if d.Uptime != nil {

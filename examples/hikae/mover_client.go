@@ -82,6 +82,12 @@ func (t *tool) dial(ctx context.Context, url string, line *lineFlags) (_ *mover.
 
 // openFar opens a place behind a mover.
 func (t *tool) openFar(ctx context.Context, a *access) (*opened, error) {
+	if p, err := parseFar(a.repo); err == nil {
+		if e, _, err := t.enrolled(p); err == nil && e.Mode == proxyMode {
+			return nil, &outcome.Error{Kind: outcome.KindUsage, Object: e.url(), Text: "this is a guest interaction proxy, and no repository",
+				Hint: "Name it as the machine that works in guests: hikae guest probe --via-proxy " + e.url() + " GUEST, or hikae backup --guest-via-proxy."}
+		}
+	}
 	c, e, dir, err := t.dial(ctx, a.repo, a.line)
 	if err != nil {
 		return nil, err

@@ -76,6 +76,9 @@ func (t *tool) enrol(ctx context.Context, address, file, writer string) (*reply,
 	url := farPlace{address: e.Address, name: e.Name}.String()
 	doc := enrolDoc{URL: url, Name: e.Name, Role: e.Role, Mode: e.Mode}
 	return &reply{doc: doc, text: func(w *show.Printer) error {
+		if e.Mode == proxyMode {
+			return w.Printf("enrolled as %s at a guest interaction proxy; commands for guests take --via-proxy %s\n", e.Name, url)
+		}
 		return w.Printf("enrolled as %s (%s, %s target); the place is called %s\n", e.Name, e.Role, e.Mode, url)
 	}}, nil
 }

@@ -70,7 +70,7 @@ func (t *tool) unknownPlace(p farPlace) error {
 	if len(urls) > 0 {
 		e.Hint = "Enrolled here: " + outcome.Clean(strings.Join(urls, ", ")) + ". "
 	}
-	e.Hint += fmt.Sprintf("To enrol: on the mover's machine, hikae mover token --repo REPO %s; then here, hikae mover enrol %s --token-file FILE. Another state folder is named by HIKAE_STATE_DIR.", p.name, p.address)
+	e.Hint += fmt.Sprintf("To enrol: on the mover's machine, hikae mover token --repo REPO %s (for a guest interaction proxy: hikae proxy token %[1]s); then here, hikae mover enrol %[2]s --token-file FILE. Another state folder is named by HIKAE_STATE_DIR.", p.name, p.address)
 	return e
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hikae/hikae/guest"
@@ -158,13 +159,16 @@ func (c *Controller) Remove(ctx context.Context, name string) error {
 	return c.Forget(ctx, name)
 }
 
-// closed waits until nobody listens at an address.
+// goneLimit is how long a service may take to let go of what its sessions held.
+const goneLimit = 2 * time.Minute
+
+// closed waits until an address refuses: the service closes its port last of all. That it cannot be reached proves nothing.
 func closed(ctx context.Context, address string) error {
-	ctx, cancel := context.WithTimeout(ctx, dialLimit)
+	ctx, cancel := context.WithTimeout(ctx, goneLimit)
 	defer cancel()
 	for {
 		conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
-		if err != nil && ctx.Err() == nil {
+		if isRefused(err) {
 			return nil
 		}
 		if conn != nil {
@@ -176,6 +180,13 @@ func closed(ctx context.Context, address string) error {
 			return fmt.Errorf("%w: something still listens at %s", guest.ErrLeftover, address)
 		}
 	}
+}
+
+// isRefused reports whether a host said that nobody listens there.
+func isRefused(err error) bool {
+	const wsaRefused = 10061 // on Windows, where it has a number of its own
+	var number syscall.Errno
+	return errors.As(err, &number) && (number == syscall.ECONNREFUSED || number == wsaRefused)
 }
 
 // installer does something with a guest's installer service.

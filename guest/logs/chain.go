@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/hikae/hikae/guest/agent/apps/record"
 	"github.com/hikae/hikae/guest/agent/wire"
@@ -69,36 +70,88 @@ func From(records []wire.Record) string {
 	return ""
 }
 
-// Chain are the stored logs of a stream from one on, without a hole. The gap is nil where the chain goes to the end of
-// what is stored on that timeline; a chain that lacks its first log is empty, and has a gap.
+// Chain are the stored logs of a stream from one on, in the order in which they were stored, up to the first hole. The gap
+// is nil where the chain goes to the end of what is stored of that timeline and life; a chain that lacks its first log is
+// empty, and has a gap. So is one whose first log is stored in several lives with different content: [ChainSince] chooses.
 func Chain(ctx context.Context, st Store, s Stream, timeline, from string) ([]Log, *GapError, error) {
-	at := map[int64]Log{}
-	begin, end := int64(-1), int64(-1)
+	return ChainSince(ctx, st, s, timeline, from, time.Time{})
+}
+
+// ChainSince is Chain for an image that was begun at a moment of the guest's clock: the first log is the one that was
+// complete after it. A VM that is put back to an image writes other logs under names that are stored already; those that
+// were complete before the image was begun are of a life that the image did not see.
+func ChainSince(ctx context.Context, st Store, s Stream, timeline, from string, since time.Time) ([]Log, *GapError, error) {
+	w := &walk{s: s, timeline: timeline, from: from, since: since}
 	for o, err := range st.Logs(ctx, s) {
-		if err != nil {
+		var damaged *BatchError
+		switch {
+		case errors.As(err, &damaged):
+			w.damaged = damaged
+		case err != nil:
 			return nil, nil, err
+		default:
+			w.take(o)
 		}
-		n, ok := place(o.Name, o.Size)
-		if !ok || o.Timeline != timeline {
-			continue
-		}
-		if at[n] = o; o.Name == from {
-			begin = n
-		}
-		end = max(end, n)
 	}
-	if begin < 0 {
-		return nil, &GapError{Stream: s, Before: from, Words: from + " is not stored"}, nil
+	return w.end()
+}
+
+// walk makes a chain of logs as they come.
+type walk struct {
+	s              Stream
+	timeline, from string
+	since          time.Time
+
+	chain   []Log
+	first   int64 // number of its first log
+	gap     *GapError
+	damaged *BatchError // the last one since the chain's last log
+	twice   bool
+}
+
+func (w *walk) take(o Log) {
+	n, ok := place(o.Name, o.Size)
+	if !ok || o.Timeline != w.timeline {
+		return
 	}
-	var chain []Log
-	for n := begin; n <= end; n++ {
-		o, ok := at[n]
-		if !ok {
-			return chain, &GapError{Stream: s, After: chain[len(chain)-1].Name, Before: at[end].Name}, nil
+	if o.Name == w.from && !o.Time.Before(w.since) {
+		if len(w.chain) == 0 {
+			w.chain, w.first, w.damaged = []Log{o}, n, nil
+			return
 		}
-		chain = append(chain, o)
+		w.twice = w.twice || o.Life != w.chain[0].Life && o.SHA256 != w.chain[0].SHA256
 	}
-	return chain, nil, nil
+	if len(w.chain) == 0 || w.gap != nil {
+		return
+	}
+	last := w.chain[len(w.chain)-1]
+	at := n - w.first
+	switch {
+	case o.Life == last.Life && at >= 0 && at < int64(len(w.chain)) && o.SHA256 == w.chain[at].SHA256:
+		// the same log once more
+	case o.Life == last.Life && o.Gap == "" && at == int64(len(w.chain)):
+		w.chain, w.damaged = append(w.chain, o), nil
+	default:
+		_, words, _ := strings.Cut(o.Gap, o.Name+": ")
+		w.gap = &GapError{Stream: w.s, After: last.Name, Before: o.Name, Words: words}
+	}
+}
+
+func (w *walk) end() ([]Log, *GapError, error) {
+	switch {
+	case len(w.chain) == 0:
+		words := w.from + " is not stored"
+		if w.damaged != nil {
+			words += "; " + w.damaged.Error()
+		}
+		return nil, &GapError{Stream: w.s, Before: w.from, Words: words}, nil
+	case w.twice && w.since.IsZero():
+		return nil, &GapError{Stream: w.s, Before: w.from,
+			Words: w.from + " is stored in several lives of this stream, and which of them the image saw, its time has to tell"}, nil
+	case w.gap == nil && w.damaged != nil:
+		w.gap = &GapError{Stream: w.s, After: w.chain[len(w.chain)-1].Name, Words: w.damaged.Error()}
+	}
+	return w.chain, w.gap, nil
 }
 
 // Fill writes logs into a folder, each under its name once it is whole and verified. Files get the folder's owner.

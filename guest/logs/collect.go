@@ -1,6 +1,7 @@
 package logs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,33 +18,25 @@ const (
 	batchBytes = 1 << 30
 )
 
-// link is the way to a guest. It is opened when it is needed, and once more where it broke.
+// link is the way to a guest. It is opened when it is needed, and once more where it broke or did not open.
 type link struct {
 	open   Opener
 	vm     string
 	keeper Keeper
 	opened int
+	failed error // of the last open
 	// list is done first where another component answers than before: it hands out only what it has listed.
 	list func(Keeper) error
 }
 
-// maxOpened is the first time and one attempt to come back (R190).
+// maxOpened is the first time and one attempt to come back, in a whole round (R190).
 const maxOpened = 2
 
 // do does something with the guest. A refusal of the component is an answer; anything else is a broken link.
 func (l *link) do(ctx context.Context, f func(Keeper) error) error {
 	for {
-		if l.keeper == nil {
-			k, err := l.open(ctx, l.vm)
-			if l.opened++; err != nil {
-				return err
-			}
-			l.keeper = k
-			if l.list != nil {
-				if err := l.list(k); err != nil {
-					return err
-				}
-			}
+		if err := l.connect(ctx); err != nil {
+			return err
 		}
 		err := f(l.keeper)
 		var refused *wire.Failure
@@ -54,6 +47,27 @@ func (l *link) do(ctx context.Context, f func(Keeper) error) error {
 		_ = l.keeper.Close() // it is broken, which err says
 		l.keeper = nil
 	}
+}
+
+// connect opens the link where it is not open.
+func (l *link) connect(ctx context.Context) error {
+	for l.keeper == nil {
+		if l.opened == maxOpened || l.opened > 0 && ctx.Err() != nil {
+			return cmp.Or(l.failed, ctx.Err())
+		}
+		l.opened++
+		k, err := l.open(ctx, l.vm)
+		if err != nil {
+			l.failed = err
+			continue
+		}
+		if l.keeper = k; l.list != nil {
+			if err := l.list(k); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (l *link) close() error {
@@ -76,7 +90,7 @@ func (s *Service) collect(ctx context.Context, img *ImagePoint) Report {
 	for _, is := range img.Streams {
 		sr := StreamReport{Stream: Stream{img.VM, is.Kind, is.Name}}
 		if is.Processed {
-			s.stream(ctx, l, img.ID, is.From, &sr)
+			s.stream(ctx, l, img.ID, is, &sr)
 		} else {
 			sr.Waits = "its application could not be processed for the last image: logs wait for the next one"
 		}
@@ -90,37 +104,32 @@ func (s *Service) collect(ctx context.Context, img *ImagePoint) Report {
 }
 
 // stream takes what one stream has that is not stored.
-func (s *Service) stream(ctx context.Context, l *link, container, from string, r *StreamReport) {
+func (s *Service) stream(ctx context.Context, l *link, container string, is ImageStream, r *StreamReport) {
 	st := r.Stream
-	known, last, err := s.known(ctx, st)
+	h, err := s.history(ctx, st)
 	if err != nil {
 		r.Err = fmt.Errorf("%s: what is stored: %w", st, err)
 		return
 	}
-	var answer wire.LogsAnswer
-	list := func(k Keeper) (err error) {
-		answer, err = k.Logs(ctx, wire.LogsArgs{Kind: st.Kind, Name: st.Name, Begin: true})
-		return err
-	}
-	l.list = nil
-	if err = l.do(ctx, list); err == nil {
-		l.list = func(k Keeper) error {
-			_, err := k.Logs(ctx, wire.LogsArgs{Kind: st.Kind, Name: st.Name})
-			return err
-		}
-	}
+	answer, err := listLogs(ctx, l, st, is.Unbounded)
 	if err != nil {
 		r.Err = fmt.Errorf("%s: %w", st, err)
 		return
 	}
-	fresh, safe, err := sift(st, answer, known)
+	listed, huge, err := sift(st, answer)
 	if err != nil {
 		r.Err = err
 		return
 	}
-	r.Gap = gap(st, last, fresh, answer.Gap)
-	if from != "" && r.Gap == nil && !begun(from, answer.Timeline, known, fresh) {
-		r.Gap = &GapError{Stream: st, Before: firstName(fresh), Words: "the image needs the logs from " + from + " on"}
+	anew, err := h.anew(ctx, l, st, answer, listed)
+	if err != nil {
+		r.Err = fmt.Errorf("%s: whether the guest's logs are those that are stored: %w", st, err)
+		return
+	}
+	fresh, safe := h.split(listed)
+	r.Gap = cmp.Or(anew, gap(st, h.last, fresh, cmp.Or(answer.Gap, huge)))
+	if is.From != "" && r.Gap == nil && !begun(is.From, answer.Timeline, h.logs, fresh) {
+		r.Gap = &GapError{Stream: st, Before: firstName(fresh), Words: "the image needs the logs from " + is.From + " on"}
 	}
 	for len(fresh) > 0 && r.Err == nil {
 		n := portion(fresh)
@@ -140,43 +149,39 @@ func (s *Service) stream(ctx context.Context, l *link, container, from string, r
 	}
 }
 
-// known are the logs that are stored, by timeline and name, and the last one in the chain.
-func (s *Service) known(ctx context.Context, st Stream) (known map[string]Log, last *Log, err error) {
-	known = map[string]Log{}
-	for o, err := range s.store.Logs(ctx, st) {
-		if err != nil {
-			return nil, nil, err
-		}
-		known[o.Timeline+"/"+o.Name] = o
-		if _, ok := place(o.Name, o.Size); ok {
-			last = &o
+// listLogs asks the guest what there is.
+func listLogs(ctx context.Context, l *link, st Stream, unbounded bool) (answer wire.LogsAnswer, err error) {
+	l.list = nil
+	err = l.do(ctx, func(k Keeper) (err error) {
+		answer, err = k.Logs(ctx, wire.LogsArgs{Kind: st.Kind, Name: st.Name, Begin: true, Unbounded: unbounded})
+		return err
+	})
+	if err == nil {
+		l.list = func(k Keeper) error {
+			_, err := k.Logs(ctx, wire.LogsArgs{Kind: st.Kind, Name: st.Name})
+			return err
 		}
 	}
-	return known, last, nil
+	return answer, err
 }
 
-// sift tells logs that are new from those that are stored, and refuses what cannot be.
-func sift(st Stream, answer wire.LogsAnswer, known map[string]Log) (fresh []Log, safe []string, err error) {
+// sift refuses what cannot be. A log that is too long to be stored is left out, and told in words.
+func sift(st Stream, answer wire.LogsAnswer) (listed []Log, huge string, err error) {
 	if answer.Timeline != "" && !fit(answer.Timeline) {
-		return nil, nil, fmt.Errorf("%s: a timeline %.64q", st, answer.Timeline)
+		return nil, "", fmt.Errorf("%s: a timeline %.64q", st, answer.Timeline)
 	}
 	for _, o := range answer.Logs {
 		at, err := time.Parse(time.RFC3339Nano, o.Time)
-		if err != nil || !fit(o.Name) || o.Size < 0 || o.Size > maxLog {
-			return nil, nil, fmt.Errorf("%s: a log %.200q of %d bytes, complete at %.64q", st, o.Name, o.Size, o.Time)
+		if err != nil || !fit(o.Name) || o.Size < 0 {
+			return nil, "", fmt.Errorf("%s: a log %.200q of %d bytes, complete at %.64q", st, o.Name, o.Size, o.Time)
 		}
-		old, ok := known[answer.Timeline+"/"+o.Name]
-		switch {
-		case ok && old.Size != o.Size:
-			return nil, nil, &GapError{Stream: st, Before: o.Name, Words: fmt.Sprintf(
-				"a log of this name and %d bytes is stored already, and the guest has one of %d: it has begun anew", old.Size, o.Size)}
-		case ok:
-			safe = append(safe, o.Name)
-		default:
-			fresh = append(fresh, Log{Name: o.Name, Timeline: answer.Timeline, Size: o.Size, Time: at.UTC(), Mark: o.Mark})
+		if o.Size > maxLog {
+			huge = fmt.Sprintf("%s has %d bytes, and at most %d are stored of one log", o.Name, o.Size, int64(maxLog))
+			continue
 		}
+		listed = append(listed, Log{Name: o.Name, Timeline: answer.Timeline, Size: o.Size, Time: at.UTC(), Mark: o.Mark})
 	}
-	return fresh, safe, nil
+	return listed, huge, nil
 }
 
 // begun reports whether the first log that an image needs is here.
@@ -201,7 +206,7 @@ func gap(st Stream, last *Log, fresh []Log, words string) (g *GapError) {
 		if _, ok := place(o.Name, o.Size); !ok {
 			continue
 		}
-		if last != nil && !continues(*last, *o) {
+		if last != nil && o.Gap == "" && !continues(*last, *o) {
 			note := &GapError{Stream: st, After: last.Name, Before: o.Name, Words: words}
 			if o.Gap = note.Error(); g == nil {
 				g = note
@@ -292,13 +297,19 @@ func put(ctx context.Context, b Batch, k Keeper, st Stream, o Log) error {
 var errStopped = errors.New("the store takes no more")
 
 func fetch(ctx context.Context, k Keeper, st Stream, o Log, w io.Writer) error {
+	_, err := fetchSum(ctx, k, st, o, w)
+	return err
+}
+
+// fetchSum fetches a log and returns its sum.
+func fetchSum(ctx context.Context, k Keeper, st Stream, o Log, w io.Writer) (sum Sum, err error) {
 	h := newHasher()
 	answer, err := k.Fetch(ctx, wire.FetchArgs{Kind: st.Kind, Name: st.Name, Log: o.Name}, io.MultiWriter(h, w))
 	if err != nil {
-		return err
+		return sum, err
 	}
-	if sum := h.sum(); answer.Bytes != o.Size || string(answer.SHA256) != string(sum[:]) {
-		return fmt.Errorf("what came is not what was sent: %d of %d bytes, SHA-256 %x in place of %x", answer.Bytes, o.Size, sum, answer.SHA256)
+	if sum = h.sum(); answer.Bytes != o.Size || string(answer.SHA256) != string(sum[:]) {
+		return sum, fmt.Errorf("what came is not what was sent: %d of %d bytes, SHA-256 %x in place of %x", answer.Bytes, o.Size, sum, answer.SHA256)
 	}
-	return nil
+	return sum, nil
 }

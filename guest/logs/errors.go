@@ -34,6 +34,18 @@ func (e *GapError) Error() string {
 	return s
 }
 
+// BatchError says that one stored batch cannot be read. Its logs are missing; others are not touched by it.
+type BatchError struct {
+	Stream Stream
+	Batch  string
+	Err    error
+}
+
+func (e *BatchError) Error() string { return fmt.Sprintf("%s: batch %s: %v", e.Stream, e.Batch, e.Err) }
+
+// Unwrap is why.
+func (e *BatchError) Unwrap() error { return e.Err }
+
 // TimeError says that a moment cannot be reached, and which can.
 type TimeError struct {
 	Stream           Stream

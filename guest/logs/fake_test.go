@@ -23,6 +23,8 @@ type guest struct {
 	gap     string
 	begun   int
 	ended   int
+	swept   int // ended without a name
+	anew    bool
 	shipped []string
 	open    int
 	opened  int
@@ -52,7 +54,7 @@ func (g *guest) write(n int, now time.Time) {
 }
 
 func content(l wire.Log) []byte {
-	return bytes.Repeat([]byte(l.Name+"\n"), int(l.Size)/25+1)[:l.Size]
+	return bytes.Repeat([]byte(l.Name+"\n"), int(l.Size)/(len(l.Name)+1)+1)[:l.Size]
 }
 
 func (g *guest) opener(context.Context, string) (Keeper, error) {
@@ -96,11 +98,14 @@ func (c *component) Logs(ctx context.Context, args wire.LogsArgs) (wire.LogsAnsw
 	if args.Begin {
 		c.g.begun++
 	}
-	if args.End {
+	switch {
+	case args.End && args.Kind == "":
+		c.g.swept++
+	case args.End:
 		c.g.ended++
 	}
 	c.listed = true
-	return wire.LogsAnswer{Timeline: "00000001", Logs: slices.Clone(c.g.logs), Gap: c.g.gap}, nil
+	return wire.LogsAnswer{Timeline: "00000001", Logs: slices.Clone(c.g.logs), Gap: c.g.gap, New: c.g.anew}, nil
 }
 
 func (c *component) Fetch(ctx context.Context, args wire.FetchArgs, to io.Writer) (wire.FetchAnswer, error) {

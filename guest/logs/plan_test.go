@@ -101,6 +101,20 @@ func TestPostgresPlan(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, p.Immediate)
 	})
+	t.Run("within the backup's end", func(t *testing.T) {
+		r := records(t)
+		r[1].Content = []byte(strings.Replace(string(r[1].Content), `"stopTime"`, `"endTime":"2026-11-22T12:00:01Z","stopTime"`, 1))
+		for at, immediate := range map[time.Duration]bool{0: true, time.Second: true, time.Second + 1: false} {
+			p, err := PlanPostgres(t.Context(), stored(3, 4, 5, 6), cluster, r, &PostgresOptions{Target: noon.Add(at)})
+			require.NoError(t, err)
+			require.Equal(t, immediate, p.Immediate, "a server cannot stop before its backup's end")
+			require.Equal(t, noon, p.Earliest)
+		}
+	})
+	t.Run("a folder of no tablespace", func(t *testing.T) {
+		_, err := PlanPostgres(t.Context(), stored(3, 4, 5), cluster, records(t), &PostgresOptions{Tablespaces: map[string]string{"/fra": "/x"}})
+		require.ErrorContains(t, err, `no tablespace lies in "/fra"`)
+	})
 	t.Run("another timeline continues nothing", func(t *testing.T) {
 		m := stored(3, 4, 5)
 		m.logs = append(m.logs, Log{Name: "000000020000000000000006", Timeline: "00000002", Size: segment, Time: noon.Add(time.Hour), Mark: true})
@@ -122,6 +136,14 @@ func TestPostgresPlanRefusesRecords(t *testing.T) {
 		},
 		"a path": func(r []wire.Record) []wire.Record {
 			r[0].Content = []byte("START WAL LOCATION: 0/3 (file ../../x)\n")
+			return r
+		},
+		"another place in the same segment": func(r []wire.Record) []wire.Record {
+			r[0].Content = []byte(strings.Replace(string(r[0].Content), "0/300028", "0/300060", 1))
+			return r
+		},
+		"an end that is no time": func(r []wire.Record) []wire.Record {
+			r[1].Content = []byte(strings.Replace(string(r[1].Content), `"stopTime"`, `"endTime":"x","stopTime"`, 1))
 			return r
 		},
 		"segments of 3": func(r []wire.Record) []wire.Record {
@@ -179,7 +201,7 @@ func TestPostgresWrite(t *testing.T) {
 	write("postmaster.pid", "1\n")
 	write("standby.signal", "")
 	write("pg_replslot/hikae_1/state", "x")
-	write("pg_replslot/other/state", "x")
+	write("pg_replslot/standby/state", "x")
 	write("postgresql.auto.conf", "work_mem = '1MB'\nRecovery_Target_LSN='0/1'\nrecovery_target_time = 'x'")
 	require.ErrorContains(t, p.Write(t.Context(), data, "relative"), "absolute")
 	_, err = os.Stat(filepath.Join(data, "postmaster.pid"))
@@ -187,19 +209,24 @@ func TestPostgresWrite(t *testing.T) {
 	for range 2 {
 		require.NoError(t, p.Write(t.Context(), data, wal))
 	}
-	for _, gone := range []string{"postmaster.pid", "standby.signal", "pg_replslot/hikae_1"} {
+	for _, gone := range []string{"postmaster.pid", "standby.signal", "pg_replslot/hikae_1", "pg_replslot/standby"} {
 		require.NoFileExists(t, filepath.Join(data, gone))
 	}
 	for name, want := range map[string]string{
-		"pg_replslot/other/state": "x", "recovery.signal": "", "backup_label": string(records(t)[0].Content),
+		"recovery.signal": "", "backup_label": string(records(t)[0].Content),
 		"tablespace_map": "16384 /new\\\\far\n16385 /near\n",
 		"postgresql.auto.conf": "work_mem = '1MB'\nrestore_command = 'cp ''" + wal + "/%f'' ''%p'''\nrecovery_target = 'immediate'\n" +
-			"recovery_target_inclusive = 'on'\nrecovery_target_timeline = 'current'\nrecovery_target_action = 'pause'\n",
+			"recovery_target_inclusive = 'on'\nrecovery_target_timeline = 'current'\nrecovery_target_action = 'pause'\narchive_mode = 'off'\n",
 	} {
 		b, err := os.ReadFile(filepath.Join(data, name))
 		require.NoError(t, err)
 		require.Equal(t, want, string(b), name)
 	}
+	p.archive = true
+	require.NoError(t, p.Write(t.Context(), data, wal))
+	conf, err := os.ReadFile(filepath.Join(data, "postgresql.auto.conf"))
+	require.NoError(t, err)
+	require.Contains(t, string(conf), "archive_mode = 'off'", "what stands there stays")
 	m.data[m.logs[1].Name] = append(slices.Clone(m.data[m.logs[1].Name])[1:], 1)
 	var e *SumError
 	require.ErrorAs(t, p.Write(t.Context(), data, wal), &e)

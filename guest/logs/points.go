@@ -9,6 +9,8 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -153,24 +155,55 @@ func (p *Points) Logs(ctx context.Context, s Stream) iter.Seq2[Log, error] {
 	return func(yield func(Log, error) bool) {
 		for info, err := range p.backend.Points(ctx, VM(s.VM)) {
 			if err != nil {
-				yield(Log{}, err)
-				return
+				if !yield(Log{}, err) || ctx.Err() != nil {
+					return
+				}
+				continue
 			}
 			if info.Facts["logs"] != s.Kind+"/"+s.Name {
 				continue
 			}
-			logs, err := p.list(ctx, s, info.ID)
-			if errors.Is(err, fs.ErrNotExist) { // retention was quicker
-				continue
-			}
-			if err != nil {
-				yield(Log{}, fmt.Errorf("%s: batch %s: %w", s, info.ID, err))
+			if !p.batch(ctx, s, info, yield) {
 				return
 			}
-			for _, l := range logs {
-				if !yield(l, nil) {
-					return
-				}
+		}
+	}
+}
+
+// batch yields the logs of one batch, and reports whether there may be more.
+func (p *Points) batch(ctx context.Context, s Stream, info pipe.PointInfo, yield func(Log, error) bool) bool {
+	logs, err := p.list(ctx, s, info.ID)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // retention was quicker
+		return true
+	case err != nil && ctx.Err() != nil:
+		yield(Log{}, ctx.Err())
+		return false
+	case err != nil:
+		return yield(Log{}, &BatchError{s, info.ID, err})
+	}
+	for _, l := range logs {
+		if l.Stored = info.Time; !yield(l, nil) {
+			return false
+		}
+	}
+	return true
+}
+
+var _ Lister = (*Points)(nil)
+
+// Streams finds the streams of a VM in the facts of its batches.
+func (p *Points) Streams(ctx context.Context, vm string) iter.Seq2[Stream, error] {
+	return func(yield func(Stream, error) bool) {
+		seen := map[string]bool{}
+		for info, err := range p.backend.Points(ctx, VM(vm)) {
+			at := info.Facts["logs"]
+			kind, name, ok := strings.Cut(at, "/")
+			if err == nil && (!ok || seen[at]) {
+				continue
+			}
+			if seen[at] = true; !yield(Stream{vm, kind, name}, err) {
+				return
 			}
 		}
 	}
@@ -227,7 +260,7 @@ func parseList(text []byte) (list, error) {
 		return l, fmt.Errorf("a list of version %d: %w", l.Version, errors.ErrUnsupported)
 	}
 	for _, o := range l.Logs {
-		if !fit(o.Name) || o.Size < 0 || o.Size > maxLog {
+		if !fit(o.Name) || o.Size < 0 || o.Size > maxLog || o.Life < 0 {
 			return l, fmt.Errorf("a log %.200q of %d bytes: %w", o.Name, o.Size, fs.ErrInvalid)
 		}
 	}
@@ -295,32 +328,59 @@ type Image struct {
 }
 
 // Expired are the batches that may go. A container is kept as long as its image, and after that as long as any older
-// image is: that one needs every log since. images are those that are kept.
+// image is: that one needs every log since. images are those that are kept. Which is older, the order tells in which
+// batches were stored (stored is what [Store.Logs] yields); the clocks of guests are not asked where the store has one.
 func (r Retention) Expired(stored []Log, images []Image, now time.Time) (batches []string) {
-	kept := map[string]bool{}
-	var oldest time.Time
-	for i, img := range images {
-		if kept[img.ID] = true; i == 0 || img.Time.Before(oldest) {
-			oldest = img.Time
-		}
-	}
-	last := map[string]time.Time{}
-	container := map[string]string{}
-	var order []string
-	for _, l := range stored {
-		if _, ok := last[l.Batch]; !ok {
-			order = append(order, l.Batch)
-		}
-		if container[l.Batch] = l.Container; l.Time.After(last[l.Batch]) {
-			last[l.Batch] = l.Time
-		}
-	}
+	order, of := inOrder(stored)
+	needed := firstNeeded(order, of, images)
 	limit := now.AddDate(0, 0, -r.Days)
-	for _, b := range order {
-		needed := kept[container[b]] || len(images) > 0 && !last[b].Before(oldest)
-		if !needed || r.Days > 0 && last[b].Before(limit) {
+	for i, b := range order {
+		if i < needed || r.Days > 0 && of[b].at.Before(limit) {
 			batches = append(batches, b)
 		}
 	}
 	return batches
+}
+
+// age is what retention knows of a batch.
+type age struct {
+	container string
+	at        time.Time
+	sure      bool // at is by the store's clock
+}
+
+// inOrder are the batches as they were stored.
+func inOrder(stored []Log) (order []string, of map[string]age) {
+	of = map[string]age{}
+	for _, l := range stored {
+		b, ok := of[l.Batch]
+		if !ok {
+			order = append(order, l.Batch)
+		}
+		b.container = l.Container
+		switch {
+		case !l.Stored.IsZero():
+			b.at, b.sure = l.Stored, true
+		case !b.sure && l.Time.After(b.at):
+			b.at = l.Time
+		}
+		of[l.Batch] = b
+	}
+	return order, of
+}
+
+// firstNeeded is the first batch that an image needs. An image without a container of its own (its logs are still to
+// come, or its application was not processed) stands where the store's clock puts it; without one all is kept for it.
+func firstNeeded(order []string, of map[string]age, images []Image) int {
+	first := len(order)
+	for _, img := range images {
+		at := slices.IndexFunc(order, func(b string) bool { return of[b].container == img.ID })
+		if at < 0 {
+			at = slices.IndexFunc(order, func(b string) bool { return !of[b].sure || !of[b].at.Before(img.Time) })
+		}
+		if at >= 0 {
+			first = min(first, at)
+		}
+	}
+	return first
 }

@@ -196,9 +196,9 @@ func TestPostgresPointInTime(t *testing.T) {
 		require.NoError(t, err)
 		pg, plan := s.restore(t, &logs.PostgresOptions{Target: plan.Earliest})
 		require.True(t, plan.Immediate)
-		// Recovery ends with the record of the backup's end, which is a little before the moment that is told.
+		// Recovery ends with the record of the backup's end, which is a little behind the moment that is told.
 		rows := pg.SQL(t, mostRows)
-		require.True(t, strings.HasPrefix(s.rowsUntil(t, plan.Earliest), rows))
+		require.True(t, strings.HasPrefix(rows, s.rowsUntil(t, plan.Earliest)))
 		require.Greater(t, strings.Count(rows, ","), 40)
 		pg.Balanced(t)
 		pg.Shutdown(t)

@@ -16,8 +16,8 @@ import (
 )
 
 // Write makes a data folder that was restored from the image ready to start: it puts the logs into wal, the label and
-// the recovery's settings into data, and takes away what belongs to the life that the image ended: postmaster.pid, our
-// replication slot, signs of another recovery. The server may be started when Write returns nil, and needs wal until it
+// the recovery's settings into data, and takes away what belongs to the life that the image ended: postmaster.pid, all
+// replication slots, signs of another recovery, archiving (PostgresOptions.Archive). The server may be started when Write returns nil, and needs wal until it
 // has recovered; it is then on a new timeline. A second Write begins anew.
 //
 // data must hold the cluster that was backed up, and no server may run on it. wal is an absolute path to a folder of the
@@ -93,11 +93,10 @@ func purge(root *os.Root) error {
 		return err
 	}
 	for _, n := range names {
-		// It would keep WAL in the restored server for somebody who never comes.
-		if strings.HasPrefix(n, "hikae_") {
-			if err := root.RemoveAll(filepath.Join("pg_replslot", n)); err != nil {
-				return err
-			}
+		// Each would keep WAL in the restored server for somebody who never comes: ours, and those of standbys and
+		// subscribers, which follow the original and could not follow another timeline by them.
+		if err := root.RemoveAll(filepath.Join("pg_replslot", n)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -149,11 +148,15 @@ func (p *PostgresPlan) settings(wal string) []setting {
 	if p.Immediate {
 		target, moment = "immediate", ""
 	}
-	return []setting{
+	all := []setting{
 		{"restore_command", command}, {"recovery_target", target}, {"recovery_target_time", moment},
 		{"recovery_target_lsn", ""}, {"recovery_target_name", ""}, {"recovery_target_xid", ""},
 		{"recovery_target_inclusive", "on"}, {"recovery_target_timeline", "current"}, {"recovery_target_action", action},
 	}
+	if p.archive {
+		return all // what stands there of it stays
+	}
+	return append(all, setting{"archive_mode", "off"})
 }
 
 // without puts settings behind what is there, in place of what is there of them.

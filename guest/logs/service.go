@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -29,8 +30,8 @@ type Keeper interface {
 	io.Closer
 }
 
-// Opener finds or deploys a guest's component. It is called once or twice in a round: a link that breaks is opened again
-// once (R190).
+// Opener finds or deploys a guest's component. It is called once or twice in a round: a link that breaks, or does not
+// open, is opened again once (R190).
 type Opener func(ctx context.Context, vm string) (Keeper, error)
 
 // Options change a service. Nil and zero fields are good defaults.
@@ -63,6 +64,10 @@ type machine struct {
 	paused bool
 	due    time.Time
 	busy   chan struct{} // holds a token: who has it has the VM
+	// queued says that a round waits for its turn or is under way: a VM whose guest hangs takes one turn, not all. again
+	// is a round that is wanted right behind it.
+	queued, again bool
+	streams       map[Stream]bool // of all images, for Forget
 }
 
 // ImagePoint is a new image of a VM.
@@ -81,6 +86,8 @@ type ImageStream struct {
 	// From is the first log that the image needs, so that a hole right behind the image is seen at once. [From] finds it
 	// in the records. Empty: a restore will find it.
 	From string
+	// Unbounded lets the guest keep logs where nothing bounds them (wire.LogsArgs). False: such a stream is refused.
+	Unbounded bool
 }
 
 // Report is how a round of a VM went.
@@ -122,7 +129,7 @@ func New(open Opener, store Store, opts *Options) *Service {
 func (s *Service) vm(name string) *machine {
 	m := s.vms[name]
 	if m == nil {
-		m = &machine{busy: make(chan struct{}, 1)}
+		m = &machine{busy: make(chan struct{}, 1), streams: map[Stream]bool{}}
 		s.vms[name] = m
 	}
 	return m
@@ -132,7 +139,7 @@ func (s *Service) vm(name string) *machine {
 // guest throws away before the first round is missing from then on. It is harmless where logs are kept already.
 func Begin(ctx context.Context, k Keeper, vm string, streams ...ImageStream) (err error) {
 	for _, st := range streams {
-		if _, e := k.Logs(ctx, wire.LogsArgs{Kind: st.Kind, Name: st.Name, Begin: true}); e != nil {
+		if _, e := k.Logs(ctx, wire.LogsArgs{Kind: st.Kind, Name: st.Name, Begin: true, Unbounded: st.Unbounded}); e != nil {
 			err = errors.Join(err, fmt.Errorf("%s: %w", Stream{vm, st.Kind, st.Name}, e))
 		}
 	}
@@ -144,7 +151,10 @@ func (s *Service) Image(img ImagePoint) {
 	img.Streams = slices.Clone(img.Streams)
 	s.mu.Lock()
 	m := s.vm(img.VM)
-	m.image, m.paused, m.due = &img, false, time.Now()
+	m.image, m.paused, m.due, m.again = &img, false, time.Now(), m.queued
+	for _, is := range img.Streams {
+		m.streams[Stream{img.VM, is.Kind, is.Name}] = true
+	}
 	s.mu.Unlock()
 	s.poke()
 }
@@ -172,30 +182,54 @@ func (s *Service) Resume(vm string) {
 	s.poke()
 }
 
-// Forget makes the guest stop keeping logs for us, and the service stop asking. Where the guest cannot be reached the
-// error says so: what keeps logs there (a replication slot) is still there.
+// Forget makes the guest stop keeping logs for us, and the service stop asking: for each stream that was ever told of or
+// is stored, and then for whatever else keeps some. The VM is forgotten when all of that has succeeded; until then no more
+// rounds are made, what keeps logs there (a replication slot) may still be there, as the error says, and Forget can be
+// called again.
 func (s *Service) Forget(ctx context.Context, vm string) error {
 	if err := s.Pause(ctx, vm); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	m := s.vms[vm]
-	delete(s.vms, vm)
-	s.mu.Unlock()
-	if m.image == nil {
-		return nil
+	streams, err := s.streamsOf(ctx, vm)
+	if err != nil {
+		return fmt.Errorf("%s: which streams are stored: %w", vm, err)
 	}
 	k, err := s.open(ctx, vm)
 	if err != nil {
 		return fmt.Errorf("%s: %w", vm, err)
 	}
-	for _, st := range m.image.Streams {
-		_, end := k.Logs(ctx, wire.LogsArgs{Kind: st.Kind, Name: st.Name, End: true})
-		if end != nil {
-			err = errors.Join(err, fmt.Errorf("%s: %w", Stream{vm, st.Kind, st.Name}, end))
+	for _, st := range streams {
+		if _, end := k.Logs(ctx, wire.LogsArgs{Kind: st.Kind, Name: st.Name, End: true}); end != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", st, end))
 		}
 	}
-	return errors.Join(err, k.Close())
+	if _, end := k.Logs(ctx, wire.LogsArgs{End: true}); end != nil {
+		err = errors.Join(err, fmt.Errorf("%s: whatever else keeps logs: %w", vm, end))
+	}
+	if err != nil {
+		return errors.Join(err, k.Close())
+	}
+	s.mu.Lock()
+	delete(s.vms, vm)
+	s.mu.Unlock()
+	return k.Close()
+}
+
+// streamsOf are the streams of a VM that images told of, and those that are stored.
+func (s *Service) streamsOf(ctx context.Context, vm string) ([]Stream, error) {
+	all := map[Stream]bool{}
+	if l, ok := s.store.(Lister); ok {
+		for st, err := range l.Streams(ctx, vm) {
+			if err != nil {
+				return nil, err
+			}
+			all[st] = true
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.Copy(all, s.vm(vm).streams)
+	return slices.SortedFunc(maps.Keys(all), func(a, b Stream) int { return cmp.Compare(a.String(), b.String()) }), nil
 }
 
 func (s *Service) poke() {
@@ -233,11 +267,11 @@ func (s *Service) next(now time.Time) (names []string, wait time.Duration) {
 	defer s.mu.Unlock()
 	wait = s.opts.Every
 	for name, m := range s.vms {
-		if m.image == nil || m.paused {
+		if m.image == nil || m.paused || m.queued {
 			continue
 		}
 		if !m.due.After(now) {
-			m.due = now.Add(s.opts.Every)
+			m.due, m.queued = now.Add(s.opts.Every), true
 			names = append(names, name)
 		}
 		wait = min(wait, m.due.Sub(now))
@@ -248,6 +282,7 @@ func (s *Service) next(now time.Time) (names []string, wait time.Duration) {
 
 // round is one round of a VM when it is its turn.
 func (s *Service) round(ctx context.Context, vm string) {
+	defer s.rounded(vm)
 	select {
 	case s.turn <- struct{}{}:
 		defer func() { <-s.turn }()
@@ -255,6 +290,22 @@ func (s *Service) round(ctx context.Context, vm string) {
 		return
 	}
 	_, _ = s.Collect(ctx, vm) // the report has been told
+}
+
+// rounded lets a VM be due again: at once where that was asked for meanwhile, else not before an interval has gone by.
+func (s *Service) rounded(vm string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m := s.vms[vm]; m != nil {
+		if now := time.Now(); m.again || !m.due.After(now) {
+			m.due = now
+			if !m.again {
+				m.due = now.Add(s.opts.Every)
+			}
+		}
+		m.queued, m.again = false, false
+	}
+	s.poke()
 }
 
 // Collect does one round of a VM now. It is what Run does when a VM is due. The error is the report's first one.

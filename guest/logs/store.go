@@ -43,19 +43,31 @@ type Log struct {
 	Time     time.Time `json:"time"`          // when it was complete, by the guest's clock
 	Mark     bool      `json:"mark"`          // a restore to any moment up to Time ends within it
 	Gap      string    `json:"gap,omitempty"` // what is missing before it, in words
+	// Life counts how often the stream has begun anew, because its VM was put back to an image or its logs were reset.
+	// Logs of two lives are two histories, even where they share names.
+	Life int64 `json:"life,omitempty"`
 
 	Container string `json:"-"` // id of the image point that it follows
 	Batch     string `json:"-"` // what it was stored with
+	// Stored is when, by the clock of whoever keeps the batch; zero where that is not known.
+	Stored time.Time `json:"-"`
 }
 
 // Store is a place for logs. Its methods may be called by several goroutines; a stream has one writer at a time.
 type Store interface {
 	// Begin starts a batch of logs of a stream. container is the id of the image point that they follow.
 	Begin(ctx context.Context, s Stream, container string) (Batch, error)
-	// Logs yields what is stored of a stream, in the order in which it was.
+	// Logs yields what is stored of a stream, in the order in which it was. A *BatchError stands for a batch that cannot be
+	// read: what follows is yielded all the same. Any other error says that what is stored is not known.
 	Logs(ctx context.Context, s Stream) iter.Seq2[Log, error]
 	// Open reads a log that Logs has yielded. It does not verify the sum: [Read] does.
 	Open(ctx context.Context, s Stream, l Log) (io.ReadCloser, error)
+}
+
+// Lister is a [Store] that knows its streams.
+type Lister interface {
+	// Streams yields each stream of a VM of which something is stored, once.
+	Streams(ctx context.Context, vm string) iter.Seq2[Stream, error]
 }
 
 // Batch is written at once or not at all.

@@ -213,6 +213,21 @@ type DeployOptions struct {
 	// Lease is how long the component lives without hearing from us. Zero: 10 min, so that it outlives the attempts to
 	// reach the proxy again. The link between proxy and guest needs no lease: its end is the component's.
 	Lease time.Duration
+	// Reconnects is how often the proxy may make its link to the guest anew; it is told how many are left. Nil: once (R190).
+	Reconnects *int
+}
+
+func (o *DeployOptions) reconnects() int {
+	if o.Reconnects == nil {
+		return ToGuest.Reconnects()
+	}
+	return max(0, min(*o.Reconnects, ToGuest.Reconnects()))
+}
+
+func (o *DeployOptions) spent(n int) {
+	if o.Reconnects != nil {
+		*o.Reconnects -= max(0, min(n, *o.Reconnects))
+	}
 }
 
 // componentLease is more than the longest that ten reconnects take.
@@ -244,16 +259,22 @@ func (c *Client) deploy(ctx context.Context, name string, ways []Way, o *DeployO
 	}
 	a := &deployAnswer{}
 	stream := s.carry()
-	err = s.call(ctx, verbDeploy, deployArgs{Guest: name, Session: o.Session, Ways: args, LimitMillis: o.Limit.Milliseconds()}, a)
+	err = s.call(ctx, verbDeploy, deployArgs{Guest: name, Session: o.Session, Ways: args, LimitMillis: o.Limit.Milliseconds(), Reconnects: o.reconnects()}, a)
 	if err != nil {
+		if broken, ok := errors.AsType[*TaskError](err); ok && broken.Link == ToGuest {
+			o.spent(broken.Reconnects)
+		}
 		s.leave()
 		return nil, err
 	}
 	component, err := guest.Dial(ctx, stream, &guest.ComponentOptions{Session: o.Session, Lease: cmp.Or(o.Lease, componentLease)})
 	if err != nil {
 		err = errors.Join(fmt.Errorf("greet the component by proxy %s: %w", c.opts.Name, err), s.broken())
-		return nil, errors.Join(err, s.remove(context.WithoutCancel(ctx)))
+		err = errors.Join(err, s.remove(context.WithoutCancel(ctx)))
+		s.leave() // also where it could not be removed: the proxy goes on with that, and keeps no credential for us
+		return nil, err
 	}
+	o.spent(a.Reconnects)
 	return guest.NewDeployed(component, a.Kind, func(ctx context.Context) error {
 		_, _ = component.Remove(ctx) // whether it did so is looked for
 		_ = component.Close()

@@ -36,7 +36,7 @@ func (d *Deployer) Probe(ctx context.Context) (*guest.Report, error) {
 func (d *Deployer) Deploy(ctx context.Context, kinds []guest.Kind, opts *guest.DeployOptions) (*guest.Deployed, error) {
 	o := DeployOptions{}
 	if opts != nil {
-		o.Session, o.Lease = opts.Session, opts.Lease
+		o.Session, o.Lease, o.Reconnects = opts.Session, opts.Lease, opts.Reconnects
 	}
 	var ways []Way
 	for _, k := range kinds {

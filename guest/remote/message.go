@@ -96,6 +96,7 @@ type deployArgs struct {
 	Session     string    `json:"session"`
 	Ways        []wayArgs `json:"ways"` // in the order in which they are tried
 	LimitMillis int64     `json:"limitMillis"`
+	Reconnects  int       `json:"reconnects"` // to the guest, that may be tried: 0 or 1
 }
 
 type deployAnswer struct {
@@ -103,6 +104,8 @@ type deployAnswer struct {
 	System  guest.System `json:"system"`
 	Path    string       `json:"path"`
 	Refused []string     `json:"refused"` // ways that did not take it, and why
+	// Reconnects is how many were tried.
+	Reconnects int `json:"reconnects"`
 }
 
 type dialArgs struct {
@@ -191,6 +194,8 @@ func checkWays(ways []wayArgs) error {
 			return invalid("settings of %d bytes for %.20q, at most %d", len(w.Settings), w.Kind, maxSettings)
 		case long > maxSmall || len(c.PrivateKey)+len(c.Config) > maxText:
 			return invalid("a credential for %.20q that is too long", w.Kind)
+		case c.Agent: // it would be that of whoever started the proxy
+			return invalid("%.20q: keys of an SSH agent stay with their agent: a proxy has none for others", w.Kind)
 		case slices.ContainsFunc(ways[:i], func(x wayArgs) bool { return x.Kind == w.Kind }):
 			return invalid("%.20q stands among the ways twice", w.Kind)
 		}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/guest"
 )
 
@@ -29,24 +30,21 @@ type placed struct {
 
 // place opens a way and brings a component in. A link that breaks is made anew once (R190); what the first attempt left is
 // taken away first.
-func (s *Server) place(ctx context.Context, way guest.Way, name, session string) (*placed, error) {
+func (s *Server) place(ctx context.Context, way guest.Way, name, session string, journal hikae.Journal, reconnects *int) (*placed, error) {
 	var p *placed
-	err := s.withReconnect(ctx, name, func(ctx context.Context) (err error) {
-		p, err = s.placeOnce(ctx, way, name, session)
+	err := s.withReconnect(ctx, name, reconnects, func(ctx context.Context) (err error) {
+		p, err = s.placeOnce(ctx, way, name, session, journal)
 		return err
 	})
 	return p, err
 }
 
-func (s *Server) placeOnce(ctx context.Context, way guest.Way, name, session string) (*placed, error) {
+func (s *Server) placeOnce(ctx context.Context, way guest.Way, name, session string, journal hikae.Journal) (*placed, error) {
 	ch, err := way.Open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	o := &guest.DeployOptions{Guest: name, Session: session, Way: way}
-	if s.opts.Journal != nil {
-		o.Journal = s.opts.Journal
-	}
+	o := &guest.DeployOptions{Guest: name, Session: session, Way: way, Journal: journal}
 	b, err := guest.Bring(ctx, ch, s.opts.Programs, o)
 	if err != nil {
 		_ = ch.Close() // a link that broke cannot be closed well
@@ -56,15 +54,17 @@ func (s *Server) placeOnce(ctx context.Context, way guest.Way, name, session str
 }
 
 // withReconnect does something over a link to a guest, and once more where the link broke (R190).
-func (s *Server) withReconnect(ctx context.Context, name string, do func(context.Context) error) error {
+// left is how many reconnects are left, of the whole task.
+func (s *Server) withReconnect(ctx context.Context, name string, left *int, do func(context.Context) error) error {
 	err := do(ctx)
 	for try := 1; err != nil && guest.LinkBroke(err) && !errors.Is(err, guest.ErrLeftover) && ctx.Err() == nil; try++ {
-		if try > ToGuest.Reconnects() {
+		if *left <= 0 {
 			return &TaskError{Guest: name, Link: ToGuest, Reconnects: try - 1, Err: err}
 		}
 		if s.sleep(ctx, backOff(try)) != nil {
 			return err
 		}
+		*left--
 		err = do(ctx)
 	}
 	return err
@@ -102,7 +102,8 @@ func (t *task) dial(ctx context.Context, a *dialArgs) (*dialAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var conn net.Conn
-	err = t.server.withReconnect(ctx, a.Guest, func(ctx context.Context) (err error) {
+	left := ToGuest.Reconnects()
+	err = t.server.withReconnect(ctx, a.Guest, &left, func(ctx context.Context) (err error) {
 		conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", a.Address)
 		return err
 	})

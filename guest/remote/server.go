@@ -72,7 +72,7 @@ type Server struct {
 	waiting atomic.Int32
 	sleep   func(context.Context, time.Duration) error // between two attempts to reach a guest
 
-	sweeping sync.Mutex
+	sweeping chan struct{} // of one
 
 	mu      sync.Mutex
 	tasks   map[taskKey]*task
@@ -105,14 +105,14 @@ func NewServer(opts *ServerOptions) (*Server, error) {
 	if o.System == nil {
 		o.System = ThisSystem()
 	}
-	s := &Server{opts: o, log: o.Log, slots: make(chan struct{}, o.Deployments), exits: make(chan struct{}, o.Deployments), sleep: sleep, tasks: map[taskKey]*task{}}
+	s := &Server{opts: o, log: o.Log, slots: make(chan struct{}, o.Deployments), exits: make(chan struct{}, o.Deployments), sleep: sleep, sweeping: make(chan struct{}, 1), tasks: map[taskKey]*task{}}
 	s.report()
 	return s, nil
 }
 
 // report tells at the start what a dead proxy may have left.
 func (s *Server) report() {
-	left, err := s.leftovers(context.Background())
+	left, err := s.leftovers(context.Background(), "")
 	for _, l := range left {
 		s.log.Warn("a component may have been left in a guest by an earlier process", "guest", l.Guest, "way", string(l.Kind), "folder", l.Folder)
 	}
@@ -126,6 +126,14 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn, peer trust.Peer) 
 	l := newLine(conn)
 	defer l.close()
 	defer l.watch(ctx)()
+	if peer.Token || peer.Role != trust.Guest && peer.Role != trust.Full { // before it takes anybody's place
+		if _, err := l.get(firstTime); err != nil { // a refusal is an answer
+			return err
+		}
+		err := &Failure{CodeForbidden, "this peer's role is not for work in guests"}
+		l.refuse(failureOf(err, nil))
+		return err
+	}
 	if !s.enter() {
 		l.refuse(failureOf(ErrBusy, nil))
 		return ErrBusy
@@ -136,7 +144,11 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn, peer trust.Peer) 
 		l.refuse(failureOf(err, nil))
 		return err
 	}
-	return t.serve(l, a)
+	err = t.serve(l, a)
+	if ctx.Err() != nil { // the peer is in the book no more, or the mover ends: what it had deployed is not its any more
+		t.end(errors.New("the peer may not come any more, or the proxy is being shut down"))
+	}
+	return err
 }
 
 // enter counts a connection in.
@@ -161,9 +173,6 @@ func (s *Server) attach(l *line, peer trust.Peer) (*task, *attachArgs, error) {
 	f, err := l.get(firstTime)
 	if err != nil {
 		return nil, nil, err
-	}
-	if peer.Token || peer.Role != trust.Guest && peer.Role != trust.Full {
-		return nil, nil, &Failure{CodeForbidden, "this peer's role is not for work in guests"}
 	}
 	a := &attachArgs{}
 	if f.kind != kindAttach {
@@ -257,8 +266,8 @@ func (s *Server) Close(ctx context.Context) error {
 var errClosing = errors.New("the proxy is being shut down")
 
 // status is how the proxy is.
-func (s *Server) status(ctx context.Context) (*Status, error) {
-	left, err := s.leftovers(ctx)
+func (s *Server) status(ctx context.Context, peer trust.Peer) (*Status, error) {
+	left, err := s.leftovers(ctx, peerFact(peer.Serial))
 	if err != nil {
 		s.log.Warn("the journal", "err", err)
 	}

@@ -2,7 +2,13 @@ package remote
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
 
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/guest"
@@ -17,8 +23,8 @@ type Leftover struct {
 
 const maxLeftovers = 256
 
-// leftovers are what dead processes of this proxy may have left in guests.
-func (s *Server) leftovers(ctx context.Context) (out []Leftover, err error) {
+// leftovers are what dead processes of this proxy may have left in guests, for one peer, or for all where whose is empty.
+func (s *Server) leftovers(ctx context.Context, whose string) (out []Leftover, err error) {
 	if s.opts.Journal == nil {
 		return nil, nil
 	}
@@ -27,7 +33,7 @@ func (s *Server) leftovers(ctx context.Context) (out []Leftover, err error) {
 		switch {
 		case err != nil:
 			errs = append(errs, err)
-		case e.Kind == guest.EffectKind && len(out) < maxLeftovers:
+		case e.Kind == guest.EffectKind && (whose == "" || e.Facts[factPeer] == whose) && len(out) < maxLeftovers:
 			out = append(out, Leftover{e.VM, guest.Kind(e.Facts["way"]), e.Facts["folder"]})
 		}
 		if len(errs) >= maxLeftovers {
@@ -35,6 +41,38 @@ func (s *Server) leftovers(ctx context.Context) (out []Leftover, err error) {
 		}
 	}
 	return out, errors.Join(errs...)
+}
+
+// Facts of an effect beside those of package guest. Names of guests are their peers' own: two peers may call two guests the
+// same, and one peer may have moved a name to another address.
+const (
+	factPeer  = "peer"
+	factPlace = "place"
+)
+
+// owned is a journal whose effects say whose they are, and to where they were made.
+type owned struct {
+	hikae.Journal
+	peer, place string
+}
+
+func (o owned) Intend(ctx context.Context, e hikae.Effect) (func(context.Context) error, error) {
+	e.Facts = maps.Clone(e.Facts)
+	e.Facts[factPeer], e.Facts[factPlace] = o.peer, o.place
+	return o.Journal.Intend(ctx, e)
+}
+
+// peerFact is how the journal knows a peer: by its enrolment.
+func peerFact(serial uint64) string { return strconv.FormatUint(serial, 10) }
+
+// places are where the ways of a request lead, by kind: what their settings say, so that the journal need not hold these.
+func places(ways []wayArgs) map[guest.Kind]string {
+	out := map[guest.Kind]string{}
+	for _, w := range ways {
+		sum := sha256.Sum256(w.Settings)
+		out[w.Kind] = hex.EncodeToString(sum[:16])
+	}
+	return out
 }
 
 // sweep takes away what dead sessions left in a guest, over ways of the kind that it came by.
@@ -54,12 +92,14 @@ func (t *task) sweep(ctx context.Context, a *sweepArgs) (*sweepAnswer, error) {
 		return nil, err
 	}
 	defer free()
-	return t.server.sweep(ctx, a.Guest, ways)
+	return t.server.sweep(ctx, t.broom(a.Guest, ways, places(a.Ways)))
 }
 
 // sweepBefore is the sweep that each visit of a guest begins with. What cannot be swept keeps nobody from the visit.
-func (t *task) sweepBefore(ctx context.Context, name string, ways []guest.Way, hide []string) {
-	out, err := t.server.sweep(ctx, name, ways)
+func (t *task) sweepBefore(ctx context.Context, name string, ways []guest.Way, at map[guest.Kind]string, hide []string) {
+	ctx, cancel := context.WithTimeout(ctx, sweepLimit)
+	defer cancel()
+	out, err := t.server.sweep(ctx, t.broom(name, ways, at))
 	log := t.server.log.With("peer", t.peer.Name, "guest", name)
 	if err != nil {
 		log.Warn("what an earlier process left is still there", "err", failureOf(err, hide).Text)
@@ -69,14 +109,25 @@ func (t *task) sweepBefore(ctx context.Context, name string, ways []guest.Way, h
 	}
 }
 
-func (s *Server) sweep(ctx context.Context, name string, ways []guest.Way) (*sweepAnswer, error) {
+// sweepLimit bounds a sweep that nobody asked for: the visit is what was.
+const sweepLimit = 20 * time.Second
+
+func (t *task) broom(name string, ways []guest.Way, at map[guest.Kind]string) *broom {
+	return &broom{guest: name, peer: peerFact(t.peer.Serial), ways: ways, places: at}
+}
+
+func (s *Server) sweep(ctx context.Context, b *broom) (*sweepAnswer, error) {
 	out := &sweepAnswer{}
-	if s.opts.Journal == nil {
-		return out, nil
+	left, err := s.leftovers(ctx, b.peer)
+	if !slices.ContainsFunc(left, func(l Leftover) bool { return l.Guest == b.guest }) {
+		return out, err // and nobody waits for another guest's sweep
 	}
-	s.sweeping.Lock() // the journal hands a dead session's effects to one at a time
-	defer s.sweeping.Unlock()
-	b := &broom{guest: name, ways: ways}
+	select {
+	case s.sweeping <- struct{}{}: // the journal hands a dead session's effects to one at a time
+		defer func() { <-s.sweeping }()
+	case <-ctx.Done():
+		return out, context.Cause(ctx)
+	}
 	defer b.close()
 	_, _ = s.opts.Journal.Sweep(ctx, map[string]hikae.Sweeper{guest.EffectKind: b}, nil) // what the broom cannot do it tells itself
 	out.Undone, out.Left = b.undone, b.left
@@ -85,8 +136,10 @@ func (s *Server) sweep(ctx context.Context, name string, ways []guest.Way) (*swe
 
 // broom sweeps one guest, over the ways that it has.
 type broom struct {
-	guest string
-	ways  []guest.Way
+	guest  string
+	peer   string
+	ways   []guest.Way
+	places map[guest.Kind]string
 
 	open         map[guest.Kind]guest.Channel
 	undone, left int
@@ -98,10 +151,15 @@ var errOther = errors.New("another guest's, or another way's")
 
 // Undo implements [hikae.Sweeper].
 func (b *broom) Undo(ctx context.Context, e hikae.Effect, _ []hikae.ChangeID) error {
-	if e.VM != b.guest {
+	if e.VM != b.guest || e.Facts[factPeer] != b.peer {
 		return errOther
 	}
-	ch, err := b.channel(ctx, guest.Kind(e.Facts["way"]))
+	kind := guest.Kind(e.Facts["way"])
+	if e.Facts[factPlace] != b.places[kind] { // a guest of that name somewhere else: to find nothing there proves nothing
+		b.left++
+		return errOther
+	}
+	ch, err := b.channel(ctx, kind)
 	if err == nil {
 		err = guest.UndoDeploy(ctx, ch, e)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/guest"
 )
 
@@ -14,7 +15,7 @@ import (
 func (t *task) do(ctx context.Context, r request, hide *[]string) (any, error) {
 	switch r.Verb {
 	case verbStatus:
-		return answer(r, func(*statusArgs) (*Status, error) { return t.server.status(ctx) })
+		return answer(r, func(*statusArgs) (*Status, error) { return t.server.status(ctx, t.peer) })
 	case verbProbe:
 		return answer(r, func(a *probeArgs) (*probeAnswer, error) { *hide = secretsOf(a.Ways); return t.probe(ctx, a) })
 	case verbDeploy:
@@ -109,6 +110,9 @@ func (t *task) probe(ctx context.Context, a *probeArgs) (*probeAnswer, error) {
 // deploy brings a component in over the first way that takes it, and begins the task's stream.
 func (t *task) deploy(ctx context.Context, a *deployArgs) (*deployAnswer, error) {
 	limit, err := limitOf(a.LimitMillis, deployLimit)
+	if a.Reconnects < 0 || a.Reconnects > ToGuest.Reconnects() {
+		err = errors.Join(err, invalid("%d reconnects to a guest, at most %d", a.Reconnects, ToGuest.Reconnects()))
+	}
 	if err = errors.Join(err, checkGuest(a.Guest)); err != nil {
 		return nil, err
 	}
@@ -126,7 +130,7 @@ func (t *task) deploy(ctx context.Context, a *deployArgs) (*deployAnswer, error)
 		return nil, err
 	}
 	defer free()
-	t.sweepBefore(ctx, a.Guest, ways, secretsOf(a.Ways))
+	t.sweepBefore(ctx, a.Guest, ways, places(a.Ways), secretsOf(a.Ways))
 	return t.deployBy(ctx, a, ways)
 }
 
@@ -143,9 +147,14 @@ func (t *task) unused() error {
 // deployBy tries one way after the other. A deployment that left something is the last: another way might hide it.
 func (t *task) deployBy(ctx context.Context, a *deployArgs, ways []guest.Way) (*deployAnswer, error) {
 	out := &deployAnswer{Refused: []string{}}
-	errs := []error{guest.ErrNoWay}
+	errs, at, left := []error{guest.ErrNoWay}, places(a.Ways), a.Reconnects
 	for _, way := range ways {
-		p, err := t.server.place(ctx, way, a.Guest, a.Session)
+		var journal hikae.Journal
+		if t.server.opts.Journal != nil {
+			journal = owned{t.server.opts.Journal, peerFact(t.peer.Serial), at[way.Kind()]}
+		}
+		p, err := t.server.place(ctx, way, a.Guest, a.Session, journal, &left)
+		out.Reconnects = a.Reconnects - left
 		if err == nil {
 			t.begin(p)
 			t.server.log.Info("a component was brought in", "peer", t.peer.Name, "guest", a.Guest, "way", string(way.Kind()))

@@ -6,8 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/user"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 )
@@ -34,16 +37,38 @@ func accountOf(uid, gid int) account {
 // own is who we are.
 func own() account { return accountOf(os.Geteuid(), os.Getegid()) }
 
-// accounts are those that a server may be asked as, best first: its own, then ours.
-func accounts(p process) []account {
+// accounts are those that a server may be asked as, best first: its own, then ours. Ours is root's with all that lies
+// ready for root, so it is used for a server of a service account alone (names): anybody in a guest can run a program that
+// is called like a server's, and have passwords sent to it.
+func accounts(p process, names ...string) []account {
 	us := own()
 	if us.uid == p.uid {
 		return []account{us}
 	}
-	if us.uid != 0 {
+	its := accountOf(p.uid, p.gid)
+	service := its.name != "" && slices.Contains(names, its.name)
+	switch {
+	case us.uid != 0 && service:
 		return []account{us}
+	case us.uid != 0:
+		return nil
+	case service:
+		return []account{its, us}
 	}
-	return []account{accountOf(p.uid, p.gid), us}
+	return []account{its}
+}
+
+// ownSocket makes sure that a socket is the server's own, in a folder where nobody else can put another in its place.
+func (p process) ownSocket(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || info.Mode().Type() != fs.ModeSocket || int(st.Uid) != p.uid || !trusted(filepath.Dir(path), p.uid) {
+		return fmt.Errorf("its socket %s is not safely its own: nothing is sent there", clean(path, 200))
+	}
+	return nil
 }
 
 // credential is what a process gets to run as an account. Nil: it does so already.
@@ -80,6 +105,9 @@ func login(ctx context.Context, ways []command, hello string) (*client, error) {
 	}
 	return nil, fmt.Errorf("login: %w", &loginError{all})
 }
+
+// errForeign says that a server is not spoken to.
+var errForeign = errors.New("it runs as an account that is neither ours nor a database's: nothing is sent to it")
 
 // errNoClient says that there is no program to speak to a server with.
 var errNoClient = errors.New("its command-line client is not installed, or others than root and the server's account can change it")

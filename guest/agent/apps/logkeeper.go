@@ -61,6 +61,9 @@ func (a *Apps) Logs(ctx context.Context, args wire.LogsArgs) (wire.LogsAnswer, e
 	if args.Begin && args.End {
 		return wire.LogsAnswer{}, &wire.Failure{Code: wire.CodeInvalid, Message: "begin and end at once"}
 	}
+	if args.End && args.Kind == "" && args.Name == "" {
+		return wire.LogsAnswer{Logs: []wire.Log{}}, a.endAll(ctx)
+	}
 	s, err := a.find(args.Kind, args.Name)
 	if err != nil {
 		return wire.LogsAnswer{}, err
@@ -78,6 +81,23 @@ func (a *Apps) Logs(ctx context.Context, args wire.LogsArgs) (wire.LogsAnswer, e
 	defer a.mu.Unlock()
 	a.listed[s.key().String()] = l
 	return l.answer, nil
+}
+
+// endAll makes every instance stop keeping logs for us, for whoever does not know which ones do.
+func (a *Apps) endAll(ctx context.Context) error {
+	all, err := a.servers()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, logLimit)
+	defer cancel()
+	problems := make([]error, len(all))
+	each(all, func(i int, s server) {
+		if _, err := s.logs(ctx, wire.LogsArgs{End: true}); err != nil {
+			problems[i] = fmt.Errorf("%s: logs: %w", s.key(), err)
+		}
+	})
+	return errors.Join(problems...)
 }
 
 // lastListed is what Logs has listed last.

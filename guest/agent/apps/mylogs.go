@@ -62,7 +62,9 @@ func (l *listing) binlogs(rows [][]string, base string, closed time.Time) error 
 		return err
 	}
 	defer root.Close()
-	for _, row := range rows[:min(len(rows), maxLogs)] {
+	// The newest: the server keeps them by its own rules, shipped or not, so that the oldest ones would come for ever. Where
+	// others before them are not stored yet, the numbers show the hole.
+	for _, row := range rows[max(len(rows)-maxLogs, 0):] {
 		size, err := strconv.ParseInt(row[1], 10, 64)
 		if !isBinlog(row[0], base) || err != nil {
 			return &wire.Failure{Code: wire.CodeFailed, Message: "a binary log called " + clean(row[0], 200)}

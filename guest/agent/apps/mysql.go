@@ -69,8 +69,15 @@ func (s *mysql) open(ctx context.Context) (*mySession, error) {
 	if s.socket == "" {
 		return nil, fmt.Errorf("it listens on no socket")
 	}
+	if err := s.p.ownSocket(s.socket); err != nil {
+		return nil, err
+	}
 	var ways []command
-	for _, a := range accounts(s.p) {
+	as := accounts(s.p, "mysql", "mariadb")
+	if len(as) == 0 {
+		return nil, errForeign
+	}
+	for _, a := range as {
 		path, ok := s.p.program(a.uid, "mariadb", "mysql")
 		if !ok {
 			continue
@@ -99,7 +106,7 @@ func private(path string, uid int) bool {
 
 // client is a client for a server. The first argument has to be about defaults.
 func (s *mysql) client(path string, a account, args ...string) command {
-	args = append(args, "--protocol=socket", "--socket="+s.socket, "--batch", "--skip-column-names", "--unbuffered",
+	args = append(args, "--protocol=socket", "--local-infile=0", "--socket="+s.socket, "--batch", "--skip-column-names", "--unbuffered",
 		"--skip-reconnect", "--no-auto-rehash", "--connect-timeout=10", "--default-character-set=utf8mb4")
 	return command{
 		path: path, as: a.credential(), args: args, env: a.env("MYSQL_HISTFILE=/dev/null"),

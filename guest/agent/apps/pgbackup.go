@@ -90,13 +90,18 @@ func (h *pgHeld) finish(ctx context.Context) ([]wire.Record, error) {
 	if h.facts.Number < 150000 {
 		call = "pg_stop_backup(false, false)"
 	}
+	// Asked for before: all that had committed by this moment lies before the backup's end, where the recovery to that end
+	// stops. What commits between this answer and the end is there too.
+	if err := h.s.get(ctx, "SELECT to_json("+utc+")", &h.backup.StopTime); err != nil {
+		return nil, err
+	}
 	var end struct{ LSN, Label, Map, WAL string }
 	err := h.s.get(ctx, "SELECT json_build_object('lsn', b.lsn::text, 'label', b.labelfile, 'map', coalesce(b.spcmapfile, ''), "+
 		"'wal', pg_walfile_name(b.lsn)) FROM "+call+" b", &end)
 	if err != nil {
 		return nil, fmt.Errorf("pg_backup_stop: %w", err)
 	}
-	if err := h.s.get(ctx, "SELECT to_json("+utc+")", &h.backup.StopTime); err != nil {
+	if err := h.s.get(ctx, "SELECT to_json("+utc+")", &h.backup.EndTime); err != nil {
 		return nil, err
 	}
 	if !record.IsSegment(end.WAL) {

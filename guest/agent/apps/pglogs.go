@@ -3,7 +3,9 @@
 package apps
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,10 +21,20 @@ import (
 	"github.com/hikae/hikae/guest/agent/wire"
 )
 
-// slotName is what our slot is called in a cluster.
-func slotName(f pgFacts) string {
-	n, _ := strconv.ParseUint(f.System, 10, 64) // facts has checked it
-	return fmt.Sprintf("hikae_%x", n)
+// Our slots. One keeps WAL. The other keeps none and is a mark: that this cluster's archive queue is ours. Both are durable
+// rows of the cluster, go where it goes, and end with one statement. Their names have the guest in them: what a copy of
+// this VM brought along is not ours, and nobody would ever move it.
+func slotName(f pgFacts) string { return "hikae_" + ownPart(f) }
+func markName(f pgFacts) string { return "hikae_q_" + ownPart(f) }
+
+func ownPart(f pgFacts) string {
+	n, _ := strconv.ParseUint(f.System, 10, 64)   // facts has checked it
+	id, err := readFile("/etc/machine-id", 1<<10) // systemd's; without one, the host's name has to do
+	if host, e := os.Hostname(); err != nil && e == nil {
+		id = []byte(host)
+	}
+	sum := sha256.Sum256(bytes.TrimSpace(id))
+	return fmt.Sprintf("%x_%x", n, sum[:4])
 }
 
 // logs lists a cluster's complete segments. It closes the current one, with a commit of its own behind the moment that
@@ -38,20 +50,66 @@ func (s *postgres) logs(ctx context.Context, args wire.LogsArgs) (*listing, erro
 		return nil, err
 	}
 	if args.End {
-		return &listing{}, c.dropSlot(ctx, slotName(f))
+		return &listing{}, c.dropOthers(ctx)
 	}
 	if err := f.refuses(); err != nil {
 		return nil, &wire.Failure{Code: wire.CodeState, Message: err.Error()}
 	}
-	l := &listing{uid: s.p.uid, system: f.System, segment: f.Segment, queue: f.archiver()}
+	l := &listing{uid: s.p.uid, system: f.System, segment: f.Segment}
 	l.check = l.isWAL
 	if l.folder, err = filepath.EvalSymlinks(filepath.Join(s.p.folder, "pg_wal")); err != nil {
+		return nil, err
+	}
+	if l.queue, err = c.archiver(ctx, f, l.folder, args.Begin); err != nil {
 		return nil, err
 	}
 	if l.queue {
 		return l, l.fromQueue(ctx, c)
 	}
-	return l, l.fromSlot(ctx, c, slotName(f), args.Begin)
+	if args.Begin {
+		if err := c.dropOthers(ctx, slotName(f)); err != nil {
+			return nil, err
+		}
+	}
+	return l, l.fromSlot(ctx, c, f, args)
+}
+
+// archiver reports whether the archive queue is ours, and with begin makes it so where there never was an archiver: not by
+// the server's counter, and not by what one has left in the folder.
+func (s *pgSession) archiver(ctx context.Context, f pgFacts, wal string, begin bool) (bool, error) {
+	if !f.archiver() {
+		return false, nil
+	}
+	at, err := s.slot(ctx, markName(f))
+	if err != nil || at.Exists {
+		return at.Exists, err
+	}
+	done, err := filepath.Glob(filepath.Join(wal, "archive_status", "*.done"))
+	if err != nil || len(done) > 0 {
+		return false, err
+	}
+	if !begin {
+		return false, &wire.Failure{Code: wire.CodeState, Message: "nothing was begun", Hint: "begin"}
+	}
+	if err := s.dropOthers(ctx); err != nil {
+		return false, err
+	}
+	return true, s.makeSlot(ctx, markName(f), false)
+}
+
+// dropOthers drops all slots of ours but those named: those of copies of this VM, and of what we were before. One that is
+// in use is somebody's.
+func (s *pgSession) dropOthers(ctx context.Context, but ...string) error {
+	sql := "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE 'hikae\\_%' " +
+		"AND slot_type = 'physical' AND NOT active"
+	for _, name := range but {
+		quoted, err := literal(name)
+		if err != nil {
+			return err
+		}
+		sql += " AND slot_name <> " + quoted
+	}
+	return s.exec(ctx, sql)
 }
 
 // position is where a cluster's log is.
@@ -102,12 +160,12 @@ func (s *pgSession) slot(ctx context.Context, name string) (slot, error) {
 	return at, err
 }
 
-func (s *pgSession) makeSlot(ctx context.Context, name string) error {
+func (s *pgSession) makeSlot(ctx context.Context, name string, keeps bool) error {
 	quoted, err := literal(name)
 	if err != nil {
 		return err
 	}
-	return s.exec(ctx, "SELECT pg_create_physical_replication_slot("+quoted+", true)")
+	return s.exec(ctx, fmt.Sprintf("SELECT pg_create_physical_replication_slot(%s, %t)", quoted, keeps))
 }
 
 func (s *pgSession) dropSlot(ctx context.Context, name string) error {
@@ -118,8 +176,14 @@ func (s *pgSession) dropSlot(ctx context.Context, name string) error {
 	return s.exec(ctx, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = "+quoted)
 }
 
+// errUnbounded refuses a slot that could fill the guest's disk: between rounds nothing of ours is there to drop it.
+var errUnbounded = &wire.Failure{Code: wire.CodeState,
+	Message: "max_slot_wal_keep_size is -1: a replication slot would keep WAL without a bound when nobody takes it any more",
+	Hint:    "ALTER SYSTEM SET max_slot_wal_keep_size = '4GB' and SELECT pg_reload_conf(), or say that it need not be bounded"}
+
 // fromSlot lists what our slot keeps.
-func (l *listing) fromSlot(ctx context.Context, c *pgSession, name string, begin bool) error {
+func (l *listing) fromSlot(ctx context.Context, c *pgSession, f pgFacts, args wire.LogsArgs) error {
+	name, begin := slotName(f), args.Begin
 	at, err := c.slot(ctx, name)
 	if err != nil {
 		return err
@@ -137,9 +201,13 @@ func (l *listing) fromSlot(ctx context.Context, c *pgSession, name string, begin
 		if !begin {
 			return &wire.Failure{Code: wire.CodeState, Message: "there is no slot " + name, Hint: "begin"}
 		}
-		if err := c.makeSlot(ctx, name); err != nil {
+		if f.KeepMB < 0 && !args.Unbounded {
+			return errUnbounded
+		}
+		if err := c.makeSlot(ctx, name, true); err != nil {
 			return err
 		}
+		l.answer.New = true
 		if at, err = c.slot(ctx, name); err != nil {
 			return err
 		}
@@ -295,7 +363,7 @@ func (l *listing) holes() error {
 // shipped moves the slot on behind the last segment of an unbroken row, or takes logs out of the queue.
 func (s *postgres) shipped(ctx context.Context, l *listing, names []string) error {
 	if l.queue {
-		return l.done(names)
+		return s.dequeue(ctx, l, names)
 	}
 	stored := map[string]bool{}
 	for _, n := range names {
@@ -321,20 +389,47 @@ func (s *postgres) shipped(ctx context.Context, l *listing, names []string) erro
 	return s.advance(ctx, l, next*l.segment)
 }
 
-// advance moves the slot. A server that was exchanged since the listing is left alone.
-func (s *postgres) advance(ctx context.Context, l *listing, to int64) error {
+// same connects to the cluster that was listed. One that was exchanged since is left alone.
+func (s *postgres) same(ctx context.Context, l *listing) (*pgSession, pgFacts, error) {
 	c, err := s.open(ctx)
+	if err != nil {
+		return nil, pgFacts{}, err
+	}
+	f, err := c.facts(ctx)
+	if err == nil && f.System != l.system {
+		err = &wire.Failure{Code: wire.CodeState, Message: "another cluster than the one that was listed"}
+	}
+	if err != nil {
+		c.close()
+		return nil, pgFacts{}, err
+	}
+	return c, f, nil
+}
+
+// dequeue takes logs out of the queue where it still is ours: an archive_command that was set meanwhile gets them all.
+func (s *postgres) dequeue(ctx context.Context, l *listing, names []string) error {
+	c, f, err := s.same(ctx, l)
 	if err != nil {
 		return err
 	}
 	defer c.close()
-	f, err := c.facts(ctx)
+	ours, err := c.archiver(ctx, f, l.folder, false)
+	if err == nil && !ours {
+		err = &wire.Failure{Code: wire.CodeState, Message: "the server has an archiver now: its queue is left to it"}
+	}
 	if err != nil {
 		return err
 	}
-	if f.System != l.system {
-		return &wire.Failure{Code: wire.CodeState, Message: "another cluster than the one that was listed"}
+	return l.done(names)
+}
+
+// advance moves the slot.
+func (s *postgres) advance(ctx context.Context, l *listing, to int64) error {
+	c, f, err := s.same(ctx, l)
+	if err != nil {
+		return err
 	}
+	defer c.close()
 	name := slotName(f)
 	at, err := c.slot(ctx, name)
 	if err != nil {

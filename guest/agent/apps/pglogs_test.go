@@ -62,7 +62,7 @@ func names(logs []wire.Log) (all []string) {
 	return all
 }
 
-const slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'hikae_%'"
+const slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'hikae_%' AND restart_lsn IS NOT NULL"
 
 // fill writes a few segments of WAL and ends with a checkpoint, which removes what nobody keeps.
 const fill = "SELECT pg_switch_wal(); CREATE TABLE x AS SELECT n, repeat('x', 500) FROM generate_series(1, 8000) n; DROP TABLE x; SELECT pg_switch_wal(); CHECKPOINT; CHECKPOINT"
@@ -175,6 +175,66 @@ func TestPostgresQueue(t *testing.T) {
 	pg.SQL(t, "SELECT pg_reload_conf()")
 	k.list(t, true)
 	require.Equal(t, "1", pg.SQL(t, slots))
+	require.Equal(t, "0", pg.SQL(t, marks), "the queue is not ours any more")
+
+	// A crash makes the server forget who archived: what lies in the folder does not.
+	require.NoError(t, k.endAll(t.Context()))
+	pg.SQL(t, "SELECT pg_stat_reset_shared('archiver')")
+	k.list(t, true)
+	require.Equal(t, "0", pg.SQL(t, marks))
+	require.NoError(t, k.endAll(t.Context()))
+	require.Equal(t, "0", pg.SQL(t, slots))
+}
+
+const marks = "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'hikae\\_q\\_%'"
+
+// The queue of an archive that somebody set up since the listing is left to it.
+func TestQueueOfAnotherArchiver(t *testing.T) {
+	t.Parallel()
+	dir := appstest.Dir(t)
+	pg := appstest.NewPostgres(t, dir, "archive_mode=on")
+	k := keeper{New(below(dir)), "postgresql", nameOf(pg.Data)}
+	k.list(t, true)
+	require.Equal(t, "1", pg.SQL(t, marks))
+	pg.SQL(t, "SELECT pg_switch_wal()")
+	listed := names(k.list(t, true).Logs)
+	pg.SQL(t, "ALTER SYSTEM SET archive_command = '/bin/false'")
+	pg.SQL(t, "SELECT pg_reload_conf()")
+	until(t, func() bool { return pg.SQL(t, "SHOW archive_command") == "/bin/false" })
+	fails(t, wire.CodeState, k.Shipped(t.Context(), wire.ShippedArgs{Kind: k.kind, Name: k.name, Logs: listed}))
+	for _, n := range listed {
+		require.FileExists(t, filepath.Join(pg.Data, "pg_wal/archive_status", n+".ready"))
+	}
+	pg.Shutdown(t)
+	require.Error(t, k.Shipped(t.Context(), wire.ShippedArgs{Kind: k.kind, Name: k.name, Logs: listed}), "nobody says whose the queue is")
+}
+
+// A slot without a bound is made for those alone who say so; one that a copy of another guest brought along is dropped.
+func TestPostgresUnboundedSlot(t *testing.T) {
+	t.Parallel()
+	dir := appstest.Dir(t)
+	pg := appstest.NewPostgres(t, dir, "max_slot_wal_keep_size=-1")
+	k := keeper{New(below(dir)), "postgresql", nameOf(pg.Data)}
+	found, err := k.Find(t.Context())
+	require.NoError(t, err)
+	require.Contains(t, found[0].Logs, "set max_slot_wal_keep_size")
+	args := wire.LogsArgs{Kind: k.kind, Name: k.name, Begin: true}
+	_, err = k.Logs(t.Context(), args)
+	fails(t, wire.CodeState, err)
+	require.ErrorContains(t, err, "without a bound")
+	require.Equal(t, "0", pg.SQL(t, slots))
+
+	pg.SQL(t, "SELECT pg_create_physical_replication_slot('hikae_1_0badcafe', true), pg_create_physical_replication_slot('standby', true)")
+	args.Unbounded = true
+	answer, err := k.Logs(t.Context(), args)
+	require.NoError(t, err)
+	require.True(t, answer.New)
+	require.False(t, k.list(t, true).New)
+	require.Equal(t, "1", pg.SQL(t, slots))
+	require.Equal(t, "2", pg.SQL(t, "SELECT count(*) FROM pg_replication_slots"), "a standby's is not ours")
+	_, err = k.Logs(t.Context(), wire.LogsArgs{End: true})
+	require.NoError(t, err)
+	require.Equal(t, "0", pg.SQL(t, slots))
 }
 
 func finishedBackup(t *testing.T, a *Apps) (b record.PostgresBackup) {

@@ -81,15 +81,28 @@ func (s *postgres) postmaster() bool {
 func (s *postgres) open(ctx context.Context) (*pgSession, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.Connect)
 	defer cancel()
+	// By its unix socket alone: there the client can hold the account behind it against the server's before it sends
+	// anything (requirepeer). Who listens on a TCP port, nobody can tell.
+	peer := accountOf(s.p.uid, s.p.gid).name
+	if !filepath.IsAbs(s.socket) || peer == "" {
+		return nil, errors.New("it listens on no unix socket, or its account has no name: nothing is sent to its TCP port")
+	}
+	if err := s.p.ownSocket(filepath.Join(s.socket, ".s.PGSQL."+strconv.Itoa(s.port))); err != nil {
+		return nil, err
+	}
 	var ways []command
-	for _, a := range accounts(s.p) {
+	as := accounts(s.p, "postgres")
+	if len(as) == 0 {
+		return nil, errForeign
+	}
+	for _, a := range as {
 		owner := a.uid
 		path, ok := s.p.program(owner, "psql")
 		if !ok {
 			continue
 		}
 		for _, role := range s.roles(a) {
-			ways = append(ways, psql(path, a, s.socket, s.port, role))
+			ways = append(ways, psql(path, a, peer, s.socket, s.port, role))
 		}
 	}
 	c, err := login(ctx, ways, "SET client_min_messages = error; SET synchronous_commit = off; SELECT 1")
@@ -129,14 +142,14 @@ func (s *postgres) roles(a account) (names []string) {
 	return names
 }
 
-// psql is a client for a cluster. Nobody's start-up file is read, no password asked for, and names are looked up where
+// psql is a client for a cluster that runs as the account peer. Nobody's start-up file is read, no password asked for, and names are looked up where
 // only the server itself puts functions.
-func psql(path string, a account, host string, port int, role string) command {
+func psql(path string, a account, peer, host string, port int, role string) command {
 	return command{
 		path: path, as: a.credential(),
 		args: []string{"-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-v", "SHOW_CONTEXT=never",
 			"-h", host, "-p", strconv.Itoa(port), "-U", role, "-d", "postgres"},
-		env: a.env("PGCONNECT_TIMEOUT=10", "PGAPPNAME=hikae", "PGCLIENTENCODING=UTF8", "PGGSSENCMODE=disable",
+		env: a.env("PGCONNECT_TIMEOUT=10", "PGAPPNAME=hikae", "PGREQUIREPEER="+peer, "PGCLIENTENCODING=UTF8", "PGGSSENCMODE=disable",
 			"PGOPTIONS=-c search_path=pg_catalog", "PSQL_HISTORY=/dev/null"),
 		echo: func(token string) string { return `\echo ` + token },
 	}
@@ -263,11 +276,14 @@ func (s *postgres) ask(ctx context.Context) (pgFacts, error) {
 	return c.facts(ctx)
 }
 
-// archiver reports whether we are the archiver: somebody has set the server up to keep WAL for one, there is none, and
-// there never was one whose archive would get a hole.
-func (f pgFacts) archiver() bool {
-	return (f.Archive == "on" || f.Archive == "always") && f.Command == "" && f.Library == "" && f.Archived == 0
+// idle reports whether somebody has set the server up to keep WAL for an archiver, and there is none.
+func (f pgFacts) idle() bool {
+	return (f.Archive == "on" || f.Archive == "always") && f.Command == "" && f.Library == ""
 }
+
+// archiver reports whether we may be the archiver: there is none, and none that the server remembers. A crash makes it
+// forget, so that this is not all (pgSession.archiver).
+func (f pgFacts) archiver() bool { return f.idle() && f.Archived == 0 }
 
 // refuses says why a cluster's logs cannot be shipped.
 func (f pgFacts) refuses() error {
@@ -276,7 +292,7 @@ func (f pgFacts) refuses() error {
 		return errors.New("a standby: its primary's logs are shipped")
 	case f.Level != "replica" && f.Level != "logical":
 		return fmt.Errorf("wal_level is %s, replica or logical is needed", clean(f.Level, 32))
-	case !f.archiver() && f.Slots == 0:
+	case f.Slots == 0:
 		return errors.New("max_replication_slots is 0")
 	}
 	return nil
@@ -291,7 +307,7 @@ func (f pgFacts) shipping() string {
 	case f.archiver():
 		return "yes, from the archive queue, which has no bound: pg_wal grows for as long as nobody ships"
 	case f.KeepMB < 0:
-		return "yes, by a replication slot without a bound (max_slot_wal_keep_size = -1): pg_wal grows for as long as nobody ships"
+		return "no, unless it is said that nothing need bound them: by a replication slot pg_wal would grow for as long as nobody ships; set max_slot_wal_keep_size (now -1)"
 	}
 	return fmt.Sprintf("yes, by a replication slot that keeps %d MB (max_slot_wal_keep_size)", f.KeepMB)
 }

@@ -98,7 +98,7 @@ func TestPostgresFrozenImage(t *testing.T) {
 	require.Equal(t, "ready", found[0].State)
 	require.True(t, strings.HasPrefix(found[0].Version, "1"), found[0].Version)
 	require.Equal(t, []string{pg.Data}, found[0].Folders)
-	require.Contains(t, found[0].Logs, "without a bound")
+	require.Contains(t, found[0].Logs, "1024 MB")
 
 	until(t, func() bool { return w.Acked() > 50 })
 	p, outcomes, err := a.Prepare(t.Context(), wire.PrepareArgs{Label: "it's 'a' \\ label;\n--"})
@@ -235,7 +235,7 @@ func TestPostgresSessions(t *testing.T) {
 		require.Equal(t, []string{"postgres", "keeper"}, s.roles(a))
 		path, ok := s.p.program(a.uid, "psql")
 		require.True(t, ok)
-		way := psql(path, a, s.socket, s.port, "keeper")
+		way := psql(path, a, "postgres", s.socket, s.port, "keeper")
 		require.NotContains(t, strings.Join(append(way.args, way.env...), " "), "secret")
 		c, err := login(t.Context(), []command{way}, "SELECT 1")
 		require.NoError(t, err)

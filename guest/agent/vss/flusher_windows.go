@@ -33,8 +33,8 @@ func (Flusher) Volumes(ctx context.Context) ([]wire.Volume, error) {
 	return all, nil
 }
 
-// Freeze flushes volumes, each one until the context ends.
-func (f Flusher) Freeze(ctx context.Context, args wire.FreezeArgs) (agent.Frozen, error) {
+// Ready flushes volumes, each one until the context ends.
+func (f Flusher) Ready(ctx context.Context, args wire.FreezeArgs) (agent.Ready, error) {
 	all, err := f.Volumes(ctx)
 	if err != nil {
 		return nil, err
@@ -69,6 +69,12 @@ const unfrozen = "Windows freezes by VSS, in the hands of the hypervisor's own a
 
 // flushed is a freeze that holds nothing.
 type flushed struct{ answer wire.FreezeAnswer }
+
+// Freeze implements [agent.Ready]: there is nothing more to do.
+func (f flushed) Freeze(context.Context) (agent.Frozen, error) { return f, nil }
+
+// Close implements [agent.Ready].
+func (f flushed) Close() error { return nil }
 
 func (f flushed) Answer() wire.FreezeAnswer { return f.answer }
 

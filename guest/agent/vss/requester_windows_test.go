@@ -177,7 +177,10 @@ func TestWindowsVolumes(t *testing.T) {
 		require.NotEmpty(t, v.Skip)
 		t.Logf("%+v", v)
 	}
-	f, err := Flusher{}.Freeze(t.Context(), wire.FreezeArgs{})
+	r, err := Flusher{}.Ready(t.Context(), wire.FreezeArgs{})
+	require.NoError(t, err)
+	defer r.Close()
+	f, err := r.Freeze(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, f.Answer().Frozen)
 	require.Len(t, f.Answer().Skipped, len(all))

@@ -230,8 +230,11 @@ type LogsArgs struct {
 	Name string `json:"name"`
 	// Begin makes the application keep logs for us where it does not yet (a replication slot).
 	Begin bool `json:"begin"`
-	// End makes it stop keeping them.
+	// End makes it stop keeping them. With neither Kind nor Name all applications of the guest do.
 	End bool `json:"end"`
+	// Unbounded lets Begin make what keeps logs where nothing bounds how much that may be (a replication slot of a server
+	// whose max_slot_wal_keep_size is -1): a guest whose logs nobody takes any more fills its disk.
+	Unbounded bool `json:"unbounded,omitempty"`
 }
 
 // LogsAnswer lists logs that are complete, oldest first.
@@ -240,6 +243,8 @@ type LogsAnswer struct {
 	Logs     []Log  `json:"logs"`
 	// Gap says in words what is missing between what was shipped last and what is here.
 	Gap string `json:"gap"`
+	// New says that what keeps logs for us was made just now: nothing tells that these continue what was shipped before.
+	New bool `json:"new,omitempty"`
 }
 
 // Log is one transaction log.

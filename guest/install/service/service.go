@@ -43,11 +43,14 @@ type Service struct {
 	store  *Store
 	log    *slog.Logger
 
-	handshakes, sessions chan struct{}
-	running              sync.WaitGroup
-	removing             atomic.Bool
-	removed              chan struct{} // closed when everything of ours is to go
-	once                 sync.Once
+	sessions chan struct{}
+
+	knocking  sync.Mutex
+	strangers []net.Conn // whose handshakes are under way, the oldest first
+	running   sync.WaitGroup
+	removing  atomic.Bool
+	removed   chan struct{} // closed when everything of ours is to go
+	once      sync.Once
 }
 
 // settings are what setting up has fixed.
@@ -71,7 +74,6 @@ func Open(dir string, opts *Options) (*Service, error) {
 	if s.log = s.opts.Log; s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.handshakes = make(chan struct{}, orDefault(s.opts.Handshakes, 32))
 	s.sessions = make(chan struct{}, orDefault(s.opts.Sessions, 16))
 	signers, err := s.readSettings()
 	if err == nil {
@@ -137,22 +139,22 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 	if err := s.sweepSessions(); err != nil {
 		return errors.Join(err, l.Close())
 	}
+	ended := make(chan error, 1)
 	go func() {
 		select {
 		case <-ctx.Done():
-		case <-s.removed:
+			ended <- nil
+		case <-s.removed: // the port is the last to go: that it is closed is what shows that nothing is left
+			cancel()
+			s.running.Wait()
+			ended <- s.lastOfAll()
 		}
 		l.Close()
 	}()
 	err := s.accept(ctx, l)
 	cancel()
 	s.running.Wait()
-	select {
-	case <-s.removed:
-		return s.lastOfAll()
-	default:
-		return err
-	}
+	return errors.Join(err, <-ended)
 }
 
 // sweepSessions removes folders that connections of a killed service left. The port is ours: nobody else has any.
@@ -169,7 +171,7 @@ func (s *Service) accept(ctx context.Context, l net.Listener) error {
 	for {
 		raw, err := l.Accept()
 		switch {
-		case err != nil && (ctx.Err() != nil || errors.Is(err, net.ErrClosed)):
+		case err != nil && errors.Is(err, net.ErrClosed):
 			return nil
 		case err != nil: // no descriptors left: others end some time
 			s.log.Warn("accept", "error", err)
@@ -179,19 +181,40 @@ func (s *Service) accept(ctx context.Context, l net.Listener) error {
 			}
 			continue
 		}
-		select {
-		case s.handshakes <- struct{}{}:
-			s.running.Go(func() { s.welcome(ctx, raw) })
-		default: // whoever floods the port keeps out strangers alone: sessions have places of their own
+		if s.removing.Load() {
 			raw.Close()
+			continue
 		}
+		s.knock(raw)
+		s.running.Go(func() { s.welcome(ctx, raw) })
+	}
+}
+
+// knock notes a connection whose handshake begins. Where there are too many, the oldest goes: somebody who is known is
+// through in a moment, and whoever says nothing keeps nobody out. Sessions have places of their own.
+func (s *Service) knock(raw net.Conn) {
+	s.knocking.Lock()
+	defer s.knocking.Unlock()
+	s.strangers = append(s.strangers, raw)
+	if len(s.strangers) > orDefault(s.opts.Handshakes, 32) {
+		s.strangers[0].Close()
+		s.strangers = slices.Delete(s.strangers, 0, 1)
+	}
+}
+
+// known ends a handshake, however it went.
+func (s *Service) known(raw net.Conn) {
+	s.knocking.Lock()
+	defer s.knocking.Unlock()
+	if i := slices.Index(s.strangers, raw); i >= 0 {
+		s.strangers = slices.Delete(s.strangers, i, i+1)
 	}
 }
 
 // welcome makes the handshake and serves whoever is known.
 func (s *Service) welcome(ctx context.Context, raw net.Conn) {
 	conn, peer, err := trust.Accept(ctx, raw, s.config(), s.people.book)
-	<-s.handshakes
+	s.known(raw)
 	if err != nil {
 		s.log.Warn("refused", "from", raw.RemoteAddr().String(), "error", err)
 		return

@@ -212,6 +212,14 @@ func (s *Service) remove(_ context.Context, peer trust.Peer) (wire.RemoveAnswer,
 	s.log.Info("removing everything", "peer", peer.Name)
 	a := wire.RemoveAnswer{}
 	disableUnit(s.opts.UnitDir)
+	if runtime.GOOS != "windows" { // there a program that runs stays until it has ended
+		removed, err := Uninstall(s.dir, s.opts.UnitDir)
+		if a.Removed = removed; err != nil {
+			return a, &wire.Failure{Code: wire.CodeFailed, Message: "not everything could be removed: " + err.Error()}
+		}
+		s.removing.Store(true)
+		return a, nil
+	}
 	for _, path := range []string{filepath.Join(s.dir, componentsDir), filepath.Join(s.dir, incomingDir)} {
 		if err := os.RemoveAll(path); err == nil {
 			a.Removed = append(a.Removed, path)

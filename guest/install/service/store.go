@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,7 +55,12 @@ type state struct {
 	Current installed `json:"current"`
 	// Floor is the highest version that ever counted.
 	Floor string `json:"floor"`
+	// Back are the packages that were allowed to go below the floor, each once, by the hashes of their programs.
+	Back []string `json:"back,omitempty"`
 }
+
+// maxBack bounds how often one may go back.
+const maxBack = 64
 
 // installed is one version of the component.
 type installed struct {
@@ -199,6 +205,8 @@ func (s *Store) Install(ctx context.Context, p *pack.Package, content io.Reader)
 	if err := s.admissible(p); err != nil {
 		return "", err
 	}
+	ctx, cancel := context.WithTimeout(ctx, installLimit) // the content comes from somebody who may stall, and others wait
+	defer cancel()
 	err = s.locked(ctx, func() error {
 		st, err := s.read()
 		if err == nil {
@@ -212,6 +220,9 @@ func (s *Store) Install(ctx context.Context, p *pack.Package, content io.Reader)
 	})
 	return replaced, err
 }
+
+// installLimit bounds an installation, in which nobody else can make one.
+const installLimit = 10 * time.Minute
 
 // admissible is what can be said of a package by its header alone.
 func (s *Store) admissible(p *pack.Package) error {
@@ -231,8 +242,19 @@ func (s *Store) admissible(p *pack.Package) error {
 // back to a known hole as a lower one.
 func allowed(p *pack.Package, st *state) error {
 	order, err := pack.Compare(p.Version, st.Floor)
-	if err != nil || p.Downgrade {
+	if err != nil {
 		return err
+	}
+	sum := hex.EncodeToString(p.SHA256[:])
+	if order < 0 && st.Current.Folder != "" && st.Current.SHA256 == sum {
+		return nil // what counts already may be put there again
+	}
+	if p.Downgrade && order < 0 {
+		// A package that was once allowed to go back would otherwise undo the protection whenever somebody brings it again.
+		if slices.Contains(st.Back, sum) || len(st.Back) >= maxBack {
+			return fmt.Errorf("%w: %s was gone back to before: a package for that is good once", pack.ErrRollback, p.Version)
+		}
+		return nil
 	}
 	if order < 0 {
 		return fmt.Errorf("%w: %s, and %s was", pack.ErrRollback, p.Version, st.Floor)
@@ -254,9 +276,12 @@ func (s *Store) install(ctx context.Context, p *pack.Package, content io.Reader,
 	}
 	folder := fmt.Sprintf("%s-%s-%s", Component, p.Version, strings.ToLower(rand.Text()[:12]))
 	place := filepath.Join(s.dir, componentsDir, folder)
-	next := state{Current: installed{Version: p.Version, Folder: folder, SHA256: hex.EncodeToString(p.SHA256[:])}, Floor: st.Floor}
-	if higher, _ := pack.Compare(p.Version, st.Floor); higher > 0 || p.Downgrade {
-		next.Floor = p.Version // a signer who allows to go back lowers the floor too
+	next := state{Current: installed{Version: p.Version, Folder: folder, SHA256: hex.EncodeToString(p.SHA256[:])}, Floor: st.Floor, Back: st.Back}
+	switch order, _ := pack.Compare(p.Version, st.Floor); {
+	case order > 0:
+		next.Floor = p.Version
+	case order < 0 && !slices.Contains(next.Back, next.Current.SHA256): // the floor stays: to go back is an exception
+		next.Back = append(slices.Clone(next.Back), next.Current.SHA256)
 	}
 	err = s.place(staged, place)
 	if err == nil {

@@ -130,15 +130,22 @@ func TestStoreRefuses(t *testing.T) {
 		s.clean(t)
 	}
 
-	// Going back is for the signer to allow, and then for good.
-	_, err = s.put(t, release(t, "1.4.0", func(h *pack.Header) { h.Downgrade = true }))
-	require.NoError(t, err)
+	// Going back is for the signer to allow, each time anew: the highest version stays the floor.
+	back := release(t, "1.4.0", func(h *pack.Header) { h.Downgrade = true })
+	for range 2 { // what counts already may be put there again
+		_, err = s.put(t, back)
+		require.NoError(t, err)
+	}
 	version, _, _ := s.Installed()
 	require.Equal(t, "1.4.0", version)
-	_, err = s.put(t, release(t, "1.3.0"))
-	require.ErrorIs(t, err, pack.ErrRollback)
-	_, err = s.put(t, release(t, "1.4.5"))
+	for _, lower := range []string{"1.3.0", "1.4.5"} {
+		_, err = s.put(t, release(t, lower))
+		require.ErrorIs(t, err, pack.ErrRollback)
+	}
+	_, err = s.put(t, release(t, "2.0.0"))
 	require.NoError(t, err)
+	_, err = s.put(t, back) // by whoever kept it
+	require.ErrorIs(t, err, pack.ErrRollback)
 }
 
 // A component that says nothing does not hold an installation up for ever.

@@ -32,7 +32,7 @@ Restart=on-failure
 RestartSec=5
 UMask=0077
 # What is frozen must be thawed by the components themselves: they get their time.
-KillMode=mixed
+KillMode=process
 TimeoutStopSec=100
 OOMScoreAdjust=-500
 LockPersonality=yes

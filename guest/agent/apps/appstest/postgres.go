@@ -87,7 +87,7 @@ func Own(t testing.TB, account, path string) {
 func (p *Postgres) Start(t testing.TB) {
 	t.Helper()
 	args := []string{"-D", p.Data, "-k", p.socket, "-h", "", "-p", pgPort}
-	for _, o := range append([]string{"shared_buffers=16MB", "max_wal_size=64MB", "min_wal_size=16MB", "track_commit_timestamp=on",
+	for _, o := range append([]string{"shared_buffers=16MB", "max_slot_wal_keep_size=1GB", "max_wal_size=64MB", "min_wal_size=16MB", "track_commit_timestamp=on",
 		"logging_collector=off", "log_line_prefix=%m [%p] "}, p.opts...) {
 		args = append(args, "-c", o)
 	}

@@ -9,16 +9,19 @@ import (
 // PostgresBackup is the content of the record backup.json: what a restore has to know besides the label. Times are the
 // server's own, RFC 3339 with microseconds; LSNs as the server writes them.
 type PostgresBackup struct {
-	System       string            `json:"system"`  // identifier of the cluster
-	Version      int               `json:"version"` // 150018
-	SegmentBytes int64             `json:"segmentBytes"`
-	Timeline     string            `json:"timeline"` // 8 hexadecimal digits
-	StartLSN     string            `json:"startLSN"`
-	StopLSN      string            `json:"stopLSN"`
-	StartTime    string            `json:"startTime"`
-	StopTime     string            `json:"stopTime"` // no earlier moment can be restored
-	Data         string            `json:"data"`
-	Tablespaces  map[string]string `json:"tablespaces"` // OID: folder
+	System       string `json:"system"`  // identifier of the cluster
+	Version      int    `json:"version"` // 150018
+	SegmentBytes int64  `json:"segmentBytes"`
+	Timeline     string `json:"timeline"` // 8 hexadecimal digits
+	StartLSN     string `json:"startLSN"`
+	StopLSN      string `json:"stopLSN"`
+	StartTime    string `json:"startTime"`
+	StopTime     string `json:"stopTime"` // asked for right before its end: no earlier moment can be restored
+	// EndTime was asked for right behind its end: moments after it can be told apart, and those between are one. Empty:
+	// that is StopTime.
+	EndTime     string            `json:"endTime,omitempty"`
+	Data        string            `json:"data"`
+	Tablespaces map[string]string `json:"tablespaces"` // OID: folder
 	// Archived says that the server's own archive had the backup's last segment when this was written.
 	Archived bool `json:"archived"`
 }

@@ -95,6 +95,12 @@ func (p play) batch(to io.Writer, s string) {
 		for _, d := range p.Databases {
 			p.row(to, mark, d...)
 		}
+	case strings.Contains(s, "RESTORE VERIFYONLY"):
+		if b, err := os.ReadFile(words["f"]); err != nil || !strings.HasPrefix(string(b), "log of ") {
+			fmt.Fprint(to, "Msg 3241, Level 16, State 0, Server X, Line 1\r\nThe media family is incorrectly formed.\r\n")
+			return
+		}
+		fmt.Fprint(to, "The backup set on file 1 is valid.\r\n")
 	case strings.Contains(s, "BACKUP LOG"):
 		if text, bad := p.Fail[words["d"]]; bad {
 			fmt.Fprint(to, text)

@@ -168,6 +168,9 @@ func fileName(database string, now time.Time) string {
 // Logs backs up the log of each database that has one, and lists what was not shipped yet, oldest first. What could not
 // be backed up is in Gap: an administrator has to know, and the other databases go on. With End, what waits is deleted.
 func (k *Keeper) Logs(ctx context.Context, args wire.LogsArgs) (a wire.LogsAnswer, err error) {
+	if args.End && args.Kind == "" && args.Name == "" {
+		return a, k.endAll(ctx)
+	}
 	if err := check(args.Kind); err != nil {
 		return a, err
 	}
@@ -183,6 +186,10 @@ func (k *Keeper) Logs(ctx context.Context, args wire.LogsArgs) (a wire.LogsAnswe
 	if args.End {
 		return a, discardFiles(root)
 	}
+	unclear, err := k.settle(ctx, s, root)
+	if err != nil {
+		return a, err
+	}
 	waiting, err := list(root)
 	if err != nil {
 		return a, err
@@ -193,9 +200,42 @@ func (k *Keeper) Logs(ctx context.Context, args wire.LogsArgs) (a wire.LogsAnswe
 	} else if gaps, err = k.backup(ctx, s, root); err != nil {
 		return a, err
 	}
-	a.Gap = strings.Join(gaps, "; ")
+	a.Gap = strings.Join(append(gaps, unclear...), "; ")
+	a.Gap = strings.ToValidUTF8(a.Gap[:min(len(a.Gap), maxGap)], "")
 	a.Logs, err = list(root)
+	a.Logs = fitting(a.Logs)
 	return a, err
+}
+
+// Bounds of an answer, which is one message.
+const (
+	maxGap    = 64 << 10
+	maxListed = wire.MaxMessage - 4*maxGap // a message may need several bytes for one of a gap's
+)
+
+// fitting are the oldest logs, as many as an answer has room for: the rest comes when these are shipped.
+func fitting(logs []wire.Log) []wire.Log {
+	var bytes int
+	for i, l := range logs {
+		if bytes += len(l.Name) + len(l.Time) + 80; bytes > maxListed { // with the names of its fields
+			return logs[:i]
+		}
+	}
+	return logs
+}
+
+// endAll deletes what waits of every instance.
+func (k *Keeper) endAll(ctx context.Context) error {
+	names, err := k.instances()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if _, e := k.Logs(ctx, wire.LogsArgs{Kind: Kind, Name: name, End: true}); e != nil {
+			err = errors.Join(err, fmt.Errorf("%s/%s: %w", Kind, name, e))
+		}
+	}
+	return err
 }
 
 // backup makes one file for each database. Those that fail are told of in words.
@@ -224,11 +264,57 @@ func (k *Keeper) backupOne(ctx context.Context, s *server, root *os.Root, databa
 	name := fileName(database, k.now())
 	part := name + ".part"
 	_, err := s.query(ctx, func(string) string { return backupLog(database, filepath.Join(s.folder, part)) })
-	if err != nil {
-		root.Remove(part) // it may never have been made
+	var refused *Error
+	if errors.As(err, &refused) {
+		root.Remove(part) // it may never have been made: a server that says no has kept its log
 		return rights(err)
 	}
+	if err != nil {
+		return fmt.Errorf("no answer, and the server may have cut its log already: what it has written is kept, and looked at in the next round: %w", err)
+	}
 	return root.Rename(part, name)
+}
+
+// partAge is when a file that the server does not take for a backup was given up: no backup takes as long.
+const partAge = 2 * backupLimit
+
+// settle looks at what backups without an answer have left. One that the server finds whole is a log like any other; it
+// may be the only copy there is. One that it does not is deleted when nobody can be writing it any more, which is told.
+func (k *Keeper) settle(ctx context.Context, s *server, root *os.Root) (unclear []string, err error) {
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".part")
+		info, err := e.Info()
+		if !ok || !fileRule.MatchString(name) || err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		err = s.verify(ctx, filepath.Join(s.folder, e.Name()))
+		var refused *Error
+		switch {
+		case err == nil:
+			err = root.Rename(e.Name(), name)
+		case ctx.Err() != nil:
+			return unclear, err
+		case errors.As(err, &refused) && k.now().Sub(info.ModTime()) > partAge:
+			unclear = append(unclear, fmt.Sprintf("%s was never whole and is deleted: %v", name, err))
+			err = root.Remove(e.Name())
+		}
+		if err != nil {
+			unclear = append(unclear, fmt.Sprintf("%s: %v", e.Name(), err))
+		}
+	}
+	return unclear, nil
+}
+
+// verify has the server read a backup.
+func (s *server) verify(ctx context.Context, file string) error {
+	ctx, cancel := context.WithTimeout(ctx, backupLimit)
+	defer cancel()
+	_, err := s.query(ctx, func(string) string { return verifyBackup(file) })
+	return err
 }
 
 // list is what waits in a folder.

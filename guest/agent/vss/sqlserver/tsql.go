@@ -65,6 +65,11 @@ func backupLog(database, file string) string {
 		" BACKUP LOG @d TO DISK = @f WITH FORMAT, INIT, CHECKSUM, NAME = N'hikae';"
 }
 
+// verifyBackup reads a backup to its end and holds its sums against it.
+func verifyBackup(file string) string {
+	return declare("f", file) + " RESTORE VERIFYONLY FROM DISK = @f WITH CHECKSUM;"
+}
+
 // discardLog writes a log to nowhere: NUL is the device that keeps nothing.
 func discardLog(database string) string {
 	return declare("d", database) + " BACKUP LOG @d TO DISK = N'NUL' WITH NAME = N'hikae discard';"
