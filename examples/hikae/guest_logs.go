@@ -44,10 +44,11 @@ hikae guest logs restore --repo /backup/hikae web1@latest --data /srv/pg --wal /
 type shipFlags struct {
 	waysFlags
 	*access
-	vm    string
-	skip  []string
-	every time.Duration
-	once  bool
+	vm        string
+	skip      []string
+	every     time.Duration
+	unbounded bool
+	once      bool
 }
 
 func (t *tool) guestLogsShipCommand() *cobra.Command {
@@ -77,6 +78,7 @@ hikae guest logs ship --repo /backup/hikae --name web1 ssh://root@web1
 	f.waysFlags.flags(cmd, "")
 	flags := cmd.Flags()
 	flags.StringVar(&f.vm, "name", "", "`VM`: the name under which it is backed up (required)")
+	flags.BoolVar(&f.unbounded, "unbounded", false, "have a database keep its logs for us without bound: its disk fills where nobody takes them (see max_slot_wal_keep_size)")
 	flags.DurationVar(&f.every, "every", logs.DefaultEvery, "take logs this often, from 1s to 480m")
 	flags.BoolVar(&f.once, "once", false, "take them once, and end")
 	flags.StringArrayVar(&f.skip, "skip", nil, "leave the database `KIND/NAME` alone; may repeat")

@@ -169,7 +169,7 @@ func (s *shipper) streams(found wire.InspectAnswer, image *inGuestRecords, doc *
 		if slices.Contains(s.flags.skip, app) || slices.ContainsFunc(streams, func(o logs.ImageStream) bool { return o.Kind == kind && o.Name == name }) {
 			return
 		}
-		st := logs.ImageStream{Kind: kind, Name: name}
+		st := logs.ImageStream{Kind: kind, Name: name, Unbounded: s.flags.unbounded}
 		if image != nil {
 			st.From = logs.From(image.of(kind, name))
 			st.Processed = st.From != ""
