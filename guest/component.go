@@ -47,7 +47,7 @@ type Component struct {
 	hello   wire.HelloAnswer
 	lease   time.Duration
 	slots   chan struct{} // one is taken by each call that is open there
-	writing sync.Mutex    // also orders the numbers of requests
+	writing chan struct{} // is taken by who writes; it also orders the numbers of requests
 	next    uint32
 
 	mu    sync.Mutex
@@ -67,7 +67,7 @@ func Dial(ctx context.Context, stream io.ReadWriteCloser, opts *ComponentOptions
 	}
 	c := &Component{
 		stream: stream, lease: opts.Lease, slots: make(chan struct{}, wire.MaxCalls),
-		calls: map[uint32]*pending{}, sent: time.Now(), lost: make(chan struct{}),
+		writing: make(chan struct{}, 1), calls: map[uint32]*pending{}, sent: time.Now(), lost: make(chan struct{}),
 	}
 	if c.lease == 0 {
 		c.lease = defaultLease
@@ -208,14 +208,43 @@ func (c *Component) keep() {
 	}
 }
 
-// write sends a frame.
-func (c *Component) write(f wire.Frame) error {
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	return c.writeLocked(f)
+// write sends a frame. It returns when the context ends; a frame that has begun by then is sent all the same, by itself,
+// or is the end of the link: half a frame would be read as another.
+func (c *Component) write(ctx context.Context, f wire.Frame) error {
+	return c.writeNext(ctx, func() (wire.Frame, error) { return f, nil })
 }
 
-func (c *Component) writeLocked(f wire.Frame) error {
+// writeNext sends what next makes when it is its turn.
+func (c *Component) writeNext(ctx context.Context, next func() (wire.Frame, error)) error {
+	select {
+	case c.writing <- struct{}{}:
+	case <-c.lost:
+		return c.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	f, err := next()
+	if err != nil {
+		<-c.writing
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer func() { <-c.writing }()
+		done <- c.send(f)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// send writes to the stream. A component that takes nothing for the time of its lease is lost.
+func (c *Component) send(f wire.Frame) error {
+	late := time.AfterFunc(c.lease, func() { c.lose(fmt.Errorf("%w: it took nothing for %v", ErrLost, c.lease)) })
+	defer late.Stop()
 	if err := wire.Write(c.stream, f); err != nil {
 		err = fmt.Errorf("%w: %w", ErrLost, err)
 		c.lose(err)
@@ -225,4 +254,11 @@ func (c *Component) writeLocked(f wire.Frame) error {
 	c.sent = time.Now()
 	c.mu.Unlock()
 	return nil
+}
+
+// tell sends a frame for a call whose own context may be over.
+func (c *Component) tell(f wire.Frame) error {
+	ctx, cancel := context.WithTimeout(context.Background(), c.lease)
+	defer cancel()
+	return c.write(ctx, f)
 }

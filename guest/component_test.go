@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -28,8 +29,10 @@ type still struct {
 	early   bool // somebody else thaws
 }
 
-func (s *still) Volumes(context.Context) ([]wire.Volume, error) { return nil, nil }
-func (s *still) Freeze(context.Context, wire.FreezeArgs) (agent.Frozen, error) {
+func (s *still) Volumes(context.Context) ([]wire.Volume, error)              { return nil, nil }
+func (s *still) Ready(context.Context, wire.FreezeArgs) (agent.Ready, error) { return s, nil }
+func (s *still) Close() error                                                { return nil }
+func (s *still) Freeze(context.Context) (agent.Frozen, error) {
 	s.frozen.Store(true)
 	s.freezes.Add(1)
 	return s, nil
@@ -407,4 +410,32 @@ func wholeSession(ctx context.Context, link io.ReadWriteCloser) error {
 	}
 	_, err = c.Remove(ctx)
 	return err
+}
+
+// R189: a component that takes nothing more holds no caller beyond his time, and is lost after its lease.
+func TestComponentThatTakesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		go func() {
+			wire.Read(far)
+			p, _ := wire.Encode(wire.HelloAnswer{Version: wire.Version})
+			wire.Write(far, wire.Frame{Kind: wire.KindAnswer, Call: 1, Payload: p})
+		}()
+		c, err := Dial(t.Context(), near, &ComponentOptions{Lease: 10 * time.Second})
+		require.NoError(t, err)
+		began := time.Now()
+		for range 2 { // the first is on its way, the second waits for its turn
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			_, err = c.Thaw(ctx)
+			cancel()
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+		}
+		require.Equal(t, 600*time.Millisecond, time.Since(began))
+		<-c.Done()
+		require.ErrorIs(t, c.Err(), ErrLost)
+		require.ErrorContains(t, c.Err(), "took nothing")
+		require.Equal(t, 10*time.Second, time.Since(began))
+		require.NoError(t, c.Close())
+		far.Close()
+	})
 }

@@ -122,10 +122,10 @@ func (c *Component) call(ctx context.Context, limit time.Duration, v wire.Verb, 
 		return nil, fmt.Errorf("%s: %w", v, err)
 	}
 	quit := context.AfterFunc(ctx, func() {
-		c.write(wire.Frame{Kind: wire.KindCancel, Call: number})
 		if p.inbox != nil {
 			p.inbox.End(ctx.Err())
 		}
+		c.tell(wire.Frame{Kind: wire.KindCancel, Call: number})
 	})
 	defer quit()
 	if err := p.transfer(ctx, c, number, out, in); err != nil {
@@ -161,18 +161,21 @@ func (c *Component) begin(ctx context.Context, v wire.Verb, args any) (*pending,
 		return nil, 0, ctx.Err()
 	}
 	p := &pending{done: make(chan struct{}), free: func() { <-c.slots }}
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	number, err := c.register(v, p)
-	if err == nil {
-		err = c.writeLocked(wire.Frame{Kind: wire.KindRequest, Call: number, Payload: payload})
-	} else {
+	number := uint32(0)
+	err = c.writeNext(ctx, func() (f wire.Frame, err error) {
+		number, err = c.register(v, p)
+		return wire.Frame{Kind: wire.KindRequest, Call: number, Payload: payload}, err
+	})
+	switch {
+	case number == 0: // it has not begun
 		p.free()
+	case err != nil && ctx.Err() != nil: // it may yet arrive, and nobody waits for it
+		go c.tell(wire.Frame{Kind: wire.KindCancel, Call: number})
 	}
 	return p, number, err
 }
 
-// register gives a call its number. The caller holds writing, so that numbers go out in order.
+// register gives a call its number. It is the caller's turn to write, so that numbers go out in order.
 func (c *Component) register(v wire.Verb, p *pending) (uint32, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -185,7 +188,7 @@ func (c *Component) register(v wire.Verb, p *pending) (uint32, error) {
 		p.gate = wire.NewGate()
 	}
 	if v.GivesData() {
-		p.inbox = wire.NewInbox(func() error { return c.write(wire.Frame{Kind: wire.KindMore, Call: number}) })
+		p.inbox = wire.NewInbox(func() error { return c.tell(wire.Frame{Kind: wire.KindMore, Call: number}) })
 	}
 	c.calls[number] = p
 	return number, nil
@@ -204,7 +207,7 @@ func (p *pending) transfer(ctx context.Context, c *Component, number uint32, out
 		return nil
 	}
 	w := wire.NewOutbox(ctx, p.gate, func(b []byte) error {
-		return c.write(wire.Frame{Kind: wire.KindData, Call: number, Payload: b})
+		return c.write(ctx, wire.Frame{Kind: wire.KindData, Call: number, Payload: b})
 	})
 	_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{in}, make([]byte, wire.MaxData))
 	if err == nil {

@@ -15,6 +15,8 @@ const (
 	verbLimit   = time.Minute
 	answerLimit = 30 * time.Second
 	dataLimit   = 12 * time.Hour
+	indexLimit  = 30 * time.Minute
+	stallLimit  = time.Minute // without data of an index
 	endLimit    = 10 * time.Second
 )
 
@@ -58,13 +60,39 @@ func (c *Component) Settle(ctx context.Context, args wire.SettleArgs) (wire.Sett
 	return invoke[wire.SettleAnswer](ctx, c, 2*verbLimit, wire.Settle, args)
 }
 
-// Index writes an index of the guest's files. What is longer than MaxIndex is an error.
+// Index writes an index of the guest's files. What is longer than MaxIndex is an error, and one that takes more than
+// 30 min, or sends nothing for a minute, is [ErrStalled]: the host's snapshot waits for it. Time that to takes is not the
+// guest's.
 func (c *Component) Index(ctx context.Context, args wire.IndexArgs, to io.Writer) (a wire.IndexAnswer, err error) {
-	raw, err := c.call(ctx, dataLimit, wire.Index, args, &capped{to, MaxIndex}, nil)
+	ctx, cancel := context.WithTimeoutCause(ctx, indexLimit, fmt.Errorf("%w: it took more than %v", ErrStalled, indexLimit))
+	defer cancel()
+	ctx, stall := context.WithCancelCause(ctx)
+	defer stall(nil)
+	timer := time.AfterFunc(stallLimit, func() { stall(fmt.Errorf("%w: nothing came for %v", ErrStalled, stallLimit)) })
+	defer timer.Stop()
+	raw, err := c.call(ctx, indexLimit, wire.Index, args, &capped{&timed{to, timer}, MaxIndex}, nil)
 	if err == nil {
 		err = c.decode(wire.Index, raw, &a)
 	}
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, ErrStalled) {
+		err = fmt.Errorf("%s: %w", wire.Index, cause)
+	}
 	return a, err
+}
+
+// ErrStalled says that a guest's data did not come, or not to an end, in the time that there is for it.
+var ErrStalled = errors.New("the guest's data stalled")
+
+// timed stops a timer while data is taken, and begins it anew after that.
+type timed struct {
+	w     io.Writer
+	timer *time.Timer
+}
+
+func (t *timed) Write(p []byte) (int, error) {
+	t.timer.Stop()
+	defer t.timer.Reset(stallLimit)
+	return t.w.Write(p)
 }
 
 // Logs lists the transaction logs of an application.

@@ -58,12 +58,14 @@ func TestReached(t *testing.T) {
 		want   hikae.Consistency
 		why    string
 	}{
-		"all well":                        {func(*Quiesced) {}, hikae.Application, ""},
-		"no answer to freeze":             {func(q *Quiesced) { q.Freeze = nil }, hikae.Crash, "frozen"},
-		"nothing could be frozen":         {func(q *Quiesced) { q.Freeze.Frozen = nil }, hikae.Crash, "frozen"},
-		"no answer to thaw":               {func(q *Quiesced) { q.Thaw = nil }, hikae.Crash, "lost"},
-		"the watchdog was first":          {func(q *Quiesced) { q.Thaw.Held = false }, hikae.Crash, "watchdog"},
-		"no applications":                 {func(q *Quiesced) { q.Found = nil }, hikae.Filesystem, ""},
+		"all well":                {func(*Quiesced) {}, hikae.Application, ""},
+		"no answer to freeze":     {func(q *Quiesced) { q.Freeze = nil }, hikae.Crash, "frozen"},
+		"nothing could be frozen": {func(q *Quiesced) { q.Freeze.Frozen = nil }, hikae.Crash, "frozen"},
+		"no answer to thaw":       {func(q *Quiesced) { q.Thaw = nil }, hikae.Crash, "lost"},
+		"the watchdog was first":  {func(q *Quiesced) { q.Thaw.Held = false }, hikae.Crash, "watchdog"},
+		"no applications": {func(q *Quiesced) {
+			q.Found, q.Prepare, q.Freeze.Applications, q.Thaw.Applications = nil, nil, nil, nil
+		}, hikae.Filesystem, ""},
 		"the only one is skipped":         {func(q *Quiesced) { q.Skip = []string{"postgresql/main"} }, hikae.Filesystem, ""},
 		"not prepared":                    {func(q *Quiesced) { q.Prepare = bad }, hikae.Filesystem, "no such role�[2J"},
 		"not held":                        {func(q *Quiesced) { q.Freeze.Applications = bad }, hikae.Filesystem, "hold"},
@@ -74,8 +76,40 @@ func TestReached(t *testing.T) {
 		"a second one failed and is skipped": {func(q *Quiesced) {
 			q.Found, q.Skip = append(q.Found, wire.Application{Kind: "mariadb", Name: "x"}), []string{"mariadb/x"}
 		}, hikae.Application, ""},
-		"a volume that cannot be frozen": {func(q *Quiesced) { q.Freeze.Skipped = []wire.Volume{{Mount: "/srv", Skip: "nfs"}} },
-			hikae.Application, "/srv was not frozen: nfs"},
+		"a volume that cannot be frozen": {func(q *Quiesced) { q.Freeze.Skipped = []wire.Volume{{Mount: "/srv", Skip: "lives on another machine"}} },
+			hikae.Application, "/srv was not frozen: lives on another machine"},
+		"one that could not be opened": {func(q *Quiesced) {
+			q.Freeze.Skipped = []wire.Volume{{Mount: "/srv", Type: "xfs", Skip: "it could not be opened within 3s"}}
+		}, hikae.Crash, "/srv was not frozen: it could not be opened"},
+		"one that cannot freeze": {func(q *Quiesced) {
+			q.Freeze.Skipped = []wire.Volume{{Mount: "/srv", Type: "vfat", Skip: "it does not know how to freeze"}}
+		}, hikae.Crash, "/srv"},
+		"one of a program's, on a disk": {func(q *Quiesced) {
+			q.Freeze.Skipped = []wire.Volume{{Mount: "/srv", Type: "fuseblk", Skip: "served by a program in the guest, which would stand still"}}
+		}, hikae.Crash, "/srv"},
+		"one that only a container sees": {func(q *Quiesced) {
+			q.Freeze.Skipped = []wire.Volume{{Mount: "/data", Type: "ext4", Skip: "mounted in another mount namespace only"}}
+		}, hikae.Crash, "/data"},
+		"the firmware's partition": {func(q *Quiesced) {
+			q.Freeze.Skipped = []wire.Volume{{Mount: "/boot/efi", Type: "vfat", Skip: "it does not know how to freeze"}}
+		}, hikae.Application, "/boot/efi was not frozen"},
+		"one that was not chosen": {func(q *Quiesced) {
+			q.Mounts, q.Volumes = []string{"/"}, []wire.Volume{{Mount: "/"}, {Mount: "/home"}, {Mount: "/proc", Skip: inMemory}}
+		}, hikae.Filesystem, "/home was not frozen: it was not among"},
+		"all were chosen": {func(q *Quiesced) { q.Mounts, q.Volumes = []string{"/"}, []wire.Volume{{Mount: "/"}} }, hikae.Application, ""},
+		"its data is on another machine": {func(q *Quiesced) {
+			q.Found[0].Folders = []string{"/var/lib/pg"}
+			q.Freeze.Skipped = []wire.Volume{{Mount: "/var/lib", Skip: "lives on another machine"}}
+		}, hikae.Filesystem, "/var/lib/pg does not lie on what was frozen"},
+		"its data is on what froze": {func(q *Quiesced) {
+			q.Found[0].Folders = []string{"/var/lib/pg"}
+			q.Freeze.Skipped = []wire.Volume{{Mount: "/var/lib/p", Skip: "lives on another machine"}}
+		}, hikae.Application, "/var/lib/p was"},
+		"one that came up in between": {func(q *Quiesced) {
+			q.Prepare = append([]wire.Outcome{{Kind: "mariadb", Name: "db", Problem: "no socket"}}, q.Prepare...)
+		}, hikae.Filesystem, "mariadb/db: prepare: no socket"},
+		"what no disk holds is not worth a word": {func(q *Quiesced) { q.Freeze.Skipped = []wire.Volume{{Mount: "/dev/shm", Skip: inMemory}} },
+			hikae.Application, ""},
 	} {
 		q := good()
 		c.change(q)

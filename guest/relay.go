@@ -24,6 +24,7 @@ const (
 	relayOut   = 768 << 10        // bytes of one run
 	relayIn    = 256 << 10
 	relayPush  = 50 * time.Millisecond // that bytes wait for others while a run is under way
+	relayPause = time.Second           // after a run that brought nothing and did not wait
 	relayTries = 2                     // runs for the same bytes, where the channel failed
 )
 
@@ -141,9 +142,11 @@ func (r *relay) fail(err error) {
 	r.ready.Broadcast()
 }
 
-// poll fetches until the call has its answer.
+// poll fetches until the call has its answer. A run that brings nothing has waited in the guest; one that did not wait is
+// followed by a pause, so that a program that answers nothing at once is not started without end.
 func (r *relay) poll(c *relayCall) {
 	for {
+		began, had := time.Now(), r.fetched(c)
 		ended, err := r.exchange(c, relayWait, relayOut)
 		if err != nil {
 			r.fail(err)
@@ -152,7 +155,24 @@ func (r *relay) poll(c *relayCall) {
 		if ended {
 			return
 		}
+		if r.idle(c, had) && time.Since(began) < relayWait/2 && pause(r.ctx(), relayPause) != nil {
+			return
+		}
 	}
+}
+
+// fetched is how many bytes of a call are here.
+func (r *relay) fetched(c *relayCall) int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return c.outAt
+}
+
+// idle reports whether nothing came since then, and nothing is to be brought.
+func (r *relay) idle(c *relayCall, had int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return c.outAt == had && len(c.in) == 0
 }
 
 // push brings what was written while a run waits for bytes.

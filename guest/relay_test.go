@@ -10,7 +10,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -164,8 +166,26 @@ type stuck struct {
 	cancelled chan struct{}
 }
 
-func (s *stuck) Freeze(ctx context.Context, _ wire.FreezeArgs) (agent.Frozen, error) {
+func (s *stuck) Ready(context.Context, wire.FreezeArgs) (agent.Ready, error) { return s, nil }
+func (s *stuck) Freeze(ctx context.Context) (agent.Frozen, error) {
 	<-ctx.Done()
 	close(s.cancelled)
 	return nil, ctx.Err()
+}
+
+// A program that answers nothing at once, which it should not, is not started without end.
+func TestRelayPauses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		runs := atomic.Int32{}
+		r := newRelay(func(context.Context, []string, []byte) (hikae.RunResult, error) {
+			runs.Add(1)
+			return hikae.RunResult{}, nil
+		}, "/tmp/x")
+		payload, err := wire.Encode(wire.Request{Verb: wire.Lease})
+		require.NoError(t, err)
+		require.NoError(t, wire.Write(r, wire.Frame{Kind: wire.KindRequest, Call: 1, Payload: payload}))
+		time.Sleep(10*relayPause + relayPause/2)
+		require.InDelta(t, 10, runs.Load(), 2)
+		require.NoError(t, r.Close())
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hikae/hikae"
@@ -153,8 +154,10 @@ func (s *Session) note(format string, args ...any) {
 }
 
 // judge is what a failure becomes.
-func (s *Session) judge(err error) error {
-	warning, stop := s.opts.Processing.Judge(err)
+func (s *Session) judge(err error) error { return s.judgeBy(s.opts.Processing, err) }
+
+func (s *Session) judgeBy(p Policy, err error) error {
+	warning, stop := p.Judge(err)
 	if warning != "" {
 		s.warn("%s", warning)
 	}
@@ -222,7 +225,7 @@ func (s *Session) enterFrom(ctx context.Context, d Deployer) error {
 	if err != nil {
 		return err
 	}
-	s.event("probe", "%s", report)
+	s.event("probe", "%s", sentence(report))
 	choice := s.opts.Choice
 	if windows, known := report.Windows(); known && windows != choice.Windows {
 		s.note("the guest says that its system is another one than was set: the procedure is that for what it says")
@@ -234,10 +237,11 @@ func (s *Session) enterFrom(ctx context.Context, d Deployer) error {
 	s.event("decide", "%v", s.decision)
 	if !s.decision.Action.Runtime() && s.decision.Action != Fail {
 		err := s.persistent(ctx, d)
-		if err == nil || choice.Persistent || choice.Strict {
+		if err == nil || choice.Windows && (choice.Persistent || choice.Strict) || ctx.Err() != nil {
 			return err
 		}
-		// The option is off: the persistent component was only a way that might have been shorter.
+		// The option is off, and it was only a way that might have been shorter; or the guest is a Linux, where the
+		// procedure goes on to SSH.
 		s.warn("the persistent component could not be used: %v", err)
 		probed.Installer, probed.Component = false, false
 		s.decision = Decide(choice, probed)
@@ -257,13 +261,32 @@ func (s *Session) enterFrom(ctx context.Context, d Deployer) error {
 	return nil
 }
 
-// deploy deploys with the reconnects that the session has left. A proxy counts those of its own link to the guest.
-func (s *Session) deploy(ctx context.Context, d Deployer, kinds []Kind) (*Deployed, error) {
-	h, ok := d.(*Here)
-	if !ok {
-		return d.Deploy(ctx, kinds, s.deployOptions())
+// sentence is a report in one.
+func sentence(r *Report) string {
+	words := []string{}
+	for _, f := range r.Ways {
+		state := "closed"
+		if f.Open {
+			state = "open"
+		}
+		words = append(words, fmt.Sprintf("%s is %s", f.Kind, state))
 	}
-	return h.deployWith(ctx, kinds, s.deployOptions(), &s.reconnects)
+	if p := r.Persistent; p != nil {
+		state := "does not answer"
+		if p.Installer {
+			state = "answers"
+		}
+		words = append(words, "the installer service "+state)
+	}
+	if len(words) == 0 {
+		return "no way is set up"
+	}
+	return strings.Join(words, ", ")
+}
+
+// deploy deploys with the reconnects that the session has left.
+func (s *Session) deploy(ctx context.Context, d Deployer, kinds []Kind) (*Deployed, error) {
+	return d.Deploy(ctx, kinds, s.deployOptions())
 }
 
 // firstRun has the installer service of a Linux guest install the component that is missing (R137). The published
@@ -289,7 +312,7 @@ func reasons(r *Report) error {
 }
 
 func (s *Session) deployOptions() *DeployOptions {
-	return &DeployOptions{Guest: s.opts.Guest, Session: s.opts.ID, Lease: s.opts.Lease, Journal: s.opts.Journal}
+	return &DeployOptions{Guest: s.opts.Guest, Session: s.opts.ID, Lease: s.opts.Lease, Journal: s.opts.Journal, Reconnects: &s.reconnects}
 }
 
 func (s *Session) persistent(ctx context.Context, d Deployer) (err error) {
@@ -348,7 +371,7 @@ func (s *Session) prepare(ctx context.Context) (err error) {
 	}
 	s.event("inspect", "%d volumes, %d applications", len(s.found.Volumes), len(s.found.Applications))
 	s.chooseCopy()
-	s.q = Quiesced{Found: s.found.Applications, Skip: s.opts.Skip}
+	s.q = Quiesced{Found: s.found.Applications, Volumes: s.found.Volumes, Mounts: s.opts.Mounts, Skip: s.opts.Skip}
 	if s.opts.NoApplications || !c.Has(wire.Prepare) {
 		s.q.Found = nil
 		return nil
@@ -392,6 +415,7 @@ func (s *Session) outcomes(step string, list []wire.Outcome) error {
 	if len(errs) == 0 {
 		return nil
 	}
+	errs = few(errs)
 	err := s.failure(step, errors.Join(errs...))
 	if _, stop := s.opts.Processing.Judge(err); stop != nil {
 		return stop
@@ -400,4 +424,13 @@ func (s *Session) outcomes(step string, list []wire.Outcome) error {
 		s.warn("%s: %v", step, e)
 	}
 	return nil
+}
+
+// few keeps an error readable whatever a guest is full of: so many, and how many more there are.
+func few(errs []error) []error {
+	const most = 20
+	if len(errs) <= most {
+		return errs
+	}
+	return append(slices.Clip(errs[:most]), fmt.Errorf("and %d more", len(errs)-most))
 }

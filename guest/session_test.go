@@ -19,6 +19,8 @@ import (
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/guest/agent"
 	"github.com/hikae/hikae/guest/agent/wire"
+	"github.com/hikae/hikae/guest/index"
+	"github.com/hikae/hikae/guest/index/list"
 )
 
 // inside is what a guest has: a real component over parts that do as they are told.
@@ -76,7 +78,16 @@ func (in *inside) Settle(_ context.Context, args wire.SettleArgs) []wire.Outcome
 func (in *inside) Close() error { in.did("close"); return nil }
 
 func (in *inside) Volumes(context.Context) ([]wire.Volume, error) { return nil, nil }
-func (in *inside) Freeze(context.Context, wire.FreezeArgs) (agent.Frozen, error) {
+func (in *inside) Ready(context.Context, wire.FreezeArgs) (agent.Ready, error) {
+	return readyIn{in}, nil
+}
+
+type readyIn struct{ in *inside }
+
+func (readyIn) Close() error                                   { return nil }
+func (r readyIn) Freeze(context.Context) (agent.Frozen, error) { return r.in.stop() }
+
+func (in *inside) stop() (agent.Frozen, error) {
 	in.did("freeze")
 	return frozen{in}, nil
 }
@@ -199,7 +210,7 @@ func newSession(t *testing.T, opts SessionOptions, machines ...Deployer) (*Sessi
 // R119, R183–R188, R144: the whole story of one guest, in its order.
 func TestSessionStory(t *testing.T) {
 	in := newInside()
-	in.index = strings.Repeat("a file\n", 100_000)
+	in.index = listed(t, 50_000)
 	m := &machine{name: "backup server", in: in, report: linux(SSH)}
 	s, steps := newSession(t, SessionOptions{Truncate: true, Index: &wire.IndexArgs{}}, m)
 	require.NoError(t, s.Begin(t.Context()))
@@ -217,7 +228,9 @@ func TestSessionStory(t *testing.T) {
 	}
 	require.NoError(t, s.Keep(t.Context(), put))
 	require.Equal(t, "label", kept["guest/records/000-postgresql-main/backup_label"])
-	require.Equal(t, in.index, kept["guest/index"])
+	x, err := index.Open(t.Context(), strings.NewReader(kept["guest/index"]), int64(len(kept["guest/index"])))
+	require.NoError(t, err)
+	require.EqualValues(t, 50_000, x.Volumes()[0].Entries)
 	require.Contains(t, kept["guest/guest.json"], `"consistency": "application"`)
 	require.NoError(t, s.Keep(t.Context(), put), "again, where the point is begun anew")
 
@@ -592,10 +605,41 @@ func TestRecordNames(t *testing.T) {
 	}
 }
 
+// listed is a list of so many files, as a component sends it.
+func listed(t *testing.T, files int) string {
+	t.Helper()
+	var out bytes.Buffer
+	w := list.NewWriter(&out)
+	require.NoError(t, w.Volume(list.Volume{Mount: "/", System: list.POSIX}))
+	for i := range files {
+		require.NoError(t, w.Add(list.Entry{Path: fmt.Sprintf("file%06d", i), Size: int64(i)}))
+	}
+	require.NoError(t, w.Close())
+	return out.String()
+}
+
+// A list that is none is the guest's failure, which the policy judges; the point goes on without.
+func TestSessionIndexMalformed(t *testing.T) {
+	whole := listed(t, 50_000)
+	for _, sent := range []string{"", "no list", whole[:len(whole)/2], whole + "x"} {
+		in := newInside()
+		in.index = sent
+		s, _ := newSession(t, SessionOptions{Processing: Try, Index: &wire.IndexArgs{}}, &machine{name: "here", in: in, report: linux(SSH)})
+		require.NoError(t, s.Begin(t.Context()))
+		require.NoError(t, s.Keep(t.Context(), func(_ string, r io.Reader) error {
+			_, err := io.Copy(io.Discard, r)
+			return err
+		}))
+		_, result := s.Reached()
+		require.Contains(t, strings.Join(result.Warnings, "\n"), "not a list of files")
+		require.NoError(t, s.Close(t.Context()))
+	}
+}
+
 // Keep ends with the point's own error, and lets the component's stream go.
 func TestSessionKeepFails(t *testing.T) {
 	in := newInside()
-	in.index = strings.Repeat("x", 1<<20)
+	in.index = listed(t, 50_000)
 	s, _ := newSession(t, SessionOptions{Index: &wire.IndexArgs{}}, &machine{name: "here", in: in, report: linux(SSH)})
 	require.NoError(t, s.Begin(t.Context()))
 	full := errors.New("no space in the repository")

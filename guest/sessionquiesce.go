@@ -1,13 +1,10 @@
 package guest
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -15,12 +12,18 @@ import (
 	"github.com/hikae/hikae/guest/agent/wire"
 )
 
-// Freeze implements [hikae.Quiescer]: scripts, applications' last step, file systems, and nothing else. Where the guest's
-// processing is skipped it is [ErrSkipped].
+// Freeze implements [hikae.Quiescer]: scripts, applications' last step, file systems, and nothing else. A link that broke
+// since Begin is made anew before that, as far as the context has time for it. Where the guest's processing is skipped it
+// is [ErrSkipped].
 func (s *Session) Freeze(ctx context.Context) error {
+	renewed := s.awake(ctx)
 	s.asked = true
 	if s.skipped != nil {
 		s.froze = s.skipped
+		return s.froze
+	}
+	if renewed != nil {
+		s.froze = s.failure("freeze", renewed)
 		return s.froze
 	}
 	if s.deployed == nil {
@@ -28,8 +31,8 @@ func (s *Session) Freeze(ctx context.Context) error {
 		return s.froze
 	}
 	s.froze = s.freeze(ctx, !s.opts.Scripts.off())
-	if failure, ok := errors.AsType[*wire.Failure](s.froze); ok && failure.Code == wire.CodeVeto && s.opts.Scripts == Try {
-		s.warn("a script before the freeze failed, and such failures are to be ignored: %v", failure)
+	if vetoed(s.froze) && s.opts.Scripts == Try {
+		s.warn("a script before the freeze failed, and such failures are to be ignored: %v", s.froze)
 		s.froze = s.freeze(ctx, false)
 	}
 	if s.froze != nil {
@@ -38,7 +41,40 @@ func (s *Session) Freeze(ctx context.Context) error {
 	return s.froze
 }
 
+// awake asks the component whether it is there, and has it brought in anew where the link is gone: nothing was asked of
+// it yet that could be done twice. Only what becomes of a link that is gone is its error; anything else Freeze meets too.
+func (s *Session) awake(ctx context.Context) error {
+	if s.skipped != nil || s.deployed == nil || s.asked {
+		return nil
+	}
+	asking, cancel := context.WithTimeout(ctx, awakeLimit)
+	_, err := invoke[wire.LeaseAnswer](asking, s.deployed.Component, awakeLimit, wire.Lease, wire.LeaseArgs{})
+	cancel()
+	for errors.Is(err, ErrLost) && s.mayReconnect(ctx, err) {
+		if err = s.reconnect(ctx); err == nil {
+			err = s.prepare(ctx)
+		}
+		if err != nil && !s.mayReconnect(ctx, err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// awakeLimit is how long the answer may take: a link that is there and slow is left as it is.
+const awakeLimit = 10 * time.Second
+
 var _ hikae.PatientQuiescer = (*Session)(nil)
+
+// ThawsWithin is how long what Freeze froze can stay so when nobody is heard of: the component thaws by itself then, and
+// its watchdog where it cannot. A provider that got no answer to Thaw waits for so long, and takes the snapshot for one
+// as after a power cut; what becomes of the VM's backup is the session's policy to say, in Finish.
+func (s *Session) ThawsWithin() time.Duration { return cmp.Or(s.opts.Hold, defaultHold) + holdSlack }
+
+const (
+	defaultHold = 8 * time.Second // the component's
+	holdSlack   = time.Second     // for the thaw itself
+)
 
 // Patience implements [hikae.PatientQuiescer]: scripts run before anything is frozen, and after everything is thawed. A
 // guest without any waits for none.
@@ -109,15 +145,24 @@ func (s *Session) scripts(list []wire.ScriptResult) {
 	}
 }
 
+// ErrNotAsked says that the snapshot was taken, and nobody asked for a freeze.
+var ErrNotAsked = errors.New("the provider did not ask for a freeze")
+
 // Finish lets the applications go on, and collects what a restore needs. Where processing is required and the guest was
-// not frozen all the time, or an application was not well, that is the error.
+// not frozen all the time, or an application was not well, that is the error. Scripts have a policy of their own: where
+// they are required, one that failed before the freeze or after the thaw is the error whatever the processing is.
 func (s *Session) Finish(ctx context.Context) error {
 	if s.skipped != nil {
 		return nil
 	}
 	s.took()
-	errs := []error{}
-	if s.asked {
+	errs, scripts := []error{}, error(nil)
+	switch {
+	case !s.asked:
+		errs = append(errs, s.failure("freeze", ErrNotAsked))
+	case vetoed(s.froze):
+		errs, scripts = append(errs, s.thawed), s.froze
+	default:
 		errs = append(errs, s.froze, s.thawed)
 	}
 	if s.q.Freeze != nil {
@@ -125,11 +170,37 @@ func (s *Session) Finish(ctx context.Context) error {
 	}
 	if s.q.Thaw != nil {
 		errs = append(errs, s.outcomes("thaw", s.q.Thaw.Applications))
+		if failed := failedScripts(s.q.Thaw.Scripts); failed != nil && s.opts.Scripts != Try { // a warning of it is there
+			scripts = s.failure("scripts", failed)
+		}
 	}
 	if s.prepared {
 		errs = append(errs, s.finishApplications(ctx))
 	}
-	return s.judge(errors.Join(errs...))
+	if len(s.opts.Mounts) > 0 && s.q.Freeze != nil && s.q.Thaw != nil {
+		for _, text := range atMost(s.q.leftOut(), maxNotes) {
+			s.warn("%s", text)
+		}
+	}
+	return errors.Join(s.judgeBy(s.opts.Scripts, scripts), s.judge(errors.Join(errs...)))
+}
+
+// vetoed reports whether a freeze came to nothing by a script.
+func vetoed(err error) bool {
+	failure, ok := errors.AsType[*wire.Failure](err)
+	return ok && failure.Code == wire.CodeVeto
+}
+
+// failedScripts are those that did not end well.
+func failedScripts(list []wire.ScriptResult) error {
+	var errs []error
+	for _, r := range list {
+		if r.Problem != "" || r.ExitCode != 0 {
+			errs = append(errs, fmt.Errorf("script %s (%s): exit code %d %s", Printable(r.Path, maxName), Printable(r.Phase, maxName),
+				r.ExitCode, Printable(r.Problem, maxShown)))
+		}
+	}
+	return errors.Join(few(errs)...)
 }
 
 func (s *Session) finishApplications(ctx context.Context) error {
@@ -148,99 +219,17 @@ func (s *Session) finishApplications(ctx context.Context) error {
 	return s.outcomes("finish", a.Applications)
 }
 
-// Keep hands out what a restore needs: guest/guest.json says what was found and done, guest/records/… are files of
-// applications, guest/index is the list of files. It may be called again.
-func (s *Session) Keep(ctx context.Context, put func(name string, content io.Reader) error) error {
-	if s.skipped != nil || s.deployed == nil {
-		return nil
-	}
-	about, err := json.MarshalIndent(s.about(), "", "\t")
-	if err != nil {
-		return err
-	}
-	if err := put("guest/guest.json", bytes.NewReader(append(about, '\n'))); err != nil {
-		return err
-	}
-	for i, r := range s.finish.Records {
-		if err := put(recordName(i, r), bytes.NewReader(r.Content)); err != nil {
-			return err
-		}
-	}
-	return s.index(ctx, put)
-}
-
-// about is guest.json.
-func (s *Session) about() any {
-	records := map[string]wire.Record{}
-	for i, r := range s.finish.Records {
-		records[recordName(i, r)] = wire.Record{Kind: r.Kind, Name: r.Name, File: r.File}
-	}
-	reached, why := s.q.Reached()
-	return struct {
-		Hello       wire.HelloAnswer       `json:"component"`
-		Decision    Decision               `json:"decision"`
-		Volumes     []wire.Volume          `json:"volumes"`
-		Found       []wire.Application     `json:"applications"`
-		CopyOnly    bool                   `json:"copyOnly"`
-		Consistency string                 `json:"consistency"`
-		Why         []string               `json:"why"`
-		Records     map[string]wire.Record `json:"records"`
-	}{s.deployed.Component.Hello(), s.decision, s.found.Volumes, s.found.Applications, s.copyOnly, reached.String(), why, records}
-}
-
-// recordName is where a record is kept. Its parts come from the guest, so only plain letters of them are used, and a
-// number makes it the only one.
-func recordName(i int, r wire.Record) string {
-	return fmt.Sprintf("guest/records/%03d-%s/%s", i, plainName(r.Kind+"-"+r.Name), plainName(r.File))
-}
-
-func plainName(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.' {
-			return r
-		}
-		return '_'
-	}, s[:min(len(s), 100)])
-	return cmp.Or(strings.TrimLeft(s, "."), "_")
-}
-
-// index streams the list of files into the point. A list that cannot be made is a warning: the point is whole without.
-func (s *Session) index(ctx context.Context, put func(string, io.Reader) error) error {
-	if s.opts.Index == nil || !s.deployed.Component.Has(wire.Index) {
-		return nil
-	}
-	r, w := io.Pipe()
-	type indexed struct {
-		wire.IndexAnswer
-		err error
-	}
-	done := make(chan indexed, 1)
-	go func() {
-		a, err := s.deployed.Component.Index(ctx, *s.opts.Index, w)
-		w.CloseWithError(err)
-		done <- indexed{a, err}
-	}()
-	err := put("guest/index", r)
-	r.CloseWithError(cmp.Or(err, io.ErrClosedPipe))
-	a := <-done
-	switch {
-	case err == nil && a.err == nil:
-		s.result.Files = a.Entries
-		s.event("index", "%d files", a.Entries)
-		return nil
-	case a.err != nil && ctx.Err() == nil:
-		return s.judge(s.failure("index", a.err))
-	}
-	return err
-}
-
-// Settle tells the applications whether the restore point is durable, and lets them go. It may be called again, with
-// false, after an error before.
+// Settle tells the applications whether there is a durable restore point that they can go back to, and lets them go. It
+// may be called again, with false, after an error before. They take true for leave to drop logs, so it comes to them only
+// where the guest itself says that all of them were consistent: one that was not keeps the others' logs too, for the
+// component is told in one word. That costs space until the next point, and no data.
 func (s *Session) Settle(ctx context.Context, durable bool) error {
 	if !s.prepared || s.deployed == nil {
 		return nil
 	}
 	s.prepared = false
+	reached, _ := s.q.Reached()
+	durable = durable && reached == hikae.Application
 	a, err := s.deployed.Component.Settle(ctx, wire.SettleArgs{Durable: durable, Truncate: durable && s.opts.Truncate && !s.copyOnly})
 	if errors.Is(err, ErrLost) && !durable {
 		return nil // they were let go when the link was lost
@@ -256,7 +245,7 @@ func (s *Session) Settle(ctx context.Context, durable bool) error {
 		}
 	}
 	if len(errs) > 0 {
-		return s.failure("settle", errors.Join(errs...))
+		return s.failure("settle", errors.Join(few(errs)...))
 	}
 	return nil
 }
@@ -316,7 +305,7 @@ func (s *Session) run(a wire.Application) AppRun {
 		out.Problem = "nothing was frozen around the snapshot"
 		return out
 	}
-	if why := one.lacking(); len(why) > 0 {
+	if why := one.lackingOf(one.Found); len(why) > 0 {
 		out.Problem = strings.Join(why, "; ")
 		return out
 	}

@@ -3,6 +3,7 @@ package kvm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/hikae/hikae"
@@ -88,7 +89,8 @@ func (s *snapshot) arm(ctx context.Context, freezes bool) hikae.Quiescer {
 }
 
 // quiesced takes the snapshot while the guest is frozen. It is thawed on every path; where nobody confirms that, the
-// effect stays in the journal and the snapshot fails. A guest that cannot be frozen is pinned as it is.
+// effect stays in the journal and the snapshot fails, unless the guest thaws by itself: then the snapshot waits until it
+// has, and is as after a power cut. A guest that cannot be frozen is pinned as it is.
 func (s *snapshot) quiesced(ctx context.Context, q hikae.Quiescer) error {
 	begun := time.Now()
 	getting, cancel := context.WithTimeout(ctx, s.opts.FreezeDeadline+hikae.PatienceOf(q))
@@ -98,7 +100,7 @@ func (s *snapshot) quiesced(ctx context.Context, q hikae.Quiescer) error {
 		cold, cancel := context.WithTimeout(getting, s.opts.FreezeDeadline)
 		defer cancel()
 		err := s.insert(cold)
-		thawed := s.thaw(ctx, q)
+		thawed := s.thawOrWait(ctx, q)
 		if thawed != nil && !errors.Is(thawed, errLate) {
 			return errors.Join(err, thawed)
 		}
@@ -111,13 +113,38 @@ func (s *snapshot) quiesced(ctx context.Context, q hikae.Quiescer) error {
 		return err
 	}
 	if !untouched(froze) {
-		if err := s.thaw(ctx, q); err != nil && !errors.Is(err, errLate) {
+		if err := s.thawOrWait(ctx, q); err != nil && !errors.Is(err, errLate) {
 			return err
 		}
 	}
 	s.warn("the guest could not be frozen: %v", froze)
 	return errors.Join(s.settle(ctx, kindFreeze), s.insert(ctx))
 }
+
+// selfThawing is an ability of a quiescer: its guest has a watchdog of its own, which thaws whoever is not heard of.
+type selfThawing interface {
+	// ThawsWithin is how long a freeze can last after it was begun.
+	ThawsWithin() time.Duration
+}
+
+// thawOrWait thaws. Where the answer is lost and the guest thaws by itself, it waits until that is over, and the error is
+// errLate: who brought the quiescer judges that when it is asked how it went.
+func (s *snapshot) thawOrWait(ctx context.Context, q hikae.Quiescer) error {
+	lost := s.thaw(ctx, q)
+	alone, ok := q.(selfThawing)
+	var answer *hikae.QuiesceError
+	if lost == nil || !ok || !errors.As(lost, &answer) {
+		return lost
+	}
+	// Everything that could freeze was begun before thaw was asked for, so the whole time from now on is enough.
+	wait := time.NewTimer(min(max(0, alone.ThawsWithin()), maxThawsWithin))
+	defer wait.Stop()
+	<-wait.C
+	return fmt.Errorf("%w: no answer to thaw, the guest has done it by itself: %w", errLate, lost)
+}
+
+// maxThawsWithin bounds that wait: no watchdog of ours waits for longer than a minute.
+const maxThawsWithin = 2 * time.Minute
 
 // thaw has time of its own: a cancelled session must not leave a frozen guest. errLate says that it is thawed, too.
 func (s *snapshot) thaw(ctx context.Context, q hikae.Quiescer) error {

@@ -65,7 +65,8 @@ func (a *Agent) Serve(ctx context.Context, stream io.ReadWriteCloser) error {
 func (a *Agent) Open() *Session {
 	s := &Session{
 		agent: a, stage: make(chan struct{}, 1), slots: make(chan struct{}, wire.MaxCalls),
-		lease: DefaultLease, done: make(chan struct{}),
+		answers: make(chan struct{}, 2*wire.MaxCalls),
+		lease:   DefaultLease, done: make(chan struct{}),
 	}
 	s.stage <- struct{}{}
 	s.timer = time.AfterFunc(s.lease, func() { s.end(ErrLease) })
@@ -78,6 +79,9 @@ type Session struct {
 	agent *Agent
 	stage chan struct{} // holds a token: whoever has it may change what follows
 	slots chan struct{} // one is taken by each call that is open
+	// answers are calls that are open or whose answer is being written: a client that takes none stops here. They are twice
+	// the slots, since a client may begin a call as soon as it has an answer, and its place is free only after that.
+	answers chan struct{}
 
 	prepared Prepared
 	frozen   *hold           // nil: nothing is
@@ -156,7 +160,7 @@ func (s *Session) release(ctx context.Context) {
 	}
 }
 
-// letGoLimit bounds thawing and the scripts after it when a session ends.
+// letGoLimit bounds thawing, and letting applications go. Scripts after a thaw are not part of it.
 const letGoLimit = time.Minute
 
 // enter takes the stage, unless the session is over: nothing is begun then that nobody would end.

@@ -8,11 +8,20 @@ import (
 )
 
 // Freezer stops file systems from changing. The watchdog that thaws when this process or the link dies is its own
-// business: it is armed before the first file system is frozen.
+// business.
 type Freezer interface {
 	Volumes(ctx context.Context) ([]wire.Volume, error)
-	// Freeze freezes deepest mounts first. On an error nothing is frozen.
-	Freeze(ctx context.Context, args wire.FreezeArgs) (Frozen, error)
+	// Ready does what may take long, before applications hold their commits: it opens what is to be frozen, writes out what
+	// is dirty, and arms the watchdog. On an error nothing is left of it.
+	Ready(ctx context.Context, args wire.FreezeArgs) (Ready, error)
+}
+
+// Ready is a freeze that is about to be. The hold begins when it comes from the Freezer.
+type Ready interface {
+	// Freeze freezes deepest mounts first, and is called once. On an error nothing is frozen.
+	Freeze(ctx context.Context) (Frozen, error)
+	// Close gives up what is not frozen. It is called on every path; after Freeze it does nothing.
+	Close() error
 }
 
 // Frozen is a freeze that lasts.

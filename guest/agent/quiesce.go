@@ -30,7 +30,7 @@ const (
 type hold struct {
 	frozen  Frozen // nil: no file system is part of it
 	args    wire.FreezeArgs
-	since   time.Time // when the first file system froze
+	since   time.Time // when commits or file systems began to stand still
 	timer   *time.Timer
 	expired bool
 }
@@ -91,26 +91,36 @@ func (s *Session) doFreeze(ctx context.Context, args wire.FreezeArgs) (a wire.Fr
 	return a, nil
 }
 
-// freeze goes the way in: scripts, applications, file systems. On an error it has gone the way back.
+// freeze goes the way in: scripts, what takes long of the file systems, applications, file systems. On an error it has
+// gone the way back. The hold is for both of the last: commits stand still no longer than file systems may.
 func (s *Session) freeze(ctx context.Context, args wire.FreezeArgs) (a wire.FreezeAnswer, err error) {
 	back := context.WithoutCancel(ctx)
 	if a.Scripts, err = s.scripts(ctx, phaseFreeze, args); err != nil {
 		s.scripts(back, phaseFail, args)
 		return a, err
 	}
-	if s.prepared != nil {
-		a.Applications = s.prepared.Hold(ctx)
+	ready, err := s.ready(ctx, args)
+	if err != nil {
+		s.scripts(back, phaseFail, args)
+		return a, err
 	}
+	defer ready.Close()
 	h := &hold{args: args, since: time.Now()}
-	if s.agent.opts.Freezer != nil {
-		err = safely(func() (err error) {
-			h.frozen, err = s.agent.opts.Freezer.Freeze(ctx, args)
-			return err
-		})
+	over := h.since.Add(time.Duration(args.HoldMillis) * time.Millisecond)
+	still, cancel := context.WithDeadline(ctx, over)
+	defer cancel()
+	if s.prepared != nil {
+		a.Applications = s.prepared.Hold(still)
 	}
+	err = safely(func() (err error) {
+		h.frozen, err = ready.Freeze(still)
+		return err
+	})
 	if err != nil {
 		if s.prepared != nil {
-			s.prepared.Resume(back)
+			short, cancel := context.WithTimeout(back, letGoLimit)
+			defer cancel()
+			s.prepared.Resume(short)
 		}
 		s.scripts(back, phaseFail, args)
 		return a, err
@@ -118,24 +128,35 @@ func (s *Session) freeze(ctx context.Context, args wire.FreezeArgs) (a wire.Free
 	if h.frozen != nil {
 		got := h.frozen.Answer()
 		a.Frozen, a.Skipped = got.Frozen, got.Skipped
-		h.since = time.Now()
-		for _, f := range a.Frozen {
-			h.since = h.since.Add(-time.Duration(f.Micros) * time.Microsecond)
-		}
 	}
-	h.timer = time.AfterFunc(time.Until(h.since.Add(time.Duration(args.HoldMillis)*time.Millisecond)), func() { s.expire(h) })
+	h.timer = time.AfterFunc(time.Until(over), func() { s.expire(h) })
 	s.setFrozen(h)
 	return a, nil
 }
 
+// ready is the freezer's, or one that freezes nothing.
+func (s *Session) ready(ctx context.Context, args wire.FreezeArgs) (ready Ready, err error) {
+	if s.agent.opts.Freezer == nil {
+		return nothing{}, nil
+	}
+	err = safely(func() (err error) {
+		ready, err = s.agent.opts.Freezer.Ready(ctx, args)
+		return err
+	})
+	return ready, err
+}
+
+type nothing struct{}
+
+func (nothing) Freeze(context.Context) (Frozen, error) { return nil, nil }
+func (nothing) Close() error                           { return nil }
+
 // expire is the end of a hold that nobody thawed.
 func (s *Session) expire(h *hold) {
-	ctx, cancel := context.WithTimeout(context.Background(), letGoLimit)
-	defer cancel()
 	<-s.stage // whoever has it thaws by itself, or is soon done
 	if s.frozen == h {
 		h.expired = true
-		s.thawed, _ = s.thaw(ctx)
+		s.thawed, _ = s.thaw(context.Background())
 	}
 	s.stage <- struct{}{}
 }
@@ -148,8 +169,6 @@ func (s *Session) doThaw(ctx context.Context, _ wire.ThawArgs) (a wire.ThawAnswe
 		return a, err
 	}
 	defer leave()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), letGoLimit)
-	defer cancel()
 	if s.frozen != nil {
 		return s.thaw(ctx)
 	}
@@ -163,9 +182,12 @@ func (s *Session) thaw(ctx context.Context) (wire.ThawAnswer, error) {
 	return s.goBack(ctx)
 }
 
-// goBack goes the way back, all of it, whatever fails.
+// goBack goes the way back, all of it, whatever fails. The thaw has a minute, with the applications'; scripts after it have
+// what they were promised, whoever waits.
 func (s *Session) goBack(ctx context.Context) (a wire.ThawAnswer, err error) {
-	h := s.frozen
+	h, back := s.frozen, context.WithoutCancel(ctx)
+	ctx, cancel := context.WithTimeout(back, letGoLimit)
+	defer cancel()
 	h.timer.Stop()
 	a.Held = true
 	if h.frozen != nil {
@@ -180,15 +202,24 @@ func (s *Session) goBack(ctx context.Context) (a wire.ThawAnswer, err error) {
 	if s.prepared != nil {
 		a.Applications = s.prepared.Resume(ctx)
 	}
-	a.Scripts, _ = s.scripts(ctx, phaseThaw, h.args)
+	a.Scripts, _ = s.scripts(back, phaseThaw, h.args)
 	return a, err
 }
 
-// scripts runs one phase where it was asked for.
+// maxScripts is how many scripts at most are waited for.
+const maxScripts = 64
+
+// scriptSlack is for starting and stopping them.
+const scriptSlack = 10 * time.Second
+
+// scripts runs one phase where it was asked for. Each script has its limit, and all together have the sum.
 func (s *Session) scripts(ctx context.Context, phase string, args wire.FreezeArgs) ([]wire.ScriptResult, error) {
 	if !args.Scripts || s.agent.opts.Scripts == nil {
 		return nil, nil
 	}
+	most := time.Duration(min(max(1, len(s.agent.opts.Scripts.List())), maxScripts))
+	ctx, cancel := context.WithTimeout(ctx, most*time.Duration(args.ScriptMillis)*time.Millisecond+scriptSlack)
+	defer cancel()
 	return s.agent.opts.Scripts.Run(ctx, phase, args.ScriptMillis)
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +31,8 @@ type parts struct {
 	watchdog   bool          // it was first
 	panicking  bool
 	prepareErr error
+	opening    time.Duration // that Ready takes
+	givenUp    atomic.Int32  // readies that were closed
 }
 
 func (p *parts) tell(what string) {
@@ -48,7 +51,24 @@ func (p *parts) Volumes(context.Context) ([]wire.Volume, error) {
 	return []wire.Volume{{Mount: "/", Type: "ext4"}}, nil
 }
 
-func (p *parts) Freeze(ctx context.Context, args wire.FreezeArgs) (Frozen, error) {
+func (p *parts) Ready(ctx context.Context, args wire.FreezeArgs) (Ready, error) {
+	if p.opening > 0 {
+		select {
+		case <-time.After(p.opening):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return &readyParts{p}, nil
+}
+
+// readyParts is a freeze that is about to be.
+type readyParts struct{ p *parts }
+
+func (r *readyParts) Freeze(ctx context.Context) (Frozen, error) { return r.p.freeze(ctx) }
+func (r *readyParts) Close() error                               { r.p.givenUp.Add(1); return nil }
+
+func (p *parts) freeze(ctx context.Context) (Frozen, error) {
 	if p.freezing != nil {
 		close(p.freezing)
 		<-ctx.Done()

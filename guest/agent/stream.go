@@ -129,9 +129,7 @@ func (t *stream) begin(ctx context.Context, f wire.Frame) error {
 		return fmt.Errorf("%w: call %d after %d", wire.ErrMalformed, f.Call, t.last)
 	}
 	t.last = f.Call
-	select {
-	case t.session.slots <- struct{}{}:
-	default:
+	if !t.session.take() {
 		return t.send(wire.KindFailure, f.Call, failure(wire.CodeState, "more than %d calls are open", wire.MaxCalls))
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -148,8 +146,25 @@ func (t *stream) begin(ctx context.Context, f wire.Frame) error {
 	return nil
 }
 
-// run carries a call out and answers it. Its place is free before the client can know that.
+// take takes a place for a call.
+func (s *Session) take() bool {
+	select {
+	case s.answers <- struct{}{}:
+	default:
+		return false
+	}
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	default:
+		<-s.answers
+		return false
+	}
+}
+
+// run carries a call out and answers it. Its slot is free before the client can know that.
 func (t *stream) run(ctx context.Context, number uint32, c *call, req wire.Request) {
+	defer func() { <-t.session.answers }()
 	answer, err := t.session.do(ctx, req, c, func(p []byte) error {
 		return t.write(wire.Frame{Kind: wire.KindData, Call: number, Payload: p})
 	})

@@ -5,7 +5,7 @@
 // Every file system on a block device that is mounted and can be written to, once, however often it is mounted. What
 // freezing would not serve or would harm is left out with a reason: network and FUSE file systems, which would wait for
 // programs that stand still; overlays, whose layers lie on others; what is in memory; ZFS, which does not freeze and whose
-// state on disk is always whole.
+// state on disk is always whole. What is mounted in another mount namespace alone is named, and goes on.
 //
 // # In which order
 //
@@ -21,9 +21,10 @@
 // succeed long after it was given up. If the watchdog dies, the first process thaws.
 //
 //	agent                          watchdog
-//	open, sync
+//	scripts; open, sync
 //	start                    →     lock memory
 //	                         ←     "armed"; the hold begins
+//	applications hold
 //	freeze, freeze, …
 //	… a snapshot is taken …
 //	thaw, thaw, …

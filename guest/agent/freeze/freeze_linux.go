@@ -85,7 +85,7 @@ func (f *Freezer) Volumes(ctx context.Context) ([]wire.Volume, error) {
 			return nil, ctx.Err()
 		}
 	}
-	return append(out, skipped...), nil
+	return append(append(out, skipped...), elsewhere(ctx, mounts)...), nil
 }
 
 // opened is a target that is open.
@@ -179,9 +179,9 @@ func mountID(fd int) (int, error) {
 	return 0, errors.New("fdinfo without mnt_id")
 }
 
-// Freeze implements [agent.Freezer]. What is dirty is written out before the first one freezes, so that they stand still
-// for as short as can be.
-func (f *Freezer) Freeze(ctx context.Context, args wire.FreezeArgs) (agent.Frozen, error) {
+// Ready implements [agent.Freezer]. What is dirty is written out before the first one freezes, so that they stand still
+// for as short as can be. The hold begins with the watchdog's word that it is armed, which is the last thing here.
+func (f *Freezer) Ready(ctx context.Context, args wire.FreezeArgs) (agent.Ready, error) {
 	mounts, err := table()
 	if err != nil {
 		return nil, err
@@ -193,6 +193,7 @@ func (f *Freezer) Freeze(ctx context.Context, args wire.FreezeArgs) (agent.Froze
 	if targets, err = pick(targets, skipped, args.Mounts); err != nil {
 		return nil, err
 	}
+	skipped = append(skipped, elsewhere(ctx, mounts)...)
 	s := &stacks{mounts: mounts, left: maxDevices}
 	z := &frozen{hold: time.Duration(args.HoldMillis) * time.Millisecond, answer: wire.FreezeAnswer{Skipped: skipped}}
 	for _, t := range order(targets, s.under) {
@@ -211,7 +212,7 @@ func (f *Freezer) Freeze(ctx context.Context, args wire.FreezeArgs) (agent.Froze
 		z.thawed = make(chan struct{})
 		close(z.thawed)
 		z.held = true
-		return z, nil
+		return &ready{z: z}, nil
 	}
 	if err := z.sync(ctx); err != nil {
 		z.closeFiles()
@@ -221,5 +222,33 @@ func (f *Freezer) Freeze(ctx context.Context, args wire.FreezeArgs) (agent.Froze
 		z.closeFiles()
 		return nil, err
 	}
-	return z, z.freeze(ctx)
+	return &ready{z: z}, nil
+}
+
+// ready is a freeze that is about to be.
+type ready struct {
+	z    *frozen
+	done bool // it was frozen, or given up
+}
+
+// Freeze implements [agent.Ready].
+func (r *ready) Freeze(ctx context.Context) (agent.Frozen, error) {
+	r.done = true
+	if len(r.z.files) == 0 {
+		return r.z, nil
+	}
+	if err := r.z.freeze(ctx); err != nil {
+		return nil, err
+	}
+	return r.z, nil
+}
+
+// Close implements [agent.Ready]. Nothing was frozen, so the watchdog has nothing to do.
+func (r *ready) Close() error {
+	if !r.done && len(r.z.files) > 0 {
+		r.z.dog.release()
+		r.z.closeFiles()
+	}
+	r.done = true
+	return nil
 }

@@ -128,7 +128,7 @@ func TestLoopOnLoop(t *testing.T) {
 func TestFrozenByOthers(t *testing.T) {
 	mine, theirs := mounted(t, "ext4"), mounted(t, "ext4")
 	first := freezeThese(t, 8*time.Second, theirs)
-	_, err := New(nil).Freeze(soon(t), wire.FreezeArgs{Mounts: []string{mine, theirs}, HoldMillis: 8000})
+	_, err := freezeNow(soon(t), New(nil), wire.FreezeArgs{Mounts: []string{mine, theirs}, HoldMillis: 8000})
 	var f *wire.Failure
 	require.ErrorAs(t, err, &f)
 	require.Equal(t, wire.CodeState, f.Code)
@@ -148,18 +148,18 @@ func TestFreezeRefuses(t *testing.T) {
 	require.NoError(t, unix.Mount("none", shm, "tmpfs", 0, ""))
 	t.Cleanup(func() { unix.Unmount(shm, 0) })
 	for mount, code := range map[string]wire.Code{inside: wire.CodeMissing, "/no/such": wire.CodeMissing, shm: wire.CodeInvalid} {
-		_, err := New(nil).Freeze(soon(t), wire.FreezeArgs{Mounts: []string{point, mount}, HoldMillis: 8000})
+		_, err := freezeNow(soon(t), New(nil), wire.FreezeArgs{Mounts: []string{point, mount}, HoldMillis: 8000})
 		var f *wire.Failure
 		require.ErrorAs(t, err, &f, mount)
 		require.Equal(t, code, f.Code)
 	}
 	cancelled, cancel := context.WithCancel(context.Background())
 	cancel()
-	_, err := New(nil).Freeze(cancelled, wire.FreezeArgs{Mounts: []string{point}, HoldMillis: 8000})
+	_, err := freezeNow(cancelled, New(nil), wire.FreezeArgs{Mounts: []string{point}, HoldMillis: 8000})
 	require.Error(t, err)
-	_, err = New(&Options{Watchdog: []string{"/bin/false"}}).Freeze(soon(t), wire.FreezeArgs{Mounts: []string{point}, HoldMillis: 8000})
+	_, err = freezeNow(soon(t), New(&Options{Watchdog: []string{"/bin/false"}}), wire.FreezeArgs{Mounts: []string{point}, HoldMillis: 8000})
 	require.ErrorContains(t, err, "watchdog", "without one nothing is frozen")
-	_, err = New(&Options{Watchdog: []string{"/bin/echo", "hello"}}).Freeze(soon(t), wire.FreezeArgs{Mounts: []string{point}, HoldMillis: 8000})
+	_, err = freezeNow(soon(t), New(&Options{Watchdog: []string{"/bin/echo", "hello"}}), wire.FreezeArgs{Mounts: []string{point}, HoldMillis: 8000})
 	require.ErrorContains(t, err, "hello")
 	require.False(t, thawNow(point))
 }

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/hikae/hikae/guest/agent"
 	"github.com/hikae/hikae/guest/agent/wire"
 )
 
@@ -37,7 +38,7 @@ const victimHold = 1500 * time.Millisecond
 
 // victim freezes, says so, and waits to be killed.
 func victim(mounts []string) {
-	_, err := New(nil).Freeze(context.Background(), wire.FreezeArgs{Mounts: mounts, HoldMillis: victimHold.Milliseconds()})
+	_, err := freezeNow(context.Background(), New(nil), wire.FreezeArgs{Mounts: mounts, HoldMillis: victimHold.Milliseconds()})
 	fmt.Println(err)
 	select {}
 }
@@ -145,7 +146,17 @@ func (w *writer) longest(t *testing.T, point string, limit time.Duration) time.D
 
 func freezeThese(t *testing.T, hold time.Duration, points ...string) *frozen {
 	t.Helper()
-	f, err := New(nil).Freeze(soon(t), wire.FreezeArgs{Mounts: points, HoldMillis: hold.Milliseconds()})
+	f, err := freezeNow(soon(t), New(nil), wire.FreezeArgs{Mounts: points, HoldMillis: hold.Milliseconds()})
 	require.NoError(t, err)
 	return f.(*frozen)
+}
+
+// freezeNow gets ready and freezes.
+func freezeNow(ctx context.Context, f *Freezer, args wire.FreezeArgs) (agent.Frozen, error) {
+	r, err := f.Ready(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return r.Freeze(ctx)
 }

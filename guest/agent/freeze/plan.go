@@ -29,7 +29,7 @@ func (t *target) has(point string) bool {
 	return slices.ContainsFunc(t.Mounts, func(m Mount) bool { return m.Point == point })
 }
 
-// Why a file system is left out.
+// Why a file system is left out. These are words of the protocol: what a snapshot is good for is read off them.
 const (
 	skipReadOnly = "read-only"
 	skipNetwork  = "lives on another machine"
@@ -85,7 +85,7 @@ func skip(m Mount) string {
 func choose(mounts []Mount) (targets []*target, skipped []wire.Volume, err error) {
 	known := map[Device]*target{}
 	left := map[Device]bool{}
-	unnamed := 0
+	unnamed, unnamedDisks := 0, 0
 	for _, m := range mounts {
 		if virtual[m.Type] {
 			continue
@@ -98,6 +98,8 @@ func choose(mounts []Mount) (targets []*target, skipped []wire.Volume, err error
 			t = &target{Device: m.Device, Mounts: []Mount{m}}
 			known[m.Device], targets = t, append(targets, t)
 		case left[m.Device]:
+		case len(skipped) == maxSkipped && onDisk(m):
+			unnamedDisks++
 		case len(skipped) == maxSkipped:
 			unnamed++
 		default:
@@ -111,11 +113,17 @@ func choose(mounts []Mount) (targets []*target, skipped []wire.Volume, err error
 	if unnamed > 0 {
 		skipped = append(skipped, wire.Volume{Skip: fmt.Sprintf("%d more mounts of such kinds", unnamed)})
 	}
+	if unnamedDisks > 0 {
+		skipped = append(skipped, wire.Volume{Skip: fmt.Sprintf("%d more that cannot be frozen", unnamedDisks)})
+	}
 	for _, t := range targets {
 		slices.SortStableFunc(t.Mounts, betterMount)
 	}
 	return targets, skipped, nil
 }
+
+// onDisk reports whether what is left out may be written to on a disk of this machine.
+func onDisk(m Mount) bool { return m.Type == "zfs" || m.Type == "fuseblk" }
 
 // betterMount prefers the whole file system to a part of it that is mounted elsewhere, then short paths.
 func betterMount(a, b Mount) int {

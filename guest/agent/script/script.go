@@ -3,7 +3,9 @@ package script
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -71,7 +73,8 @@ func New(opts *Options) *Runner {
 }
 
 // leftovers are what editors and package managers put beside a file.
-var leftovers = []string{"~", ".bak", ".orig", ".rej", ".swp", ".dpkg-old", ".dpkg-new", ".dpkg-dist", ".rpmsave", ".rpmnew", ".disabled", ".sample"}
+var leftovers = []string{"~", ".bak", ".bk", ".orig", ".rej", ".swp", ".dpkg-old", ".dpkg-new", ".dpkg-dist", ".rpmsave", ".rpmnew", ".rpmorig",
+	".disabled", ".sample"}
 
 // found is a script with its argument.
 type found struct {
@@ -79,12 +82,16 @@ type found struct {
 	args []string
 }
 
-// find lists what one phase runs, in the order of a freeze.
-func (r *Runner) find(phase string) (out []found) {
+// find lists what one phase runs, in the order of a freeze. A folder that is not there has nothing; one that cannot be
+// read is an error, with what the others have.
+func (r *Runner) find(phase string) (out []found, err error) {
 	for _, f := range r.opts.Folders {
-		entries, _ := os.ReadDir(f.Path)
+		entries, unread := os.ReadDir(f.Path)
+		if unread != nil && !errors.Is(unread, fs.ErrNotExist) {
+			err = errors.Join(err, fmt.Errorf("%s: its scripts are not known: %w", f.Path, unread))
+		}
 		for _, e := range entries {
-			if !e.IsDir() && runnable(e.Name()) {
+			if !e.IsDir() && runnable(e.Name()) && executable(filepath.Join(f.Path, e.Name())) {
 				out = append(out, found{filepath.Join(f.Path, e.Name()), []string{f.argument(phase)}})
 			}
 		}
@@ -94,7 +101,14 @@ func (r *Runner) find(phase string) (out []found) {
 			out = append(out, found{path: s.Path})
 		}
 	}
-	return out
+	return out, err
+}
+
+// executable is the convention of hook folders: what nobody may execute is not a script, but a text beside them. What
+// cannot be looked at stays in the list, and is refused when it is to run.
+func executable(path string) bool {
+	info, err := os.Stat(path)
+	return err != nil || !info.IsDir() && info.Mode().Perm()&0o111 != 0
 }
 
 func (f Folder) argument(phase string) string {
@@ -120,7 +134,8 @@ func runnable(name string) bool {
 func (r *Runner) List() []string {
 	var out []string
 	for _, phase := range []string{Freeze, Thaw} {
-		for _, f := range r.find(phase) {
+		scripts, _ := r.find(phase)
+		for _, f := range scripts {
 			out = append(out, f.path)
 		}
 	}
@@ -130,7 +145,10 @@ func (r *Runner) List() []string {
 
 // Run implements [agent.Scripts].
 func (r *Runner) Run(ctx context.Context, phase string, limitMillis int64) ([]wire.ScriptResult, error) {
-	scripts := r.find(phase)
+	scripts, err := r.find(phase)
+	if err != nil && phase == Freeze {
+		return nil, &wire.Failure{Code: wire.CodeVeto, Message: err.Error()}
+	}
 	if len(scripts) > maxScripts {
 		return nil, &wire.Failure{Code: wire.CodeVeto, Message: fmt.Sprintf("%d scripts: at most %d are run", len(scripts), maxScripts)}
 	}
@@ -146,6 +164,9 @@ func (r *Runner) Run(ctx context.Context, phase string, limitMillis int64) ([]wi
 		if phase == Freeze && (res.ExitCode != 0 || res.Problem != "") {
 			return out, veto(res)
 		}
+	}
+	if err != nil {
+		out = append(out, wire.ScriptResult{Phase: phase, ExitCode: -1, Problem: err.Error()})
 	}
 	return out, nil
 }

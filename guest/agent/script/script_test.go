@@ -149,17 +149,12 @@ func TestOutput(t *testing.T) {
 func TestTrust(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(t *testing.T, dir, path string){
-		"group":   func(t *testing.T, _, path string) { require.NoError(t, os.Chmod(path, 0o775)) },
-		"others":  func(t *testing.T, _, path string) { require.NoError(t, os.Chmod(path, 0o757)) },
-		"folder":  func(t *testing.T, dir, _ string) { require.NoError(t, os.Chmod(dir, 0o777)) },
-		"not run": func(t *testing.T, _, path string) { require.NoError(t, os.Chmod(path, 0o644)) },
+		"group":  func(t *testing.T, _, path string) { require.NoError(t, os.Chmod(path, 0o775)) },
+		"others": func(t *testing.T, _, path string) { require.NoError(t, os.Chmod(path, 0o757)) },
+		"folder": func(t *testing.T, dir, _ string) { require.NoError(t, os.Chmod(dir, 0o777)) },
 		"dangling": func(t *testing.T, dir, path string) {
 			require.NoError(t, os.Rename(path, dir+"/../gone"))
 			require.NoError(t, os.Symlink("nowhere", path))
-		},
-		"device": func(t *testing.T, _, path string) {
-			require.NoError(t, os.Remove(path))
-			require.NoError(t, os.Symlink("/dev/null", path))
 		},
 		"link to others": func(t *testing.T, dir, path string) {
 			open := filepath.Join(dir, "..", "open")
@@ -189,6 +184,39 @@ func TestTrust(t *testing.T) {
 			require.NoFileExists(t, log)
 		})
 	}
+}
+
+// What hook folders hold besides scripts is passed over, and keeps no guest from a freeze.
+func TestNoScripts(t *testing.T) {
+	t.Parallel()
+	r, dir, log := place(t)
+	put(t, filepath.Join(dir, "README"), "echo ran >>"+log, 0o644)
+	for _, name := range []string{"a.bk", "a.rpmorig", "a~", ".hidden"} {
+		put(t, filepath.Join(dir, name), "echo ran >>"+log, 0o755)
+	}
+	require.NoError(t, os.Symlink("/dev/null", filepath.Join(dir, "disabled")))
+	results, err := r.Run(t.Context(), Freeze, 10_000)
+	require.NoError(t, err)
+	require.Empty(t, results)
+	require.Empty(t, r.List())
+	require.NoFileExists(t, log)
+}
+
+// A folder whose scripts cannot be known is a veto before a freeze, and said after a thaw.
+func TestUnreadableFolder(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	r := New(&Options{Folders: []Folder{{Path: file}}})
+	_, err := r.Run(t.Context(), Freeze, 10_000)
+	var f *wire.Failure
+	require.ErrorAs(t, err, &f)
+	require.Equal(t, wire.CodeVeto, f.Code)
+	require.Contains(t, f.Message, file)
+	results, err := r.Run(t.Context(), Thaw, 10_000)
+	require.NoError(t, err)
+	require.Len(t, results, 1)
+	require.Contains(t, results[0].Problem, file)
 }
 
 func TestTooMany(t *testing.T) {
