@@ -81,12 +81,19 @@ func (s *Session) index(ctx context.Context, put func(string, io.Reader) error) 
 		err error
 	}
 	done := make(chan indexed, 1)
+	var skipped atomic.Pointer[[]string]
 	go func() {
 		a, err := s.deployed.Component.Index(ctx, *s.opts.Index, w)
+		skipped.Store(&a.Skipped) // before the list's end, which is when it is asked for
 		w.CloseWithError(err)
 		done <- indexed{a, err}
 	}()
-	made := index.FromList(r, nil)
+	made := index.FromList(r, &index.Options{Incomplete: func(mount string) string {
+		if all := skipped.Load(); all != nil {
+			return whyNot(*all, mount)
+		}
+		return ""
+	}})
 	source := &source{from: made}
 	err := put(index.BlobName, source)
 	made.Close()
@@ -101,12 +108,36 @@ func (s *Session) index(ctx context.Context, put func(string, io.Reader) error) 
 	case err == nil && a.err == nil:
 		s.result.Files = a.Entries
 		s.event("index", "%d files", a.Entries)
+		s.unlisted(a.Skipped)
 		return nil
 	case err == nil:
 		s.warn("%v", s.failure("index", a.err))
 		return nil
 	}
 	return err
+}
+
+// maxUnlisted is how many folders and volumes that are not listed have a warning of their own.
+const maxUnlisted = 20
+
+// unlisted warns of what the list of files is without.
+func (s *Session) unlisted(skipped []string) {
+	for _, what := range skipped[:min(len(skipped), maxUnlisted)] {
+		s.warn("the list of files is not whole: %s", strings.ToValidUTF8(what[:min(len(what), 1000)], "\uFFFD"))
+	}
+	if n := len(skipped) - maxUnlisted; n > 0 {
+		s.warn("the list of files is not whole: %d more that are not listed", n)
+	}
+}
+
+// whyNot is why a volume is not listed whole, of what the component left out: "MOUNT: why".
+func whyNot(skipped []string, mount string) string {
+	for _, what := range skipped {
+		if why, ok := strings.CutPrefix(what, mount+": "); ok {
+			return why
+		}
+	}
+	return ""
 }
 
 // source remembers whether it was the guest that failed: the other end's failure is not the guest's to be warned of.

@@ -61,17 +61,22 @@ func openIndex(ctx context.Context, g *contents, b pipe.BlobInfo) (*index.Index,
 func (s *search) volumes(ctx context.Context, x *index.Index) error {
 	there := s.under == "."
 	for i, v := range x.Volumes() {
-		if v.Cut != "" {
-			s.warn(v.Cut)
-		}
-		in := listedVolume{search: s, index: x, number: i, volume: v.Volume}
+		in := listedVolume{search: s, index: x, number: i, volume: v.Volume, cut: v.Cut}
 		folder, ok := in.folder()
 		if !ok {
 			continue
 		}
+		before := len(s.left.warnings)
+		if v.Cut != "" {
+			s.warn(fmt.Sprintf("the list of files of %s is not whole: %s", clip(v.Mount), clip(v.Cut)))
+		}
+		if err := in.noted(ctx, folder); err != nil {
+			return err
+		}
 		if folder != "" && !there {
 			_, err := x.Stat(ctx, i, folder)
-			there = err == nil
+			// What is not there may be in what is not listed, which was said.
+			there = err == nil || len(s.left.warnings) > before
 		} else {
 			there = true
 		}
@@ -91,6 +96,52 @@ type listedVolume struct {
 	index  *index.Index
 	number int
 	volume index.Volume
+	cut    string
+}
+
+// maxNoted is how many folders without content are named.
+const maxNoted = 5
+
+// noted warns of folders within one whose content is not listed, and of those that it is in. What another file system is
+// mounted on is no such: either that is listed, too, or it is none of the machine's disks.
+func (l *listedVolume) noted(ctx context.Context, folder string) error {
+	var first []string
+	n := 0
+	note := func(e *index.Entry) {
+		if e.Note == "" || e.Note == list.NoteMount || e.Path == "" && l.cut != "" {
+			return
+		}
+		if n++; n <= maxNoted {
+			first = append(first, clip("/"+l.full(e)+": "+e.Note))
+		}
+	}
+	for at := folder; at != ""; {
+		at = at[:max(strings.LastIndexByte(at, '/'), 0)]
+		e, err := l.index.Stat(ctx, l.number, at)
+		if err == nil {
+			note(&e)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	for e, err := range l.index.Walk(ctx, l.number, folder) {
+		if err != nil {
+			return err
+		}
+		note(&e)
+	}
+	if n > maxNoted {
+		first = append(first, "…")
+	}
+	if n > 0 {
+		l.warn(fmt.Sprintf("the content of %d folders is not in the list of files: %s", n, strings.Join(first, "; ")))
+	}
+	return nil
+}
+
+// clip is a text of a guest that is not too long.
+func clip(text string) string {
+	return strings.ToValidUTF8(text[:min(len(text), 300)], "\uFFFD")
 }
 
 // folder is where in the volume to look; false: it has nothing below what is asked for.

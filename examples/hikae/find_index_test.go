@@ -16,7 +16,7 @@ import (
 
 // listed makes a point with a list of files, as a backup of a guest with a component does:
 //
-//	listed REPO VM DISK posix|windows|damaged
+//	listed REPO VM DISK posix|windows|damaged|partial
 func listed(ts *testscript.TestScript, neg bool, args []string) {
 	need(ts, neg, len(args) == 4, "listed REPO VM DISK KIND")
 	ctx := context.Background()
@@ -59,6 +59,13 @@ func listOf(ts *testscript.TestScript, kind string) []byte {
 		volume(index.Volume{Mount: "C:", Kind: "NTFS", System: list.Windows},
 			index.Entry{Path: "Users", Type: list.Dir}, index.Entry{Path: "Users/Eve", Type: list.Dir},
 			index.Entry{Path: "Users/Eve/Plan.docx", Size: 7, Owner: "S-1-5-18"}, index.Entry{Path: "Windows", Type: list.Dir})
+	} else if kind == "partial" {
+		volume(index.Volume{Mount: "/", Kind: "ext4", System: list.POSIX},
+			index.Entry{Path: "etc", Type: list.Dir}, index.Entry{Path: "etc/a.conf"},
+			index.Entry{Path: "proc", Type: list.Dir, Note: list.NoteMount},
+			index.Entry{Path: "srv", Type: list.Dir}, index.Entry{Path: "srv/bad", Type: list.Dir, Note: "input/output error"})
+		volume(index.Volume{Mount: "/var", Kind: "xfs", System: list.POSIX})
+		w.Cut("the list is as long as it may be")
 	} else {
 		volume(index.Volume{Mount: "/", Kind: "ext4", System: list.POSIX},
 			index.Entry{Path: "etc", Type: list.Dir}, index.Entry{Path: "etc/app", Type: list.Dir},

@@ -130,7 +130,7 @@ func (t *tool) reachQuietly(ctx context.Context, f *waysFlags, urls []string) (*
 	}
 	g := &guestReached{here: here}
 	if here.Guest == "" {
-		if here.Guest, err = guestNameOf(urls[0]); err != nil {
+		if here.Guest, err = t.guestNameOf(urls[0]); err != nil {
 			return nil, err
 		}
 	}
@@ -235,7 +235,7 @@ func (g *guestReached) sweeper() *guest.Sweeper {
 				}
 			}
 		}
-		return nil, fmt.Errorf("this command knows no way of kind %s into guest %s: `hikae guest remove` with its URL removes it", kind, name)
+		return nil, fmt.Errorf("this command knows no way of kind %s into guest %s: `hikae guest remove` with its URL removes it (and --guest-name, where it had one)", kind, name)
 	}}
 }
 

@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/guest"
@@ -25,11 +27,21 @@ type inGuestFlags struct {
 	truncate       bool
 	index          bool
 	hold           time.Duration
+
+	changed func() string // one of these flags that was given; empty: none was
 }
 
 func (f *inGuestFlags) flags(cmd *cobra.Command) {
 	f.waysFlags.flags(cmd, "guest-")
 	flags := cmd.Flags()
+	f.changed = func() (name string) {
+		flags.Visit(func(set *pflag.Flag) {
+			if strings.HasPrefix(set.Name, "guest-") {
+				name = set.Name
+			}
+		})
+		return name
+	}
 	flags.StringArrayVar(&f.urls, "guest", nil, "`URL` of a way into the guest: make its applications ready, and freeze by a component of ours; may repeat (see: hikae guest)")
 	flags.StringVar(&f.policy, "guest-policy", "require", "what a failure in the guest does: `require` fails the backup, try goes on crash-consistent")
 	flags.StringVar(&f.scripts, "guest-scripts", "require", "the same for the guest's pre-freeze and post-thaw scripts: `require`, try, disable")
@@ -48,6 +60,9 @@ func (f *inGuestFlags) flags(cmd *cobra.Command) {
 func (t *tool) guestWork(ctx context.Context, f *inGuestFlags, vm string) (work job.GuestWork, done func() error, err error) {
 	done = func() error { return nil }
 	if len(f.urls) == 0 {
+		if name := f.changed(); name != "" {
+			return nil, done, outcome.Usage("Add --guest URL, a way into the guest.", "--%s has no effect without --guest", name)
+		}
 		return nil, done, nil
 	}
 	if f.waysFlags.name == "" {

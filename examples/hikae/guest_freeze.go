@@ -57,6 +57,7 @@ hikae guest freeze-test --yes --mount /srv/data --no-applications ssh://root@web
 type freezeDoc struct {
 	Guest       string       `json:"guest"`
 	Consistency string       `json:"consistency"` // that a backup would have
+	Failed      bool         `json:"failed"`      // a backup would fail, by the default policy
 	Result      guest.Result `json:"result"`
 }
 
@@ -92,6 +93,11 @@ func (t *tool) guestFreeze(ctx context.Context, f *freezeFlags, urls []string) (
 	doc := freezeDoc{Guest: g.here.Guest, Consistency: reached.String(), Result: result}
 	left := &reply{doc: doc, loud: true, warnings: result.Warnings, notes: result.Notes, text: doc.print}
 	if err != nil {
+		if result.Component == "" { // nothing was tried in the guest
+			return nil, aboutGuest(g.here.Guest, err)
+		}
+		doc.Failed = true
+		left.doc, left.text = doc, doc.print
 		return left, aboutGuest(g.here.Guest, err)
 	}
 	if len(result.Warnings) > 0 || reached < hikae.Filesystem {
@@ -146,6 +152,9 @@ func (d freezeDoc) print(w *show.Printer) error {
 	}
 	if err := table.Print(w); err != nil {
 		return err
+	}
+	if d.Failed {
+		return w.Printf("\nfrozen for %s; a backup would fail, and with --guest-policy try be consistent as: %s\n", show.Seconds(d.Result.FrozenMillis/1000), d.Consistency)
 	}
 	return w.Printf("\nfrozen for %s; a backup would be consistent as: %s\n", show.Seconds(d.Result.FrozenMillis/1000), d.Consistency)
 }

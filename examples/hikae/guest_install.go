@@ -169,6 +169,12 @@ func (g *guestReached) open(ctx context.Context) (guest.Channel, error) {
 
 // guestFolder writes a folder for an installation by hand.
 func (t *tool) guestFolder(f *installFlags) (*reply, error) {
+	switch {
+	case f.name == "":
+		return nil, outcome.Usage("Add --guest-name web2, what the guest is called here.", "a kit is for one guest, and --folder names none")
+	case f.dir != "" || f.address != "":
+		return nil, outcome.Usage("install.sh takes --dir; the address is said by direct://HOST[:PORT].", "--dir and --address are for an installation over a way into the guest")
+	}
 	system, arch, ok := strings.Cut(f.system, "-")
 	if !ok {
 		return nil, outcome.Usage("For instance --system linux-amd64.", "--system %q is none", f.system)
@@ -210,6 +216,24 @@ func (t *tool) controller() (*install.Controller, string, error) {
 	dir := filepath.Join(state, controllerDir)
 	c, err := install.OpenController(dir)
 	return c, dir, err
+}
+
+// guestAt is the name of the guest that was met at an address, whatever it is called; empty: none was.
+func (t *tool) guestAt(address string) (string, error) {
+	c, _, err := t.controller()
+	if err != nil {
+		return "", err
+	}
+	known, err := c.Guests()
+	if err != nil {
+		return "", err
+	}
+	for name, k := range known {
+		if k.Address == install.WithPort(address) {
+			return name, nil
+		}
+	}
+	return "", nil
 }
 
 // persistent is the way to a guest's installer service.

@@ -27,7 +27,7 @@ Show the logs that are stored: for each database the unbroken rows of them, with
 show for each backup of the VM from when to when its databases can be brought, and why not further. A moment can be given
 to ` + "`hikae guest logs restore --time`" + ` as it stands there.
 
-Logs are stored as points of a VM called VM/logs, which hikae points shows, and hikae forget removes.`),
+Logs are stored as points of a VM called VM/logs, which hikae points shows.`),
 		Example: example(`
 hikae guest logs list --repo /backup/hikae web1
 hikae guest logs list --repo /backup/hikae web1 --json | jq -r '.points[-1].latest'`),

@@ -36,16 +36,21 @@ func parseWay(text string) (*url.URL, error) {
 	case kind == guest.QGA && u.Host == "" && filepath.IsAbs(u.Path):
 	case (kind == guest.SSH || kind == guest.SMB || kind == guest.Direct && u.User == nil) && u.Hostname() != "" && strings.Trim(u.Path, "/") == "" && u.RawQuery == "":
 	default:
-		return nil, outcome.Usage(wayHint, "%q is no way into a guest", u.Redacted())
+		return nil, outcome.Usage(wayHint, "%s://%s is no way into a guest", u.Scheme, u.Host) // the rest may be a secret
 	}
 	return u, nil
 }
 
 // guestNameOf is what a guest is called where nobody says.
-func guestNameOf(text string) (string, error) {
+func (t *tool) guestNameOf(text string) (string, error) {
 	u, err := parseWay(text)
 	if err != nil {
 		return "", err
+	}
+	if guest.Kind(u.Scheme) == guest.Direct {
+		if name, err := t.guestAt(u.Host); name != "" || err != nil {
+			return name, err
+		}
 	}
 	if u.Host != "" {
 		return u.Hostname(), nil
@@ -113,16 +118,19 @@ func (t *tool) guestCredential(ctx context.Context, f *waysFlags, name string, k
 		}
 		return file.Credential(ctx, name, kind)
 	}
-	cred := guest.Credential{Password: t.env("HIKAE_GUEST_PASSWORD"), Agent: f.sshAgent}
-	if f.sshKey == "" || kind != guest.SSH {
-		return cred, nil
+	secret := t.env("HIKAE_GUEST_PASSWORD")
+	if f.sshKey == "" {
+		return guest.Credential{Password: secret, Agent: f.sshAgent && kind == guest.SSH}, nil
+	}
+	cred := guest.Credential{Agent: f.sshAgent}
+	if kind != guest.SSH { // the secret unlocks the key, and is shown to nobody
+		return cred, outcome.Usage("Put both into a file of --credentials.", "with --ssh-key HIKAE_GUEST_PASSWORD is the key's passphrase, so there is no password for %s", kind)
 	}
 	key, err := readSmall(f.sshKey, maxKey)
 	if err != nil {
 		return cred, &outcome.Error{Object: f.sshKey, Text: "private key " + f.sshKey, Err: err}
 	}
-	cred.PrivateKey = key
-	cred.Passphrase = cred.Password
+	cred.PrivateKey, cred.Passphrase = key, secret
 	return cred, nil
 }
 
@@ -136,15 +144,19 @@ func (t *tool) sshOptions(f *waysFlags) (*sshchannel.Options, error) {
 			}
 		}
 	}
+	state, err := t.stateDir()
+	if err != nil {
+		return nil, err
+	}
+	first := filepath.Join(state, "guest_hosts")
+	if _, err := os.Stat(first); err == nil { // what was taken the first time is held to, whoever asks
+		opts.KnownHosts = append(opts.KnownHosts, first)
+	}
 	if f.trustFirst {
-		state, err := t.stateDir()
-		if err != nil {
-			return nil, err
-		}
 		if err := os.MkdirAll(state, 0o700); err != nil {
 			return nil, err
 		}
-		opts.TrustFirst = filepath.Join(state, "guest_hosts")
+		opts.TrustFirst = first
 	}
 	return opts, nil
 }

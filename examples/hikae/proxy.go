@@ -222,7 +222,7 @@ func (t *tool) proxyStatusCommand() *cobra.Command {
 			defer cancel()
 			s, err := c.Status(ctx)
 			if err != nil {
-				return nil, about(args[0], "", err)
+				return nil, &outcome.Error{Object: args[0], Err: err, Hint: "Is the proxy running there? On its machine: hikae proxy serve."}
 			}
 			return &reply{doc: s, loud: true, text: func(w *show.Printer) error {
 				return w.Printf("%s %s on %s %s: %d tasks, %d of them wait; works in %d guests at once; channels %v; %d leftovers of earlier processes\n",

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -25,7 +26,7 @@ Nothing is connected. The description is JSON with one of
   {"backup": {…}}                                    who reads a datastore, and by which transport
   {"session": {…}}                                   where the movers of a session run
 
-as package proxy has them (docs/guest.md shows one of each).`),
+as package proxy has them; docs/guest.md shows the first.`),
 		Example: example(`
 hikae proxy choose infrastructure.json`),
 		Args: want("FILE"),
@@ -67,5 +68,12 @@ func (t *tool) proxyChoose(path string) (*reply, error) {
 	if err != nil {
 		return nil, &outcome.Error{Object: path, Err: err}
 	}
-	return &reply{doc: decision, loud: true, text: func(w *show.Printer) error { return w.Printf("%s\n", outcome.Clean(decision.String())) }}, nil
+	return &reply{doc: decision, loud: true, text: func(w *show.Printer) error {
+		for line := range strings.Lines(decision.String()) {
+			if err := w.Printf("%s\n", outcome.Clean(strings.TrimRight(line, "\n"))); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}, nil
 }

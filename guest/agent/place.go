@@ -66,9 +66,9 @@ func (p *Place) Remove() error {
 
 // Linger is how long the folder of a component that was spoken to by runs of its program stays behind it, empty. Whoever
 // runs that program does so by its name, as root: while they may still do it the name must not become free, for somebody
-// else to put a folder and a program of his own there. A client gives up much earlier, and whoever takes the component away
-// does not wait for it.
-const Linger = 30 * time.Minute
+// else to put a folder and a program of his own there. A client gives up within a third of the lease and a minute after the
+// component did, so this is enough for leases of up to 12 min; and whoever takes the component away does not wait for it.
+const Linger = 5 * time.Minute
 
 // Empty removes all that is in the folder, following no link, and keeps it.
 func (p *Place) Empty() error {

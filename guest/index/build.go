@@ -20,6 +20,9 @@ func Build(from io.Reader, to io.Writer, opts *Options) error {
 		v, e, err := r.Next()
 		switch {
 		case errors.Is(err, io.EOF):
+			if opts != nil && opts.Incomplete != nil {
+				w.incomplete(opts.Incomplete)
+			}
 			return w.Close()
 		case err != nil:
 			return err

@@ -24,7 +24,7 @@
 // # Directory
 //
 //	volumes, and for each:
-//	  mount device kind id label system cut   texts; cut: why there are more files than are listed
+//	  mount device kind id label system cut   texts; cut: why not all files are listed
 //	  blocks, and for each:
 //	    packed plain entries                  lengths, and how many entries
 //	    shared, rest                          the first entry's path: bytes like the one of the block before; a text

@@ -28,7 +28,10 @@ type Query struct {
 	Keep func(e *Entry) bool
 }
 
-const maxGlobs = 256
+const (
+	maxGlobs = 256
+	maxParts = 4096 // names of a path that ** is tried on; no walk goes as deep
+)
 
 // pattern is a glob that was read.
 type pattern struct {
@@ -53,10 +56,13 @@ func (x *Index) Find(ctx context.Context, volume int, q Query) iter.Seq2[Entry, 
 	}
 	return func(yield func(Entry, error) bool) {
 		for e, err := range x.scan(ctx, volume, q.Folder, skip) {
+			if err == nil {
+				err = ctx.Err()
+			}
 			if err == nil && !q.fits(&e, patterns, text) {
 				continue
 			}
-			if !yield(e, err) {
+			if !yield(e, err) || err != nil {
 				return
 			}
 		}
@@ -79,14 +85,30 @@ func (q *Query) fits(e *Entry, patterns []pattern, text string) bool {
 	return q.Keep == nil || q.Keep(e)
 }
 
-// fits looks at the name first: it is what most paths fail by.
+// fits looks at the last names first: they are what most paths fail by, and nothing is split for them. A path of more than
+// maxParts names before those fits no glob with ** between other names.
 func (g *pattern) fits(p string) bool {
-	if last := g.names[len(g.names)-1]; last != "**" {
-		if ok, _ := path.Match(last, p[strings.LastIndexByte(p, '/')+1:]); !ok {
+	more := true // p has names that are still to fit
+	i := len(g.names) - 1
+	for ; i >= 0 && g.names[i] != "**"; i-- {
+		if !more {
 			return false
 		}
+		slash := strings.LastIndexByte(p, '/')
+		if ok, _ := path.Match(g.names[i], p[slash+1:]); !ok {
+			return false
+		}
+		p, more = p[:max(slash, 0)], slash >= 0
 	}
-	return len(g.names) == 2 && g.names[0] == "**" || matches(g.names, strings.Split(p, "/"))
+	switch {
+	case i < 0:
+		return !more
+	case i == 0:
+		return true
+	case !more:
+		return matches(g.names[:i+1], nil)
+	}
+	return strings.Count(p, "/") < maxParts && matches(g.names[:i+1], strings.Split(p, "/"))
 }
 
 func (q *Query) patterns() ([]pattern, error) {

@@ -29,6 +29,9 @@ const (
 type Options struct {
 	// Limit bounds the index, in bytes. Zero: 60 MiB, which every reader of a restore point's blobs takes.
 	Limit int64
+	// Incomplete, where set, is asked by [Build] once the list has ended: why the volume that is mounted there is not
+	// listed whole. Empty: it is.
+	Incomplete func(mount string) string
 }
 
 // Writer writes an index. It is not safe for concurrent use.
@@ -110,6 +113,16 @@ func (w *Writer) Add(e Entry) error {
 func (w *Writer) Cut(why string) {
 	if n := len(w.dir.volumes); n > 0 {
 		w.dir.volumes[n-1].cut = why[:min(len(why), list.MaxText)]
+	}
+}
+
+// incomplete says of volumes that are not cut yet why they are not whole.
+func (w *Writer) incomplete(of func(mount string) string) {
+	for i := range w.dir.volumes {
+		if v := &w.dir.volumes[i]; v.cut == "" {
+			why := of(v.Mount)
+			v.cut = why[:min(len(why), list.MaxText)]
+		}
 	}
 }
 

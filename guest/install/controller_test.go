@@ -235,7 +235,7 @@ func TestGuestNames(t *testing.T) {
 		_, err := c.Enrol(t.Context(), wrong, "127.0.0.1:1")
 		require.ErrorIs(t, err, fs.ErrInvalid)
 	}
-	require.Equal(t, "10.0.0.1:7421", withPort("10.0.0.1"))
-	require.Equal(t, "[fe80::1]:7421", withPort("fe80::1"))
-	require.Equal(t, "[fe80::1]:99", withPort("[fe80::1]:99"))
+	require.Equal(t, "10.0.0.1:7421", WithPort("10.0.0.1"))
+	require.Equal(t, "[fe80::1]:7421", WithPort("fe80::1"))
+	require.Equal(t, "[fe80::1]:99", WithPort("[fe80::1]:99"))
 }

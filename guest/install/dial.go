@@ -28,7 +28,7 @@ const dialLimit = 15 * time.Second
 func Dial(ctx context.Context, address string, id *trust.Identity, pin trust.Pin, protocol string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialLimit)
 	defer cancel()
-	raw, err := new(net.Dialer).DialContext(ctx, "tcp", withPort(address))
+	raw, err := new(net.Dialer).DialContext(ctx, "tcp", WithPort(address))
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +39,8 @@ func Dial(ctx context.Context, address string, id *trust.Identity, pin trust.Pin
 	return &explained{conn}, nil
 }
 
-func withPort(address string) string {
+// WithPort is an address with the usual port of an installer service, where it has none.
+func WithPort(address string) string {
 	if _, _, err := net.SplitHostPort(address); err == nil {
 		return address
 	}
@@ -92,7 +93,7 @@ func (c *Controller) Enrol(ctx context.Context, name, address string) (Known, er
 			errs = append(errs, err)
 			continue
 		}
-		return c.settle(ctx, name, Known{Address: withPort(address), Pin: own, Since: time.Now().UTC().Truncate(time.Second)})
+		return c.settle(ctx, name, Known{Address: WithPort(address), Pin: own, Since: time.Now().UTC().Truncate(time.Second)})
 	}
 	return Known{}, fmt.Errorf("enrol guest %.80q at %s: %w", name, address, errors.Join(errs...))
 }

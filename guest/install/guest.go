@@ -93,7 +93,7 @@ func (g *Guest) known(ctx context.Context) (Known, error) {
 		return g.controller.Enrol(ctx, g.name, g.address)
 	}
 	if err == nil && g.address != "" {
-		k.Address = withPort(g.address)
+		k.Address = WithPort(g.address)
 	}
 	return k, err
 }
@@ -131,7 +131,7 @@ func (g *Guest) listens(ctx context.Context) bool {
 	if g.address == "" {
 		return false
 	}
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", withPort(g.address))
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", WithPort(g.address))
 	if err != nil {
 		return false
 	}

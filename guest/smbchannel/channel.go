@@ -16,6 +16,9 @@ import (
 // piece is how much of a file one request carries at most.
 const piece = 1 << 20
 
+// maxDownload is the most that a file may have.
+const maxDownload = 256 << 20
+
 // channel is an open way. It implements [guest.Channel], [guest.Launcher] and [guest.Cleaner]. Of the guest's files it
 // touches those alone that lie in a folder hikae-… below ADMIN$.
 type channel struct {
@@ -127,8 +130,12 @@ func (c *channel) Download(ctx context.Context, path string, max int64) ([]byte,
 	return data, nil
 }
 
+// clamp holds what a caller takes of a file to what we take.
+func clamp(n int64) int64 { return min(max(n, 0), maxDownload) }
+
 // all reads a file to its end. Memory grows with what arrives.
 func (f file) all(ctx context.Context, max int64) (data []byte, err error) {
+	max = clamp(max)
 	part := make([]byte, min(piece, max+1))
 	for {
 		n := 0

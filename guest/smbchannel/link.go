@@ -2,6 +2,7 @@ package smbchannel
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -25,13 +26,14 @@ type link struct {
 	admin   *smb2.Share
 	ipc     *smb2.Share
 	timeout time.Duration
+	instead string          // why it is NTLM that logged on, where Kerberos was to
 	done    context.Context // not a call's: ends what waits inside the library when the connection is given up
 	end     context.CancelFunc
 }
 
 // connect logs in and reaches both shares. Errors are *guest.WayError.
 func (w *Way) connect(ctx context.Context) (*link, error) {
-	initiator, forget, err := w.initiator(ctx)
+	initiator, forget, instead, err := w.initiator(ctx)
 	if err != nil {
 		return nil, w.explainLogin(err, nil)
 	}
@@ -40,10 +42,14 @@ func (w *Way) connect(ctx context.Context) (*link, error) {
 		forget()
 		return nil, w.explainDial(err)
 	}
-	l := &link{wire: newWire(conn, w.opts.Timeout), forget: forget, timeout: w.opts.Timeout}
+	l := &link{wire: newWire(conn, w.opts.Timeout), forget: forget, timeout: w.opts.Timeout, instead: instead}
 	l.done, l.end = context.WithCancel(context.Background())
 	if err := w.logon(ctx, l, initiator); err != nil {
 		l.close()
+		var way *guest.WayError
+		if instead != "" && errors.As(err, &way) {
+			way.Problem += " (" + instead + ")"
+		}
 		return nil, err
 	}
 	return l, nil
@@ -88,14 +94,24 @@ func (l *link) mount(ctx context.Context, host, share string) (mounted *smb2.Sha
 	return mounted, err
 }
 
-// encrypted sees how a request of the share itself goes over the wire.
+// encrypted has nothing sent any more that is not encrypted, and asks both shares something: a guest may encrypt for one of
+// them alone.
 func (w *Way) encrypted(ctx context.Context, l *link) error {
+	l.wire.sealed.Store(true)
+	share := "ADMIN$"
 	err := l.run(ctx, func() error { _, err := l.admin.Stat(""); return err })
-	if err == nil && !l.wire.encrypted.Load() {
+	if err == nil {
+		share = "IPC$"
+		var p *pipe
+		if p, err = l.openPipe(ctx, "srvsvc"); err == nil {
+			err = p.Close()
+		}
+	}
+	if l.wire.plain.Load() {
 		err = errNotEncrypted
 	}
 	if err != nil {
-		return w.explainShare("ADMIN$", err)
+		return w.explainShare(share, err)
 	}
 	return nil
 }

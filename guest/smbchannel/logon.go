@@ -25,40 +25,43 @@ var (
 	errKerberos = errors.New("no Kerberos ticket for the guest")
 )
 
-// initiator is what logs on, and what lets go of it. Kerberos goes first where a realm is known; NTLM takes its place
+// initiator is what logs on, what lets go of it, and why it is NTLM where Kerberos was to go first. Kerberos goes first where a realm is known; NTLM takes its place
 // where no ticket can be had, unless that is forbidden.
-func (w *Way) initiator(ctx context.Context) (smb2.Initiator, func(), error) {
+func (w *Way) initiator(ctx context.Context) (logon smb2.Initiator, release func(), instead string, err error) {
 	c := w.cred
 	none := func() {}
 	switch {
 	case c.User == "":
-		return nil, none, errNoUser
+		return nil, none, "", errNoUser
 	case c.ManagedAccount:
-		return nil, none, errManaged
+		return nil, none, "", errManaged
 	}
 	byName := net.ParseIP(w.host) == nil
 	if c.KerberosOnly && !byName {
-		return nil, none, errAddress
+		return nil, none, "", errAddress
 	}
 	if c.KerberosOnly || byName && (c.Realm != "" || c.Config != "") {
 		initiator, forget, err := w.kerberos(ctx)
-		if err == nil || c.KerberosOnly || judged(err) || ctx.Err() != nil {
-			return initiator, forget, err
+		if err == nil || c.KerberosOnly || !noKerberos(err) || ctx.Err() != nil {
+			return initiator, forget, "", err
+		}
+		instead = "logged on by NTLM: " + w.kerberosReason(err).problem
+		if errors.Is(err, errNoRealm) {
+			instead = "logged on by NTLM: " + errNoRealm.Error()
 		}
 	}
 	domain, user := split(c.User) // user@realm is one word to NTLM
-	return &smb2.NTLMInitiator{User: user, Password: c.Password, Domain: domain}, none, nil
+	return &smb2.NTLMInitiator{User: user, Password: c.Password, Domain: domain}, none, instead, nil
 }
 
-// judged reports whether the domain has looked at the password and the account, and said no: the same once more by NTLM
-// would lock the account twice as fast.
-func judged(err error) bool {
-	for _, name := range []string{"KDC_ERR_PREAUTH_FAILED", "KDC_ERR_KEY_EXPIRED", "KDC_ERR_CLIENT_REVOKED"} {
-		if strings.Contains(err.Error(), name) {
-			return true
-		}
-	}
-	return false
+// noKerberos reports whether there is no Kerberos here: no realm, nobody to give tickets, or a domain that does not know the
+// user or the guest. Whatever else went wrong is a fault to be told, and no reason to do with less. Where the domain has
+// looked at the password and said no, the same once more by NTLM would lock the account twice as fast.
+func noKerberos(err error) bool {
+	text := err.Error()
+	unknown := strings.Contains(text, "KDC_ERR_C_PRINCIPAL_UNKNOWN") || strings.Contains(text, "KDC_ERR_S_PRINCIPAL_UNKNOWN")
+	unreached := strings.Contains(text, "communicate with KDC") || strings.Contains(text, "communication error with KDC")
+	return errors.Is(err, errNoRealm) || unknown || unreached && !strings.Contains(text, "KDC_ERR_") && !strings.Contains(text, "KRB_AP_ERR_")
 }
 
 // split parts DOMAIN\User.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,11 +16,12 @@ import (
 )
 
 const (
-	startLimit = 45 * time.Second // Windows gives a service's program 30 s
-	closeLimit = 2 * time.Second  // that a component has to end by itself once nobody speaks to it
-	stopLimit  = 10 * time.Second // that it has once it was told to stop
-	goneLimit  = 3 * time.Second  // that a deleted service may take to vanish
-	display    = "Hikae backup (temporary)"
+	startLimit = 45 * time.Second           // Windows gives a service's program 30 s
+	closeLimit = 2 * time.Second            // that a component has to end by itself once nobody speaks to it
+	stopLimit  = 10 * time.Second           // that it has once it was told to stop
+	goneLimit  = 3 * time.Second            // that a deleted service may take to vanish
+	display    = "Hikae backup (temporary)" // and the name: what a service shows is its alone too
+	maxRuns    = 8                          // of one program at the same time
 )
 
 // ErrNoRun says that SMB runs no programs for their output: it starts services, and of them our own alone.
@@ -32,14 +34,72 @@ func (c *channel) Run(ctx context.Context, path string, args []string, stdin []b
 	if err != nil || !ours(rel) || len(stdin) > 0 {
 		return hikae.RunResult{}, ErrNoRun
 	}
-	name := nameOf(rel)
-	run := service{channel: c, name: name + "-run"}
-	if err := run.begin(ctx, commandLine(path, args)); err != nil {
+	run, free, err := c.create(ctx, nameOf(rel), commandLine(path, args))
+	if err != nil {
+		return hikae.RunResult{}, err
+	}
+	defer free()
+	if err := c.services.Start(ctx, run.name); err != nil {
 		return hikae.RunResult{}, errors.Join(err, run.undo(ctx))
 	}
 	ended, err := run.wait(ctx)
 	err = errors.Join(err, run.undo(ctx))
 	return hikae.RunResult{ExitCode: ended.ExitCode()}, err
+}
+
+// runName is what the nth service for a run is called. There are few, so that Clean can look for each.
+func runName(folder string, n int) string {
+	if n == 0 {
+		return folder + "-run"
+	}
+	return fmt.Sprintf("%s-run%d", folder, n)
+}
+
+// running are the names of services that calls of this process have made or are about to: no two calls share one, also where
+// the outcome of making it is not known. Folders have names that no other guest has.
+var running sync.Map
+
+// create makes a service for one run, under a name that nobody else has. After an error there is none, unless it says so.
+func (c *channel) create(ctx context.Context, folder, command string) (s service, free func(), err error) {
+	err = fmt.Errorf("%d runs of %s at the same time: %w", maxRuns, folder, fs.ErrExist)
+	for n := range maxRuns {
+		s = service{channel: c, name: runName(folder, n)}
+		if _, taken := running.LoadOrStore(strings.ToLower(s.name), true); taken {
+			continue
+		}
+		free = func() { running.Delete(strings.ToLower(s.name)) }
+		failed := s.create(ctx, command)
+		if failed == nil {
+			return s, free, nil
+		}
+		if !others(failed) {
+			failed = errors.Join(failed, s.undo(ctx))
+			free()
+			return s, nil, failed
+		}
+		free()
+		err = failed
+	}
+	return s, nil, err
+}
+
+// others reports whether a service was not made because there is one of its name, which is another call's.
+func others(err error) bool {
+	var refused *scm.Error
+	return errors.Is(err, fs.ErrExist) || errors.As(err, &refused) && refused.Code == scm.MarkedForDelete
+}
+
+// named checks that a program is called what its folder is, and lies right in it: a service or a folder of another name is
+// none of its own.
+func (c *channel) named(p guest.Program) error {
+	rel, err := c.place(p.Path)
+	if err != nil {
+		return err
+	}
+	if folder, file, _ := strings.Cut(rel, `\`); folder != p.Name || file == "" || strings.Contains(file, `\`) {
+		return &PathError{Path: p.Path, Why: "not in a folder of the program's name"}
+	}
+	return nil
 }
 
 // nameOf is the folder hikae-… that a path in ADMIN$ is in.
@@ -59,14 +119,20 @@ func nameOf(rel string) string {
 // and the stream is the pipe NAME that it makes. When the stream is closed the service is stopped and deleted; what is
 // left then is guest.ErrLeftover. After an error nothing is left, unless it says so.
 func (c *channel) Launch(ctx context.Context, p guest.Program) (io.ReadWriteCloser, error) {
-	if _, err := c.place(p.Path); err != nil {
+	if err := c.named(p); err != nil {
 		return nil, err
 	}
 	ctx, cancel := bounded(ctx, startLimit)
 	defer cancel()
 	args := append(append([]string{}, p.Args...), "pipe", "--name", p.Name, "--dir", folderOf(p.Path), "--service")
 	s := service{channel: c, name: p.Name}
-	err := s.begin(ctx, commandLine(p.Path, args))
+	err := s.create(ctx, commandLine(p.Path, args))
+	if err != nil && others(err) { // it is not ours to take away
+		return nil, fmt.Errorf("start %s: %w", p.Path, err)
+	}
+	if err == nil {
+		err = c.services.Start(ctx, s.name)
+	}
 	if err == nil {
 		var stream *pipe
 		if stream, err = s.connect(ctx); err == nil {
@@ -82,12 +148,8 @@ type service struct {
 	name    string
 }
 
-func (s service) begin(ctx context.Context, command string) error {
-	m := s.channel.services
-	if err := m.Create(ctx, scm.Service{Name: s.name, Display: display, Command: command}); err != nil {
-		return err
-	}
-	return m.Start(ctx, s.name)
+func (s service) create(ctx context.Context, command string) error {
+	return s.channel.services.Create(ctx, scm.Service{Name: s.name, Display: display + " " + s.name, Command: command})
 }
 
 // connect opens the service's pipe. Whoever made a pipe of that name before the component could would be talked to in its
@@ -237,12 +299,16 @@ func (l *launched) Err() error {
 // Clean implements [guest.Cleaner].
 func (c *channel) Clean(ctx context.Context, p guest.Program) (left []string, err error) {
 	folder := folderOf(p.Path)
-	if _, err := c.place(p.Path); err != nil {
+	if err := c.named(p); err != nil {
 		return nil, err
 	}
 	ctx, cancel := bounded(ctx, stopLimit+cleanLimit)
 	defer cancel()
-	for _, name := range []string{p.Name, p.Name + "-run"} {
+	names := []string{p.Name}
+	for n := range maxRuns {
+		names = append(names, runName(p.Name, n))
+	}
+	for _, name := range names {
 		s := service{channel: c, name: name}
 		if err := s.remove(ctx, 0); err != nil {
 			if c.link.dead() {

@@ -59,7 +59,31 @@ func New(addr string, cred guest.Credential, opts *Options) *Way {
 func (w *Way) Kind() guest.Kind { return guest.SMB }
 
 // Probe implements [guest.Way]. It logs in, reaches ADMIN$, asks for the right to make services, and makes nothing.
-func (w *Way) Probe(ctx context.Context) guest.Finding { return guest.ProbeByOpening(ctx, w) }
+// A guest that took NTLM where Kerberos was to go first is open, with a problem.
+func (w *Way) Probe(ctx context.Context) guest.Finding {
+	noting := &noting{Way: w}
+	f := guest.ProbeByOpening(ctx, noting)
+	if f.Open && f.Problem == "" && noting.instead != "" {
+		f.Step, f.Problem = "login", noting.instead
+		f.Hint = "see to the realm and its key distribution centers, or demand Kerberos"
+	}
+	return f
+}
+
+// noting is a way that keeps what its opening has to say.
+type noting struct {
+	*Way
+	instead string
+}
+
+func (n *noting) Open(ctx context.Context) (guest.Channel, error) {
+	c, err := n.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	n.instead = c.link.instead
+	return c, nil
+}
 
 // Open implements [guest.Way].
 func (w *Way) Open(ctx context.Context) (guest.Channel, error) {

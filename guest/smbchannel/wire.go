@@ -31,6 +31,8 @@ type wire struct {
 	encrypted atomic.Bool
 	bare      atomic.Bool // the last message sent was neither signed nor encrypted
 	strict    atomic.Bool // nothing bare is sent any more
+	sealed    atomic.Bool // nothing is sent any more that is not encrypted
+	plain     atomic.Bool // something was to be, and was not
 	broken    atomic.Bool
 }
 
@@ -134,6 +136,11 @@ func (w *wire) Write(p []byte) (int, error) {
 	bare := !encrypted && (len(p) <= flagsAt || p[flagsAt]&flagSigned == 0)
 	w.encrypted.Store(encrypted)
 	w.bare.Store(bare)
+	if !encrypted && w.sealed.Load() {
+		w.plain.Store(true)
+		w.broken.Store(true)
+		return 0, errNotEncrypted
+	}
 	if bare && w.strict.Load() {
 		w.broken.Store(true)
 		return 0, errUnsigned

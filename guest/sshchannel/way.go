@@ -1,6 +1,7 @@
 package sshchannel
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,6 +107,7 @@ func (w *Way) connect(ctx context.Context) (*link, error) {
 	if err != nil {
 		return nil, w.wrong("host key", "see to the file of known hosts", err)
 	}
+	var wrong error // a key that the server has, and that is not the one: it says more than that there is no other
 	for _, algorithms := range attempts {
 		var l *link
 		if l, err = w.attempt(ctx, keys, algorithms); err == nil {
@@ -113,11 +115,13 @@ func (w *Way) connect(ctx context.Context) (*link, error) {
 		}
 		var other *HostKeyError
 		var none *ssh.AlgorithmNegotiationError
-		if !errors.As(err, &other) && !errors.As(err, &none) {
-			break
+		if errors.As(err, &other) {
+			wrong = err
+		} else if !errors.As(err, &none) {
+			return nil, err
 		}
 	}
-	return nil, err
+	return nil, cmp.Or(wrong, err)
 }
 
 // attempt connects with one list of algorithms for the server's key.

@@ -96,13 +96,15 @@ func (l *link) Download(ctx context.Context, path string, max int64) ([]byte, er
 	return b, nil
 }
 
+func clamp(n, least, most int64) int64 { return min(max(n, least), most) }
+
 var errLong = errors.New("the file is longer than allowed")
 
 func (l *link) download(ctx context.Context, path string, max int64) ([]byte, error) {
 	if err := fit(path, nil); err != nil {
 		return nil, err
 	}
-	max = min(max, maxDownload)
+	max = clamp(max, 0, maxDownload)
 	args, err := pwsh.Args(downloadScript, path, strconv.FormatInt(max, 10))
 	if err != nil {
 		return nil, err

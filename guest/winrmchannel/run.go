@@ -18,6 +18,9 @@ const (
 
 // Run implements [hikae.GuestChannel]. When the context ends so does the program.
 func (l *link) Run(ctx context.Context, path string, args []string, stdin []byte) (hikae.RunResult, error) {
+	if len(stdin) > maxInput {
+		return hikae.RunResult{}, fmt.Errorf("run %s: %w", guest.Printable(path, 300), errInput)
+	}
 	r, err := l.run(ctx, path, args, stdin, maxStream)
 	if err != nil {
 		return hikae.RunResult{}, fmt.Errorf("run %s: %w", guest.Printable(path, 300), err)
@@ -27,13 +30,11 @@ func (l *link) Run(ctx context.Context, path string, args []string, stdin []byte
 
 var errInput = fmt.Errorf("an input of more than %d bytes", maxInput)
 
-// run keeps at most max bytes of each stream. The rest is fetched all the same: a program must not wait for us.
+// run keeps at most max bytes of each stream. The rest is fetched all the same: a program must not wait for us. Callers
+// bound the input: a file of 64 MiB that cannot be compressed is a third longer in base64.
 func (l *link) run(ctx context.Context, path string, args []string, stdin []byte, max int) (r hikae.RunResult, err error) {
 	if err := fit(path, args); err != nil {
 		return r, err
-	}
-	if len(stdin) > maxInput {
-		return r, errInput
 	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()

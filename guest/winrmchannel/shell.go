@@ -90,9 +90,14 @@ func (s *shell) send(ctx context.Context, data []byte, end bool) error {
 	}
 }
 
+// emptyPause is how soon an answer without output may be followed by another question: a server is to hold its answer back
+// until there is something to say.
+const emptyPause = 100 * time.Millisecond
+
 // receive waits for output, as long as the context allows.
 func (s *shell) receive(ctx context.Context) (wsman.Output, error) {
 	for {
+		asked := time.Now()
 		answer, err := s.link.post(ctx, s.link.requests.Receive(s.id, s.command))
 		if err != nil {
 			return wsman.Output{}, err
@@ -100,11 +105,17 @@ func (s *shell) receive(ctx context.Context) (wsman.Output, error) {
 		out, err := wsman.ReadOutput(answer)
 		var f *wsman.Fault
 		switch {
-		case err == nil:
+		case err == nil && (out.Done || len(out.Stdout)+len(out.Stderr) > 0):
 			return out, nil
+		case err == nil:
 		case errors.As(err, &f) && f.TimedOut() && ctx.Err() == nil:
 		default:
 			return wsman.Output{}, s.link.faulty(err)
+		}
+		select {
+		case <-time.After(emptyPause - time.Since(asked)):
+		case <-ctx.Done():
+			return wsman.Output{}, ctx.Err()
 		}
 	}
 }

@@ -19,7 +19,8 @@ const (
 
 // connect reads what was handed over ($input gives its lines, each base64: $n[0] the user, $n[1] the password, then what the
 // call needs) and makes the session $s. $w[0] is the machine's id, $w[1] a mark that is put before what we say, so that it is
-// told from what PowerShell says.
+// told from what PowerShell says. The password goes through no pipeline and no command, whose arguments a host may log
+// (event 4103).
 const connect = `$n=@($input);function Text($b){[Text.Encoding]::UTF8.GetString([Convert]::FromBase64String($b))}
 function Fail($c,$t){[Console]::Error.Write("$($w[1]) $t");exit $c}
 if($PSVersionTable.PSVersion.Major -lt 5){Fail 31 $PSVersionTable.PSVersion}
@@ -27,7 +28,7 @@ if([Environment]::OSVersion.Version.Major -lt 10){Fail 32 ([Environment]::OSVers
 if(-not (Get-Command Get-VM -ErrorAction SilentlyContinue)){Fail 33 'Get-VM'}
 $v=Get-VM -Id $w[0] -ErrorAction SilentlyContinue;if(-not $v){Fail 34 $w[0]}
 if("$($v.State)" -ne 'Running'){Fail 35 $v.State}
-$q=New-Object Security.SecureString;(Text $n[1]).ToCharArray()|ForEach-Object{$q.AppendChar($_)}
+$q=New-Object Security.SecureString;foreach($x in [Text.Encoding]::UTF8.GetString([Convert]::FromBase64String($n[1])).ToCharArray()){$q.AppendChar($x)};$x=$null
 try{$s=New-PSSession -VMId $w[0] -Credential (New-Object Management.Automation.PSCredential((Text $n[0]),$q))}catch{Fail 36 $_.Exception.Message}
 try{$g=Invoke-Command -Session $s {"$([Environment]::OSVersion.Version)"};if(([Version]$g).Major -lt 10){Fail 37 $g}
 `

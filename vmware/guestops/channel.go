@@ -22,6 +22,8 @@ const (
 	callLimit  = 60 * time.Second // one call, where the context has no deadline
 	cleanLimit = 20 * time.Second // taking away what a call has made
 	maxUpload  = 256 << 20
+	// A file that is fetched may have no more.
+	maxDownload = 256 << 20
 )
 
 // Channel is a way into one guest. It implements [hikae.GuestChannel]; its methods may be called by several goroutines. The
@@ -130,6 +132,7 @@ func (c *Channel) upload(ctx context.Context, path string, data []byte, mode uin
 func (c *Channel) Download(ctx context.Context, path string, max int64) ([]byte, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
+	max = clamp(max)
 	b, err := c.download(ctx, path, max)
 	if err != nil {
 		return nil, fmt.Errorf("download %s: %w", guest.Printable(path, 300), err)
@@ -139,6 +142,8 @@ func (c *Channel) Download(ctx context.Context, path string, max int64) ([]byte,
 	}
 	return b, nil
 }
+
+func clamp(n int64) int64 { return min(max(n, 0), maxDownload) }
 
 // download reads at most one byte more than max.
 func (c *Channel) download(ctx context.Context, path string, max int64) ([]byte, error) {

@@ -13,6 +13,7 @@ import (
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/guest"
 	"github.com/hikae/hikae/guest/winrmchannel/pwsh"
+	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -70,6 +71,7 @@ type program struct {
 	folder  string
 	pid     int64
 	started bool // or may have been
+	refused bool // the host has answered that it did not start it
 	ended   bool
 }
 
@@ -92,19 +94,47 @@ func (p *program) makeFolder(ctx context.Context) error {
 		// The name is ours, so that a folder whose making was never answered can be taken away all the same.
 		p.folder = temp + "/hikae-run-" + strings.ToLower(rand.Text())
 		err := p.channel.files.MakeDirectory(ctx, p.channel.auth, p.folder, false)
-		if err == nil {
+		made := err == nil
+		if made {
 			attributes := &types.GuestPosixFileAttributes{Permissions: 0o700}
 			err = p.channel.files.ChangeFileAttributes(ctx, p.channel.auth, p.folder, attributes)
 		}
 		if err == nil {
+			err = p.checkEmpty(ctx)
+		}
+		if err == nil {
 			return nil
 		}
-		err = explain("temp", err)
-		if failed = append(failed, err); !aboutFiles(err) {
+		if !errors.Is(err, errNotEmpty) {
+			err = explain("temp", err)
+		}
+		if failed = append(failed, err); made || !aboutFiles(err) {
 			return errors.Join(err, p.clean(ctx))
 		}
 	}
 	return errors.Join(failed...)
+}
+
+var errNotEmpty = errors.New("somebody has put something into the folder before it was closed to others")
+
+// checkEmpty looks into the folder once it is the account's alone.
+func (p *program) checkEmpty(ctx context.Context) error {
+	list, err := p.channel.files.ListFiles(ctx, p.channel.auth, p.folder, 0, 10, "")
+	if err != nil {
+		return err
+	}
+	for _, f := range list.Files {
+		if f.Path != "." && f.Path != ".." && strings.TrimRight(f.Path, "/") != p.folder {
+			return errNotEmpty
+		}
+	}
+	return nil
+}
+
+// oursWindows reports whether a folder has the name that we asked for: no other is ever deleted.
+func oursWindows(folder string) bool {
+	base := strings.ToLower(folder[strings.LastIndexAny(folder, `\/`)+1:])
+	return strings.HasPrefix(base, "hikae-run-") && strings.LastIndexAny(folder, `\/`) > 2
 }
 
 // makeFolderWindows lets the guest choose: the account's own folder for such things is one that others may not enter.
@@ -114,14 +144,19 @@ func (p *program) makeFolderWindows(ctx context.Context) error {
 		return explain("temp", err)
 	}
 	windows, err := systemOf(dir)
-	if err != nil {
-		return errFolder
-	}
 	p.folder = strings.TrimRight(dir, `\`)
-	if !windows {
-		return errors.Join(errPath, p.clean(ctx))
+	if err != nil || !windows || !oursWindows(p.folder) {
+		return fmt.Errorf("%w: %w: folder %s", errFolder, guest.ErrLeftover, guest.Printable(dir, 300))
 	}
 	return nil
+}
+
+// early is how long before our deadline PowerShell ends a program: it counts from when it has started itself, and its clock
+// is to be over before ours.
+const early = 5 * time.Second
+
+func limitOf(remaining time.Duration) time.Duration {
+	return max(remaining-min(early, remaining/2), 0)
 }
 
 // start starts the program under a script that keeps what it prints.
@@ -130,7 +165,7 @@ func (p *program) start(ctx context.Context, input bool) error {
 	if p.windows {
 		limit := time.Hour
 		if end, ok := ctx.Deadline(); ok {
-			limit = time.Until(end)
+			limit = limitOf(time.Until(end))
 		}
 		args, err := pwsh.Args(runWindows, p.folder, p.words[0], pwsh.Line(p.words[1:]), strconv.FormatInt(limit.Milliseconds(), 10))
 		if err != nil {
@@ -148,6 +183,7 @@ func (p *program) start(ctx context.Context, input bool) error {
 	var err error
 	p.started = true
 	if p.pid, err = p.channel.processes.StartProgram(ctx, p.channel.auth, spec); err != nil {
+		p.refused = soap.IsSoapFault(err)
 		return explain("start", err)
 	}
 	return nil
@@ -199,8 +235,9 @@ func (p *program) collect(ctx context.Context, r *hikae.RunResult) error {
 func (p *program) clean(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
 	defer cancel()
+	var running error
 	if p.started && !p.ended {
-		p.kill(ctx)
+		running = p.kill(ctx)
 	}
 	err := p.remove(ctx)
 	if err != nil { // a program that is ending may just have made a file
@@ -211,12 +248,15 @@ func (p *program) clean(ctx context.Context) error {
 		err = p.remove(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: folder %s: %w", guest.ErrLeftover, guest.Printable(p.folder, 300), err)
+		err = fmt.Errorf("%w: folder %s: %w", guest.ErrLeftover, guest.Printable(p.folder, 300), err)
 	}
-	return nil
+	return errors.Join(running, err)
 }
 
 func (p *program) remove(ctx context.Context) error {
+	if p.windows && !oursWindows(p.folder) {
+		return errFolder
+	}
 	err := p.channel.files.DeleteDirectory(ctx, p.channel.auth, p.folder, true)
 	if err == nil {
 		return nil
@@ -228,19 +268,49 @@ func (p *program) remove(ctx context.Context) error {
 }
 
 // kill ends the program, what it has started, and the script around them. On Windows the script ends the program itself when
-// its time is over.
-func (p *program) kill(ctx context.Context) {
-	if !p.windows {
-		words := []string{"-c", killScript, "sh", p.folder, yes(p.words[0] == "sudo")}
-		if line, err := shellLine(words); err == nil {
-			spec := &types.GuestProgramSpec{ProgramPath: shell, Arguments: line}
-			if pid, err := p.channel.processes.StartProgram(ctx, p.channel.auth, spec); err == nil {
-				killer := &program{channel: p.channel, pid: pid}
-				killer.wait(ctx)
-			}
+// its time is over; where nobody saw the script end, that is said.
+func (p *program) kill(ctx context.Context) error {
+	if spec := p.killSpec(); spec != nil {
+		if pid, err := p.channel.processes.StartProgram(ctx, p.channel.auth, spec); err == nil {
+			killer := &program{channel: p.channel, pid: pid}
+			killing, cancel := context.WithTimeout(ctx, killLimit)
+			killer.wait(killing)
+			cancel()
 		}
 	}
 	if p.pid != 0 {
 		p.channel.processes.TerminateProcess(ctx, p.channel.auth, p.pid)
 	}
+	if !p.windows || p.refused {
+		return nil
+	}
+	if p.pid != 0 {
+		seeing, cancel := context.WithTimeout(ctx, killLimit)
+		defer cancel()
+		if p.wait(seeing); p.ended {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: nobody saw the program end", guest.ErrLeftover)
+}
+
+const (
+	killLimit = 5 * time.Second // that one step of ending a program has
+	taskkill  = `C:\Windows\System32\taskkill.exe`
+)
+
+// killSpec is the program that ends ours; nil where it is not known which that is.
+func (p *program) killSpec() types.BaseGuestProgramSpec {
+	if p.windows {
+		if p.pid <= 0 {
+			return nil
+		}
+		return &types.GuestWindowsProgramSpec{StartMinimized: true, GuestProgramSpec: types.GuestProgramSpec{
+			ProgramPath: taskkill, Arguments: "/PID " + strconv.FormatInt(p.pid, 10) + " /T /F"}}
+	}
+	line, err := shellLine([]string{"-c", killScript, "sh", p.folder, yes(p.words[0] == "sudo")})
+	if err != nil {
+		return nil
+	}
+	return &types.GuestProgramSpec{ProgramPath: shell, Arguments: line}
 }

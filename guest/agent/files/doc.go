@@ -13,8 +13,9 @@
 //
 // Users of the guest own parts of what is walked. No link is followed, and each folder is opened from the one above it and
 // looked at again once open, so whoever swaps a folder for a link or another mount while it is visited gains nothing.
-// Names are any bytes. Of a folder with very many names a bounded number is held, and it is read more than once; how deep
-// the walk goes, and how long the list is, are bounded.
+// Names are any bytes. What is held of the names of all folders that are open is bounded together, and a folder with more
+// is read more than once; how deep the walk goes, and how long the list is, are bounded. Of a volume that cannot be walked
+// the root is listed, with why.
 //
 // The walk has the lowest priority for processors and disks that still goes on when others are busy, and leaves no access
 // times where the system can do without.

@@ -15,11 +15,14 @@ import (
 
 // Bounds of a walk.
 const (
-	maxDepth   = 512     // folders, of which each is open while what is below it is visited
-	maxHeld    = 1 << 16 // names of one folder
-	maxBytes   = 3 << 30 // of the list
-	maxSkipped = 200     // that the answer names
-	maxShown   = 300     // bytes of a path, and of why
+	maxDepth   = 512      // folders, of which each is open while what is below it is visited
+	maxHeld    = 1 << 16  // names of one folder
+	maxNamed   = 32 << 20 // bytes that the names of all folders take that are open
+	minNamed   = 32 << 10 // of one folder, also when those are taken
+	nameBytes  = 128      // that a name takes beside its own
+	maxBytes   = 3 << 30  // of the list
+	maxSkipped = 200      // that the answer names
+	maxShown   = 300      // bytes of a path, and of why
 )
 
 // Lister implements agent.Indexer.
@@ -58,12 +61,15 @@ type session struct {
 	rules  *rules
 	out    *list.Writer
 	answer wire.IndexAnswer
+	more   int // that the answer does not name
+	held   int // bytes of names
 }
 
 // volume is one that is to be walked.
 type volume struct {
 	list.Volume
 	device uint64 // on Linux; 0: whatever is there
+	broken error  // it cannot be walked
 }
 
 func (s *session) run() error {
@@ -71,18 +77,30 @@ func (s *session) run() error {
 	if err != nil {
 		return err
 	}
+	isFull := false
 	for _, v := range all {
 		if !s.rules.list(v.Mount) {
 			continue
 		}
-		err := s.walk(v)
+		var err error
+		switch {
+		case isFull:
+			err = s.closed(v, errFull)
+		case v.broken != nil:
+			err = s.closed(v, v.broken)
+		default:
+			err = s.walk(v)
+		}
 		if errors.Is(err, errFull) {
-			s.skip(v.Mount, errFull.Error())
-			break
+			s.incomplete(v.Mount, errFull.Error())
+			isFull, err = true, nil
 		}
 		if err != nil {
 			return err
 		}
+	}
+	if s.more > 0 {
+		s.answer.Skipped = append(s.answer.Skipped, fmt.Sprintf("and %d more", s.more))
 	}
 	if err := s.ctx.Err(); err != nil {
 		return err
@@ -94,7 +112,37 @@ func (s *session) run() error {
 func (s *session) skip(what, why string) {
 	if len(s.answer.Skipped) < maxSkipped {
 		s.answer.Skipped = append(s.answer.Skipped, shown(what)+": "+shown(why))
+	} else {
+		s.more++
 	}
+}
+
+// incomplete tells of a volume that is not listed whole: before all folders, so that no number of them hides it.
+func (s *session) incomplete(mount, why string) {
+	what := shown(mount) + ": " + shown(why)
+	if slices.Contains(s.answer.Skipped, what) {
+		return
+	}
+	if n := len(s.answer.Skipped); n >= maxSkipped {
+		s.answer.Skipped = s.answer.Skipped[:n-1]
+		s.more++
+	}
+	s.answer.Skipped = slices.Insert(s.answer.Skipped, 0, what)
+}
+
+// closed lists a volume of which nothing can be listed: its root, with why.
+func (s *session) closed(v volume, why error) error {
+	s.incomplete(v.Mount, why.Error())
+	if err := s.out.Volume(v.Volume); err != nil {
+		return err
+	}
+	return s.out.Add(list.Entry{Type: list.Dir, Note: shown(why.Error())})
+}
+
+// unread tells of a folder that could not be read to its end, which its entry did not know.
+func (s *session) unread(mount, full string, err error) {
+	s.skip(full, err.Error())
+	s.incomplete(mount, errUnread.Error())
 }
 
 // shown is a text that may be hostile as it stands in an answer.
@@ -128,8 +176,9 @@ func (s *session) unlisted(full string, err error) string {
 
 // Why a folder's content is not listed.
 var (
-	errMount    = errors.New("another file system is mounted here")
+	errMount    = errors.New(list.NoteMount)
 	errReplaced = errors.New("replaced while it was visited")
+	errUnread   = errors.New("a folder could not be read to its end")
 	errDeep     = fmt.Errorf("more than %d folders deep", maxDepth)
 )
 
@@ -146,12 +195,15 @@ func join(dir, name string) string {
 	return dir + "/" + name
 }
 
-// chosen collects the smallest names above one, at most maxHeld, and forgets the others.
+// chosen collects the smallest names above one, at most maxHeld and what there is room for, and forgets the others.
 type chosen[T any] struct {
 	after string
 	first bool // there is no after
+	room  int  // bytes
 	held  []named[T]
-	full  bool // there are more
+	bytes int    // of held
+	full  bool   // there are more
+	last  string // the greatest that is of use, if there are
 }
 
 type named[T any] struct {
@@ -159,21 +211,38 @@ type named[T any] struct {
 	with T
 }
 
+// choose begins to collect a folder's names. It may have half of what is left, so that those below it have some, too; and
+// where nothing is left a few, for then it is read again more often.
+func choose[T any](s *session, after string, first bool) chosen[T] {
+	return chosen[T]{after: after, first: first, room: max((maxNamed-s.held)/2, minNamed)}
+}
+
 func (c *chosen[T]) add(name string, with T) {
-	if !c.first && name <= c.after || c.full && name > c.held[maxHeld-1].name {
+	if !c.first && name <= c.after || c.full && name > c.last {
 		return
 	}
 	c.held = append(c.held, named[T]{name, with})
-	if len(c.held) >= 2*maxHeld {
+	c.bytes += len(name) + nameBytes
+	if len(c.held) >= 2*maxHeld || c.bytes >= 2*c.room {
 		c.trim()
 	}
 }
 
 func (c *chosen[T]) trim() {
 	c.sort()
-	if len(c.held) > maxHeld {
-		clear(c.held[maxHeld:])
-		c.held, c.full = c.held[:maxHeld], true
+	n := 0
+	c.bytes = 0
+	for n < len(c.held) && n < maxHeld {
+		size := len(c.held[n].name) + nameBytes
+		if n > 0 && c.bytes+size > c.room {
+			break
+		}
+		c.bytes += size
+		n++
+	}
+	if n < len(c.held) {
+		clear(c.held[n:])
+		c.held, c.full, c.last = c.held[:n], true, c.held[n-1].name
 	}
 }
 

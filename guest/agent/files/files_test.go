@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -65,7 +66,8 @@ func TestRules(t *testing.T) {
 func TestChosen(t *testing.T) {
 	const n = 3*maxHeld + 17
 	var got []string
-	c := chosen[int]{first: true}
+	s := &session{}
+	c := choose[int](s, "", true)
 	for {
 		r := rand.New(rand.NewPCG(1, uint64(len(got))))
 		for _, i := range r.Perm(n) {
@@ -79,10 +81,63 @@ func TestChosen(t *testing.T) {
 		if !c.full {
 			break
 		}
-		c = chosen[int]{after: got[len(got)-1]}
+		c = choose[int](s, got[len(got)-1], false)
 	}
 	require.Len(t, got, n)
 	for i, name := range got {
 		require.Equal(t, fmt.Sprintf("%07d", i), name)
 	}
+}
+
+// However many folders with however many names are open, what is held is bounded, and each still gives all its names.
+func TestChosenBudget(t *testing.T) {
+	s := &session{}
+	long := strings.Repeat("x", 240)
+	for range maxDepth {
+		c := choose[int](s, "", true)
+		for i := range 2000 {
+			c.add(fmt.Sprintf("%06d%s", i, long), i)
+			require.LessOrEqual(t, c.bytes, 2*c.room+nameBytes+255)
+		}
+		c.trim()
+		require.NotEmpty(t, c.held)
+		s.held += c.bytes
+	}
+	require.LessOrEqual(t, s.held, maxNamed+maxDepth*minNamed)
+	var got int
+	for c := choose[int](s, "", true); ; {
+		for i := range 2000 {
+			c.add(fmt.Sprintf("%06d%s", 1999-i, long), i)
+		}
+		c.trim()
+		for _, h := range c.held {
+			require.Equal(t, fmt.Sprintf("%06d%s", got, long), h.name)
+			got++
+		}
+		if !c.full {
+			break
+		}
+		c = choose[int](s, c.held[len(c.held)-1].name, false)
+	}
+	require.Equal(t, 2000, got)
+}
+
+// Volumes that are not whole stand before all folders, however many there are.
+func TestIncompleteFirst(t *testing.T) {
+	s := &session{}
+	for i := range maxSkipped + 50 {
+		s.skip(fmt.Sprint(i), "no")
+	}
+	s.incomplete("/", errFull.Error())
+	s.incomplete("/", errFull.Error())
+	require.Len(t, s.answer.Skipped, maxSkipped)
+	require.Equal(t, "/: "+errFull.Error(), s.answer.Skipped[0])
+	require.Equal(t, 51, s.more)
+
+	var out bytes.Buffer
+	s.out = list.NewWriter(&out)
+	require.NoError(t, s.closed(volume{Volume: list.Volume{Mount: "/x", System: list.POSIX}}, errors.New("gone")))
+	require.NoError(t, s.out.Close())
+	_, got := read(t, out.Bytes())
+	require.Equal(t, "gone", got["/x"].Note)
 }

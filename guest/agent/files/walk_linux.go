@@ -13,19 +13,16 @@ import (
 func (s *session) walk(v volume) error {
 	fd, err := openFolder(unix.AT_FDCWD, v.Mount)
 	if err != nil {
-		s.skip(v.Mount, err.Error())
-		return nil
+		return s.closed(v, err)
 	}
 	defer unix.Close(fd)
 	w := &walker{session: s, mount: v.Mount, owners: map[uint32]string{}, buf: make([]byte, 64<<10)}
 	root, err := w.stat(fd, "")
 	if err != nil {
-		s.skip(v.Mount, err.Error())
-		return nil
+		return s.closed(v, err)
 	}
 	if v.device != 0 && v.device != root.device {
-		s.skip(v.Mount, errMount.Error())
-		return nil
+		return s.closed(v, errMount)
 	}
 	if err := s.out.Volume(v.Volume); err != nil {
 		return err
@@ -51,7 +48,7 @@ type status struct {
 
 // folder lists a folder that is open, and what is below it.
 func (w *walker) folder(fd int, st status, p string, depth int) error {
-	c, err := w.names(fd, chosen[struct{}]{first: true})
+	c, err := w.names(fd, choose[struct{}](w.session, "", true))
 	if w.ctx.Err() != nil {
 		return w.ctx.Err()
 	}
@@ -63,16 +60,20 @@ func (w *walker) folder(fd int, st status, p string, depth int) error {
 		return err
 	}
 	for {
+		w.held += c.bytes
 		for _, n := range c.held {
 			if err := w.name(fd, n.name, join(p, n.name), depth+1); err != nil {
 				return err
 			}
 		}
+		w.held -= c.bytes
 		if !c.full || err != nil {
 			return nil
 		}
-		if c, err = w.names(fd, chosen[struct{}]{after: c.held[len(c.held)-1].name}); err != nil {
-			w.skip(join(w.mount, p), err.Error())
+		after := c.held[len(c.held)-1].name
+		c.held = nil
+		if c, err = w.names(fd, choose[struct{}](w.session, after, false)); err != nil {
+			w.unread(w.mount, join(w.mount, p), err)
 		}
 	}
 }

@@ -125,6 +125,29 @@ func TestUnlisted(t *testing.T) {
 	require.Contains(t, got[shut].Note, "permission denied")
 }
 
+// Where the room for names is taken, folders are read more often, and all is listed.
+func TestNoRoom(t *testing.T) {
+	dir := onDisk(t)
+	const n = 1500
+	for i := range n {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d%s", i, strings.Repeat("n", 100))), nil, 0o600))
+	}
+	r, err := newRules(wire.IndexArgs{Include: []string{dir}})
+	require.NoError(t, err)
+	var out bytes.Buffer
+	s := &session{ctx: t.Context(), rules: r, out: list.NewWriter(&out), held: maxNamed}
+	require.NoError(t, s.run())
+	require.Equal(t, maxNamed, s.held)
+	_, got := read(t, out.Bytes())
+	files := 0
+	for path := range got {
+		if filepath.Dir(path) == dir {
+			files++
+		}
+	}
+	require.Equal(t, n, files)
+}
+
 // A folder that is swapped for a link while it is visited leads nowhere.
 func TestSwapped(t *testing.T) {
 	dir, outside := onDisk(t), t.TempDir()

@@ -6,8 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/windows"
 
@@ -33,7 +33,7 @@ func (s *session) volumes() ([]volume, error) {
 		var label, kind [windows.MAX_PATH + 1]uint16
 		var serial uint32
 		if err := windows.GetVolumeInformation(root, &label[0], uint32(len(label)), &serial, nil, nil, &kind[0], uint32(len(kind))); err != nil {
-			s.skip(letter, err.Error())
+			out = append(out, volume{Volume: list.Volume{Mount: letter, System: list.Windows}, broken: err})
 			continue
 		}
 		out = append(out, volume{Volume: list.Volume{
@@ -48,20 +48,24 @@ func (s *session) volumes() ([]volume, error) {
 func (s *session) walk(v volume) error {
 	root, err := os.OpenRoot(v.Mount + `\`)
 	if err != nil {
-		s.skip(v.Mount, err.Error())
-		return nil
+		return s.closed(v, err)
 	}
 	defer root.Close()
 	info, err := root.Stat(".")
 	if err != nil {
-		s.skip(v.Mount, err.Error())
-		return nil
+		return s.closed(v, err)
 	}
 	if err := s.out.Volume(v.Volume); err != nil {
 		return err
 	}
 	w := &walker{session: s, mount: v.Mount}
-	return w.folder(root, w.entry(info, ""), 0)
+	at, err := root.Open(".")
+	if err != nil {
+		at = nil // its owner is not known, and what else is wrong is said of the folder
+	} else {
+		defer at.Close()
+	}
+	return w.folder(root, entry(at, "", info, ""), 0)
 }
 
 // walker walks one volume.
@@ -73,7 +77,7 @@ type walker struct {
 // folder lists a folder that is open, and what is below it.
 func (w *walker) folder(dir *os.Root, e list.Entry, depth int) error {
 	full := join(w.mount, e.Path)
-	c, err := w.names(dir, chosen[fs.FileInfo]{first: true})
+	c, err := w.names(dir, choose[fs.FileInfo](w.session, "", true))
 	if w.ctx.Err() != nil {
 		return w.ctx.Err()
 	}
@@ -83,17 +87,27 @@ func (w *walker) folder(dir *os.Root, e list.Entry, depth int) error {
 	if err := w.add(e); err != nil {
 		return err
 	}
+	at, openErr := dir.Open(".")
+	if openErr != nil {
+		at = nil // owners are not known
+	} else {
+		defer at.Close()
+	}
 	for {
+		w.held += c.bytes
 		for _, n := range c.held {
-			if err := w.name(dir, n.name, n.with, join(e.Path, n.name), depth+1); err != nil {
+			if err := w.name(dir, at, n.name, n.with, join(e.Path, n.name), depth+1); err != nil {
 				return err
 			}
 		}
+		w.held -= c.bytes
 		if !c.full || err != nil {
 			return nil
 		}
-		if c, err = w.names(dir, chosen[fs.FileInfo]{after: c.held[len(c.held)-1].name}); err != nil {
-			w.skip(full, err.Error())
+		after := c.held[len(c.held)-1].name
+		c.held = nil
+		if c, err = w.names(dir, choose[fs.FileInfo](w.session, after, false)); err != nil {
+			w.unread(w.mount, full, err)
 		}
 	}
 }
@@ -126,7 +140,7 @@ func (w *walker) names(dir *os.Root, c chosen[fs.FileInfo]) (chosen[fs.FileInfo]
 }
 
 // name lists one name of a folder, and what is below it.
-func (w *walker) name(dir *os.Root, name string, info fs.FileInfo, p string, depth int) error {
+func (w *walker) name(dir *os.Root, at *os.File, name string, info fs.FileInfo, p string, depth int) error {
 	if err := w.ctx.Err(); err != nil {
 		return err
 	}
@@ -134,7 +148,7 @@ func (w *walker) name(dir *os.Root, name string, info fs.FileInfo, p string, dep
 	if !w.rules.list(full) {
 		return nil
 	}
-	e := w.entry(info, p)
+	e := entry(at, name, info, p)
 	switch {
 	case e.Type == list.Link:
 		e.Target, _ = dir.Readlink(name)
@@ -142,15 +156,9 @@ func (w *walker) name(dir *os.Root, name string, info fs.FileInfo, p string, dep
 	case e.Type == list.Dir && (depth >= maxDepth || len(p) > list.MaxPath-1024):
 		e.Note = w.unlisted(full, errDeep)
 	case e.Type == list.Dir:
-		below, err := dir.OpenRoot(name)
+		below, err := enter(dir, name)
 		if err == nil {
 			defer below.Close()
-			var now fs.FileInfo
-			if now, err = dir.Lstat(name); err == nil && !now.IsDir() {
-				err = errReplaced
-			}
-		}
-		if err == nil {
 			return w.folder(below, e, depth)
 		}
 		e.Note = w.unlisted(full, err)
@@ -158,8 +166,29 @@ func (w *walker) name(dir *os.Root, name string, info fs.FileInfo, p string, dep
 	return w.add(e)
 }
 
-func (w *walker) entry(info fs.FileInfo, p string) list.Entry {
-	e := list.Entry{Path: p, ModUnix: info.ModTime().Unix(), Owner: w.owner(p)}
+// enter opens a folder below one. OpenRoot follows links that stay below: what is open must be the folder itself.
+func enter(dir *os.Root, name string) (*os.Root, error) {
+	seen, err := dir.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	below, err := dir.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	now, err := below.Stat(".")
+	if err == nil && (!seen.IsDir() || !os.SameFile(seen, now)) {
+		err = errReplaced
+	}
+	if err != nil {
+		below.Close()
+		return nil, err
+	}
+	return below, nil
+}
+
+func entry(at *os.File, name string, info fs.FileInfo, p string) list.Entry {
+	e := list.Entry{Path: p, ModUnix: info.ModTime().Unix(), Owner: owner(at, name)}
 	switch m := info.Mode(); {
 	case m.IsDir():
 		e.Type = list.Dir
@@ -177,9 +206,27 @@ func (w *walker) entry(info fs.FileInfo, p string) list.Entry {
 	return e
 }
 
-// owner is the SID of a file's owner; empty where it cannot be had.
-func (w *walker) owner(p string) string {
-	sd, err := windows.GetNamedSecurityInfo(`\\?\`+strings.ReplaceAll(w.mount+"/"+p, "/", `\`), windows.SE_FILE_OBJECT, windows.OWNER_SECURITY_INFORMATION)
+// owner is the SID of the owner of a name in a folder that is open, or of that itself where there is no name; empty where it
+// cannot be had. Of a link it is the link's own.
+func owner(dir *os.File, name string) string {
+	if dir == nil {
+		return ""
+	}
+	text, err := windows.NewNTUnicodeString(name)
+	if err != nil {
+		return ""
+	}
+	what := windows.OBJECT_ATTRIBUTES{RootDirectory: windows.Handle(dir.Fd()), ObjectName: text}
+	what.Length = uint32(unsafe.Sizeof(what))
+	const share = windows.FILE_SHARE_READ | windows.FILE_SHARE_WRITE | windows.FILE_SHARE_DELETE
+	const how = windows.FILE_OPEN_REPARSE_POINT | windows.FILE_OPEN_FOR_BACKUP_INTENT
+	var h windows.Handle
+	var status windows.IO_STATUS_BLOCK
+	if windows.NtCreateFile(&h, windows.READ_CONTROL, &what, &status, nil, 0, share, windows.FILE_OPEN, how, 0, 0) != nil {
+		return ""
+	}
+	defer func() { _ = windows.CloseHandle(h) }()
+	sd, err := windows.GetSecurityInfo(h, windows.SE_FILE_OBJECT, windows.OWNER_SECURITY_INFORMATION)
 	if err != nil {
 		return ""
 	}

@@ -67,6 +67,10 @@ type Entry struct {
 	Note                 string // why there is nothing below a folder, although there may be
 }
 
+// NoteMount is the note of a folder that another file system is mounted on: that is a volume of its own, or not one of the
+// guest's disks.
+const NoteMount = "another file system is mounted here"
+
 // Name is the last part of the path.
 func (e *Entry) Name() string { return e.Path[strings.LastIndexByte(e.Path, '/')+1:] }
 

@@ -196,7 +196,12 @@ func sweep(ctx context.Context, m *machine) error {
 	}
 	defer manager.Close()
 	_ = manager.Stop(ctx, vectorService.Name)
-	if err := manager.Delete(ctx, vectorService.Name); !errors.Is(err, fs.ErrNotExist) {
+	var coded *scm.Error
+	err = manager.Delete(ctx, vectorService.Name)
+	if errors.As(err, &coded) && coded.Code == scm.MarkedForDelete {
+		return nil // the machine has not seen the end of an association yet
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

@@ -114,7 +114,7 @@ const (
 
 func (s State) String() string {
 	names := [...]string{"unknown", "stopped", "starting", "stopping", "running", "resuming", "pausing", "paused"}
-	if int(s) >= len(names) {
+	if s >= State(len(names)) {
 		s = 0
 	}
 	return names[s]

@@ -5,7 +5,7 @@ if([Environment]::OSVersion.Version.Major -lt 10){Fail 32 ([Environment]::OSVers
 if(-not (Get-Command Get-VM -ErrorAction SilentlyContinue)){Fail 33 'Get-VM'}
 $v=Get-VM -Id $w[0] -ErrorAction SilentlyContinue;if(-not $v){Fail 34 $w[0]}
 if("$($v.State)" -ne 'Running'){Fail 35 $v.State}
-$q=New-Object Security.SecureString;(Text $n[1]).ToCharArray()|ForEach-Object{$q.AppendChar($_)}
+$q=New-Object Security.SecureString;foreach($x in [Text.Encoding]::UTF8.GetString([Convert]::FromBase64String($n[1])).ToCharArray()){$q.AppendChar($x)};$x=$null
 try{$s=New-PSSession -VMId $w[0] -Credential (New-Object Management.Automation.PSCredential((Text $n[0]),$q))}catch{Fail 36 $_.Exception.Message}
 try{$g=Invoke-Command -Session $s {"$([Environment]::OSVersion.Version)"};if(([Version]$g).Major -lt 10){Fail 37 $g}
 $r=Invoke-Command -Session $s -ArgumentList (Text $n[2]),(Text $n[3]),([long]$w[2]),([Convert]::FromBase64String("$($n[4])")) {param($f,$l,$d,[byte[]]$in)
