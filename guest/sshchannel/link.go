@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -30,6 +31,7 @@ type link struct {
 	client  *ssh.Client
 	windows bool
 	slots   chan struct{}
+	last    atomic.Int64            // when a session of ours ended, in nanoseconds
 	end     context.CancelCauseFunc // says why, once
 	ended   context.Context
 	closed  sync.Once
@@ -121,6 +123,9 @@ func (l *link) because(err error) error {
 	return fmt.Errorf("%w (%w)", context.Cause(l.ended), err)
 }
 
+// letGo is how long a server may take to notice that a session of ours has ended: until then it may count it still.
+const letGo = 2 * time.Second
+
 // session opens a session. A server that allows fewer than we open has us wait for one of ours to end.
 func (l *link) session(ctx context.Context) (*ssh.Session, func(), error) {
 	select {
@@ -130,14 +135,17 @@ func (l *link) session(ctx context.Context) (*ssh.Session, func(), error) {
 	case <-l.ended.Done():
 		return nil, nil, context.Cause(l.ended)
 	}
-	release := func() { <-l.slots }
+	release := func() {
+		l.last.Store(time.Now().UnixNano())
+		<-l.slots
+	}
 	for {
 		s, err := l.openSession(ctx)
 		if err == nil {
 			return s, release, nil
 		}
 		var full *ssh.OpenChannelError
-		if !errors.As(err, &full) || len(l.slots) <= 1 {
+		if !errors.As(err, &full) || len(l.slots) <= 1 && time.Since(time.Unix(0, l.last.Load())) > letGo {
 			release()
 			return nil, nil, fmt.Errorf("open a session: %w", err)
 		}
