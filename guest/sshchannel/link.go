@@ -158,14 +158,57 @@ func (l *link) session(ctx context.Context) (*ssh.Session, func(), error) {
 	}
 }
 
-func (l *link) openSession(ctx context.Context) (s *ssh.Session, err error) {
-	var opened *ssh.Session
-	err = l.within(ctx, func() (err error) {
-		opened, err = l.client.NewSession()
-		return err
-	}, nil)
-	if err != nil && opened != nil {
-		opened.Close()
+// openSession asks for a session. The library's wait has no end where the connection ends in the moment of asking, so ours
+// does not hang on it.
+func (l *link) openSession(ctx context.Context) (*ssh.Session, error) {
+	type answer struct {
+		session *ssh.Session
+		err     error
 	}
-	return opened, err
+	answered := make(chan answer, 1)
+	go func() {
+		s, err := l.client.NewSession()
+		answered <- answer{s, err}
+	}()
+	var got answer
+	err := l.within(ctx, func() error {
+		select {
+		case got = <-answered:
+			return got.err
+		case <-l.ended.Done():
+		}
+		select {
+		case got = <-answered:
+			return got.err
+		case <-time.After(grace):
+			return net.ErrClosed
+		}
+	}, nil)
+	if err != nil && got.session != nil {
+		got.session.Close()
+		return nil, err
+	}
+	return got.session, err
+}
+
+// oneWay is a connection that takes nothing any more once nothing can come back. TCP takes what is written to a server that
+// has just gone, and whoever asks for a session in that moment would wait for an answer that has no reader.
+type oneWay struct {
+	net.Conn
+	over atomic.Pointer[error] // why nothing comes any more
+}
+
+func (c *oneWay) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		c.over.CompareAndSwap(nil, &err)
+	}
+	return n, err
+}
+
+func (c *oneWay) Write(p []byte) (int, error) {
+	if err := c.over.Load(); err != nil {
+		return 0, *err
+	}
+	return c.Conn.Write(p)
 }

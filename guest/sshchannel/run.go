@@ -62,7 +62,9 @@ func (l *link) interrupt(s *ssh.Session, words []string, pid string) {
 	if l.windows || pid == "" {
 		return
 	}
-	killer, err := l.client.NewSession()
+	ctx, cancel := context.WithTimeout(l.ended, grace)
+	defer cancel()
+	killer, err := l.openSession(ctx)
 	if err != nil {
 		s.Signal(ssh.SIGTERM)
 		s.Signal(ssh.SIGKILL)

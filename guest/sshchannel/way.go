@@ -132,7 +132,7 @@ func (w *Way) attempt(ctx context.Context, keys *hostKeys, algorithms []string) 
 	}
 	// Whatever the handshake waits for, the end of the context ends it.
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	l, err := w.handshake(conn, keys, algorithms)
+	l, err := w.handshake(&oneWay{Conn: conn}, keys, algorithms)
 	if !stop() {
 		err = errors.Join(context.Cause(ctx), err)
 		if l != nil {
