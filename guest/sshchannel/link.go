@@ -27,7 +27,7 @@ var ErrLinkLost = fmt.Errorf("%w: the SSH connection is lost", guest.ErrLink)
 
 // link is one connection. It implements [hikae.GuestChannel].
 type link struct {
-	raw     net.Conn
+	raw     *line
 	client  *ssh.Client
 	windows bool
 	slots   chan struct{}
@@ -41,7 +41,7 @@ type link struct {
 	without bool // SFTP
 }
 
-func newLink(raw net.Conn, client *ssh.Client, every time.Duration) *link {
+func newLink(raw *line, client *ssh.Client, every time.Duration) *link {
 	l := &link{raw: raw, client: client, slots: make(chan struct{}, maxSessions),
 		windows: strings.Contains(string(client.ServerVersion()), "OpenSSH_for_Windows")}
 	l.ended, l.end = context.WithCancelCause(context.Background())
@@ -161,12 +161,16 @@ func (l *link) session(ctx context.Context) (*ssh.Session, func(), error) {
 // openSession asks for a session. The library's wait has no end where the connection ends in the moment of asking, so ours
 // does not hang on it.
 func (l *link) openSession(ctx context.Context) (*ssh.Session, error) {
+	if err := l.raw.ask(); err != nil {
+		return nil, l.because(err)
+	}
 	type answer struct {
 		session *ssh.Session
 		err     error
 	}
 	answered := make(chan answer, 1)
 	go func() {
+		defer l.raw.asked()
 		s, err := l.client.NewSession()
 		answered <- answer{s, err}
 	}()
@@ -191,24 +195,49 @@ func (l *link) openSession(ctx context.Context) (*ssh.Session, error) {
 	return got.session, err
 }
 
-// oneWay is a connection that takes nothing any more once nothing can come back. TCP takes what is written to a server that
-// has just gone, and whoever asks for a session in that moment would wait for an answer that has no reader.
-type oneWay struct {
+// line is the connection below. The library tells everybody who waits for an answer when nothing comes any more, once; who
+// begins to wait after that waits for ever. So the end is held back for a moment while somebody begins, and nobody may begin
+// after it.
+type line struct {
 	net.Conn
-	over atomic.Pointer[error] // why nothing comes any more
+	mu     sync.Mutex
+	asking int
+	over   error // why nothing comes any more
 }
 
-func (c *oneWay) Read(p []byte) (int, error) {
+// begins is how long whoever asks may take until they wait.
+const begins = 200 * time.Millisecond
+
+func (c *line) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if err != nil {
-		c.over.CompareAndSwap(nil, &err)
+	if err != nil && c.end(err) {
+		time.Sleep(begins)
 	}
 	return n, err
 }
 
-func (c *oneWay) Write(p []byte) (int, error) {
-	if err := c.over.Load(); err != nil {
-		return 0, *err
+// end lets nobody ask any more, and reports whether somebody does.
+func (c *line) end(err error) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over != nil {
+		return false
 	}
-	return c.Conn.Write(p)
+	c.over = err
+	return c.asking > 0
+}
+
+func (c *line) ask() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over == nil {
+		c.asking++
+	}
+	return c.over
+}
+
+func (c *line) asked() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asking--
 }

@@ -4,23 +4,26 @@ import (
 	"io"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
-// takesAll is a connection whose other side has gone, and which still takes what is written, as TCP does at first.
-type takesAll struct{ net.Conn }
+// gone is a connection whose other side has gone.
+type gone struct{ net.Conn }
 
-func (takesAll) Read([]byte) (int, error)    { return 0, io.EOF }
-func (takesAll) Write(p []byte) (int, error) { return len(p), nil }
+func (gone) Read([]byte) (int, error) { return 0, io.EOF }
 
-func TestNothingIsAskedOfWhoHasGone(t *testing.T) {
-	c := &oneWay{Conn: takesAll{}}
-	n, err := c.Write([]byte("open"))
-	require.NoError(t, err)
-	require.Equal(t, 4, n)
-	_, err = c.Read(make([]byte, 1))
+// Whoever has begun to ask gets the time to wait for the end; whoever comes later is refused.
+func TestNobodyAsksWhereNothingComesAnyMore(t *testing.T) {
+	c := &line{Conn: gone{}}
+	require.NoError(t, c.ask())
+	start := time.Now()
+	_, err := c.Read(make([]byte, 1))
 	require.ErrorIs(t, err, io.EOF)
-	_, err = c.Write([]byte("open"))
-	require.ErrorIs(t, err, io.EOF)
+	require.GreaterOrEqual(t, time.Since(start), begins)
+	require.ErrorIs(t, c.ask(), io.EOF)
+
+	idle := &line{Conn: gone{}}
+	require.False(t, idle.end(io.EOF), "nobody is waited for")
 }

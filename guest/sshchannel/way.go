@@ -132,7 +132,7 @@ func (w *Way) attempt(ctx context.Context, keys *hostKeys, algorithms []string) 
 	}
 	// Whatever the handshake waits for, the end of the context ends it.
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	l, err := w.handshake(&oneWay{Conn: conn}, keys, algorithms)
+	l, err := w.handshake(&line{Conn: conn}, keys, algorithms)
 	if !stop() {
 		err = errors.Join(context.Cause(ctx), err)
 		if l != nil {
@@ -160,7 +160,7 @@ func (w *Way) unreached(err error) error {
 	return w.wrong("connect", "check that the SSH server runs and that no firewall closes its port", err)
 }
 
-func (w *Way) handshake(conn net.Conn, keys *hostKeys, algorithms []string) (*link, error) {
+func (w *Way) handshake(conn *line, keys *hostKeys, algorithms []string) (*link, error) {
 	methods, stop, err := login(w.cred)
 	if err != nil {
 		return nil, w.wrong("login", "check the guest's credential", err)
