@@ -90,6 +90,14 @@ func PatienceOf(q Quiescer) time.Duration {
 	return 0
 }
 
+// SelfThawing is an optional ability of a Quiescer whose guest has a watchdog of its own, which thaws when nobody is heard
+// of. ThawsWithin is how long a freeze can last after it was begun: a provider that got no answer to Thaw waits so long
+// instead of leaving a guest that may be frozen, and takes what it pinned for one as after a power cut.
+type SelfThawing interface {
+	Quiescer
+	ThawsWithin() time.Duration
+}
+
 // Restorer brings a VM back.
 //
 // Unstable: until two hypervisors use it.

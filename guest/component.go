@@ -246,9 +246,8 @@ func (c *Component) send(f wire.Frame) error {
 	late := time.AfterFunc(c.lease, func() { c.lose(fmt.Errorf("%w: it took nothing for %v", ErrLost, c.lease)) })
 	defer late.Stop()
 	if err := wire.Write(c.stream, f); err != nil {
-		err = fmt.Errorf("%w: %w", ErrLost, err)
-		c.lose(err)
-		return err
+		c.lose(fmt.Errorf("%w: %w", ErrLost, err))
+		return c.Err() // of two ends the first has the reason
 	}
 	c.mu.Lock()
 	c.sent = time.Now()

@@ -64,9 +64,12 @@ func (s *Session) awake(ctx context.Context) error {
 // awakeLimit is how long the answer may take: a link that is there and slow is left as it is.
 const awakeLimit = 10 * time.Second
 
-var _ hikae.PatientQuiescer = (*Session)(nil)
+var (
+	_ hikae.PatientQuiescer = (*Session)(nil)
+	_ hikae.SelfThawing     = (*Session)(nil)
+)
 
-// ThawsWithin is how long what Freeze froze can stay so when nobody is heard of: the component thaws by itself then, and
+// ThawsWithin implements [hikae.SelfThawing]. It is how long what Freeze froze can stay so when nobody is heard of: the component thaws by itself then, and
 // its watchdog where it cannot. A provider that got no answer to Thaw waits for so long, and takes the snapshot for one
 // as after a power cut; what becomes of the VM's backup is the session's policy to say, in Finish.
 func (s *Session) ThawsWithin() time.Duration { return cmp.Or(s.opts.Hold, defaultHold) + holdSlack }

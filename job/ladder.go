@@ -27,7 +27,16 @@ func (s *backup) ladder(ctx context.Context, d hikae.Disk, img pipe.Image, targe
 			return "", nil, nil, err
 		}
 		if inc != nil {
-			return Changed, inc, done, nil
+			wrong, err := s.sample(ctx, d, img, inc)
+			if err != nil {
+				done()
+				return "", nil, nil, err
+			}
+			if wrong == "" {
+				return Changed, inc, done, nil
+			}
+			done()
+			reason = wrong
 		}
 	}
 	if reason != "" {

@@ -43,7 +43,8 @@ type DiskResult struct {
 	Moved        int64            `json:"moved"`        // plain bytes handed to the target
 	Stored       int64            `json:"stored"`       // bytes in packs, without parity
 	Parity       int64            `json:"parity"`
-	Bad          []Range          `json:"bad,omitempty"` // could not be read and stand as zero in the point
+	Sampled      int64            `json:"sampled,omitempty"` // said to be unchanged, and read and compared all the same
+	Bad          []Range          `json:"bad,omitempty"`     // could not be read and stand as zero in the point
 	Seconds      float64          `json:"seconds"`
 }
 

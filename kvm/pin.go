@@ -121,17 +121,11 @@ func (s *snapshot) quiesced(ctx context.Context, q hikae.Quiescer) error {
 	return errors.Join(s.settle(ctx, kindFreeze), s.insert(ctx))
 }
 
-// selfThawing is an ability of a quiescer: its guest has a watchdog of its own, which thaws whoever is not heard of.
-type selfThawing interface {
-	// ThawsWithin is how long a freeze can last after it was begun.
-	ThawsWithin() time.Duration
-}
-
 // thawOrWait thaws. Where the answer is lost and the guest thaws by itself, it waits until that is over, and the error is
 // errLate: who brought the quiescer judges that when it is asked how it went.
 func (s *snapshot) thawOrWait(ctx context.Context, q hikae.Quiescer) error {
 	lost := s.thaw(ctx, q)
-	alone, ok := q.(selfThawing)
+	alone, ok := q.(hikae.SelfThawing)
 	var answer *hikae.QuiesceError
 	if lost == nil || !ok || !errors.As(lost, &answer) {
 		return lost

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"io"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -276,3 +277,24 @@ func (h *holding) Create(ctx context.Context, name string, data []byte) error {
 }
 
 func (h *holding) Unwrap() store.Store { return h.Store }
+
+// cutOff is a source that ended before it should have, and says so.
+type cutOff struct{ io.Reader }
+
+func (c cutOff) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// A blob of which the source was cut off is no blob.
+func TestBlobThatWasCutOff(t *testing.T) {
+	r := smallPacks(t, memstore.New(nil))
+	w, err := r.Begin(t.Context(), "web1", nil)
+	require.NoError(t, err)
+	defer w.Close()
+	require.ErrorIs(t, w.Blob(t.Context(), "config", cutOff{strings.NewReader("half")}), io.ErrUnexpectedEOF)
+	require.NoError(t, w.Blob(t.Context(), "config", strings.NewReader("whole")))
+}

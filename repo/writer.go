@@ -2,7 +2,6 @@ package repo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -138,7 +137,7 @@ func (w *pointWriter) Blob(ctx context.Context, name string, rd io.Reader) error
 		return err
 	}
 	for {
-		n, err := io.ReadFull(rd, buf)
+		n, err := fill(rd, buf)
 		if n > 0 {
 			id := w.r.keys.id(object.TypeChunk, buf[:n])
 			data, codec := enc.Encode(nil, buf[:n])
@@ -150,7 +149,7 @@ func (w *pointWriter) Blob(ctx context.Context, name string, rd io.Reader) error
 				return fmt.Errorf("blob %q is longer than %d bytes: %w", name, int64(maxBlobSize), fs.ErrInvalid)
 			}
 		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		if err == io.EOF {
 			break
 		}
 		if err != nil {
@@ -295,4 +294,15 @@ func (w *pointWriter) Close() error {
 	}
 	w.mu.Unlock()
 	return w.s.close(context.Background())
+}
+
+// fill reads until buf is full. Only io.EOF is an end: io.ErrUnexpectedEOF is a reader's own word for what was cut off, which
+// io.ReadFull says of a good end too.
+func fill(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = r.Read(buf[n:])
+		n += m
+	}
+	return n, err
 }
