@@ -11,7 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -19,6 +18,7 @@ import (
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/guest/agent"
 	"github.com/hikae/hikae/guest/agent/wire"
+	"github.com/hikae/hikae/internal/bubble"
 )
 
 // still is a guest whose file systems freeze at a word.
@@ -414,7 +414,7 @@ func wholeSession(ctx context.Context, link io.ReadWriteCloser) error {
 
 // R189: a component that takes nothing more holds no caller beyond his time, and is lost after its lease.
 func TestComponentThatTakesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		go func() {
 			wire.Read(far)

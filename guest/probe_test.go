@@ -7,10 +7,11 @@ import (
 	"io/fs"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/hikae/hikae/internal/bubble"
 )
 
 // fixedWay answers a probe with what it is told to.
@@ -52,7 +53,7 @@ func (p *fixedPersistent) Install(context.Context) error { return ErrNoWay }
 
 // All ways are probed at once, each with its own end, also one that does not keep to it.
 func TestProbeAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ways := []Way{
 			&fixedWay{finding: Finding{Kind: SSH, Open: true, System: System{OS: "linux", Arch: "amd64", User: "root", Admin: true}}, wait: 3 * time.Second},
 			&fixedWay{finding: Finding{Kind: SMB}, wait: time.Hour},
@@ -85,7 +86,7 @@ func TestProbeAtOnce(t *testing.T) {
 }
 
 func TestProbeEndsWithItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		began := time.Now()

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -20,6 +19,7 @@ import (
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/guest/agent"
 	"github.com/hikae/hikae/guest/agent/wire"
+	"github.com/hikae/hikae/internal/bubble"
 )
 
 // staying is a component that is spoken to by asks, and the runs that bring them; those of a real program are tested with
@@ -175,7 +175,7 @@ func (s *stuck) Freeze(ctx context.Context) (agent.Frozen, error) {
 
 // A program that answers nothing at once, which it should not, is not started without end.
 func TestRelayPauses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		runs := atomic.Int32{}
 		r := newRelay(func(context.Context, []string, []byte) (hikae.RunResult, error) {
 			runs.Add(1)

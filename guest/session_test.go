@@ -21,6 +21,7 @@ import (
 	"github.com/hikae/hikae/guest/agent/wire"
 	"github.com/hikae/hikae/guest/index"
 	"github.com/hikae/hikae/guest/index/list"
+	"github.com/hikae/hikae/internal/bubble"
 )
 
 // inside is what a guest has: a real component over parts that do as they are told.
@@ -336,7 +337,7 @@ func TestSessionLinkCutAtEveryMessage(t *testing.T) {
 		sawCut := false
 		for at := int64(1); ; at++ {
 			whole := false
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				in := newInside()
 				m := &machine{name: "here", in: in, report: linux(SSH)}
 				left := cuts
@@ -384,7 +385,7 @@ func TestSessionLinkCutAtEveryMessage(t *testing.T) {
 // another reason is not tried again. Sessions take it from the same account.
 func TestHereReconnectsOnce(t *testing.T) {
 	for step, opens := range map[string]int{"connect": 2, "link": 2, "login": 1, "host key": 1, "resolve": 1} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			n := 0
 			way := &fixedWay{finding: Finding{Kind: SSH, Open: true, System: System{OS: "linux"}}, open: func(context.Context) (Channel, error) {
 				n++
@@ -438,7 +439,7 @@ func TestSessionLinkLostWhileFrozen(t *testing.T) {
 }
 
 func TestSessionThawedEarly(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m := &machine{name: "here", in: newInside(), report: linux(SSH)}
 		s, _ := newSession(t, SessionOptions{Hold: time.Second}, m)
 		require.NoError(t, s.Begin(t.Context()))

@@ -7,7 +7,6 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -15,6 +14,7 @@ import (
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/guest/agent"
 	"github.com/hikae/hikae/guest/agent/wire"
+	"github.com/hikae/hikae/internal/bubble"
 )
 
 // equipped is a machine whose components have parts of the test's own.
@@ -124,7 +124,7 @@ func (m mute) Index(ctx context.Context, _ wire.IndexArgs, _ io.Writer) (wire.In
 // An index that cannot be made, or does not come, is a warning whatever the policy, and holds the point for a minute.
 func TestSessionIndexFails(t *testing.T) {
 	for _, fails := range []error{nil, io.ErrUnexpectedEOF} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			in := newInside()
 			opts := in.options()
 			opts.Indexer = mute{in, fails}
@@ -179,7 +179,7 @@ func TestSessionLinuxPersistentGoesOnToSSH(t *testing.T) {
 // R189, R190: a link that breaks between Begin and Freeze is made anew, and the second time is the end.
 func TestSessionLinkLostBeforeFreeze(t *testing.T) {
 	for cuts := 1; cuts <= 2; cuts++ {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			m := &machine{name: "here", in: newInside(), report: linux(SSH)}
 			links := []io.Closer{}
 			m.wrap = func(s io.ReadWriteCloser) io.ReadWriteCloser {

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hikae/hikae/guest/agent/apps/record"
+	"github.com/hikae/hikae/internal/bubble"
 )
 
 // A service that knows of nothing asks the guest for whatever there is.
@@ -62,7 +63,7 @@ func TestForgetFormerStream(t *testing.T) {
 
 // A guest that hangs takes one turn: others have theirs.
 func TestHungGuestStarvesNobody(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g := &guest{}
 		var mu sync.Mutex
 		rounds := map[string]int{}

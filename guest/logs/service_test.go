@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hikae/hikae/guest/agent/wire"
+	"github.com/hikae/hikae/internal/bubble"
 )
 
 // image is an image point of a VM with one cluster.
@@ -59,7 +60,7 @@ func run(t *testing.T, s *Service) {
 // R144: the service is idle until there is an image, then goes round every 15 minutes, stands still while an image
 // session runs, and starts a container for each image.
 func TestRounds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		g, m, told := &guest{}, &memory{}, &reports{}
 		s := New(g.opener, m, &Options{Report: told.take})
 		run(t, s)
@@ -123,7 +124,7 @@ func TestInterval(t *testing.T) {
 
 // A guest that does not answer holds up its own VM for Limit, and no other one.
 func TestRoundHasALimit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		stuck, well, told := &guest{block: func(ctx context.Context) { <-ctx.Done() }, fail: func(int) error { return context.DeadlineExceeded }}, &guest{}, &reports{}
 		well.write(1, time.Now())
 		s := New(func(ctx context.Context, vm string) (Keeper, error) {

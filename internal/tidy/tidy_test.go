@@ -174,6 +174,15 @@ func TestLength(t *testing.T) {
 	}
 }
 
+// Tests in bubbles go through internal/bubble, which says why.
+func TestBubbles(t *testing.T) {
+	for _, f := range files(t) {
+		if f.isGo() && !strings.HasPrefix(f.name, "internal/") && bytes.Contains(f.data, []byte("synctest.Test(")) {
+			t.Errorf("%s: call bubble.Test instead of synctest.Test", f.name)
+		}
+	}
+}
+
 // TestPackages: every package says what it is and is tested.
 func TestPackages(t *testing.T) {
 	t.Parallel()
