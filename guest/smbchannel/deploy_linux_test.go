@@ -51,7 +51,7 @@ func TestDeployLost(t *testing.T) {
 	c := open(t, g.Samba)
 	d, err := guest.Deploy(ctx, c, programs, &guest.DeployOptions{Guest: "web1", Way: wayTo(g.Samba, nil)})
 	require.NoError(t, err)
-	c.link.wire.Conn.Close()
+	c.link.line.Conn.Close()
 	<-d.Component.Done()
 	require.NoError(t, d.Remove(ctx))
 	require.Empty(t, g.Left())

@@ -12,9 +12,9 @@ import (
 	"github.com/cloudsoda/go-smb2"
 
 	"github.com/hikae/hikae/guest"
+	"github.com/hikae/hikae/internal/kerberos"
+	"github.com/hikae/hikae/internal/smbwire"
 )
-
-var errNotEncrypted = errors.New("the guest does not encrypt")
 
 // reason is a step, what went wrong in words, and what to change.
 type reason struct{ step, problem, hint string }
@@ -77,7 +77,7 @@ var logons = map[uint32]reason{
 }
 
 // explainLogin is for everything between an open port and a session.
-func (w *Way) explainLogin(err error, wire *wire) error {
+func (w *Way) explainLogin(err error, wire *smbwire.Wire) error {
 	own := []struct {
 		is error
 		reason
@@ -85,7 +85,7 @@ func (w *Way) explainLogin(err error, wire *wire) error {
 		{errNoUser, reason{"login", "the credential has no user", "give one"}},
 		{errManaged, reason{"login", errManaged.Error(), "choose a proxy on Windows, or another account"}},
 		{errAddress, reason{"login", errAddress.Error(), "name the guest in full: host.domain"}},
-		{errNoRealm, reason{"login", errNoRealm.Error(), "give the realm, or the user as user@realm"}},
+		{kerberos.ErrNoRealm, reason{"login", kerberos.ErrNoRealm.Error(), "give the realm, or the user as user@realm"}},
 	}
 	for _, o := range own {
 		if errors.Is(err, o.is) {
@@ -104,24 +104,24 @@ func (w *Way) explainLogin(err error, wire *wire) error {
 }
 
 // wireReason tells by what was seen on the wire.
-func (w *Way) wireReason(err error, wire *wire) (reason, bool) {
-	if r, ok := logons[wire.status.Load()]; ok {
+func (w *Way) wireReason(err error, wire *smbwire.Wire) (reason, bool) {
+	if r, ok := logons[wire.Status.Load()]; ok {
 		if len(w.label()) > 15 && w.cred.KerberosOnly {
 			r.hint += "; the guest's name has more than 15 characters, which Kerberos may know cut off"
 		}
 		return r, true
 	}
-	unsigned := errors.Is(err, errUnsigned) || strings.Contains(err.Error(), "guest account") || strings.Contains(err.Error(), "anonymous account")
+	unsigned := errors.Is(err, smbwire.ErrUnsigned) || strings.Contains(err.Error(), "guest account") || strings.Contains(err.Error(), "anonymous account")
 	switch {
 	case unsigned:
 		return unsignedReason, true
-	case wire.dialect.Load() == spokeSMB1:
+	case wire.Dialect.Load() == smbwire.SpokeSMB1:
 		return reason{"protocol", "the guest speaks SMB 1 only, which is not safe", "enable SMB 2 in it (Windows Vista, Server 2008 and newer have it)"}, true
-	case wire.dialect.Load() == spokeOther:
+	case wire.Dialect.Load() == smbwire.SpokeOther:
 		return reason{"protocol", "what answers does not speak SMB", "check the port"}, true
 	case timeout(err):
 		return reason{"protocol", "the guest took the connection and then said nothing in time", "it may be starting, or something between does not let SMB through"}, true
-	case wire.dialect.Load() == spokeNothing && wire.broken.Load():
+	case wire.Dialect.Load() == smbwire.SpokeNothing && wire.Broken.Load():
 		return reason{"protocol", "the guest ended the connection when it was spoken to in SMB 2", "it may speak SMB 1 only, or its firewall looks into connections"}, true
 	}
 	return reason{}, false
@@ -187,10 +187,10 @@ func status(err error) uint32 {
 // explainShare is for a session that does not get at a share.
 func (w *Way) explainShare(share string, err error) error {
 	switch {
-	case errors.Is(err, errUnsigned):
+	case errors.Is(err, smbwire.ErrUnsigned):
 		return w.because(unsignedReason, err)
-	case errors.Is(err, errNotEncrypted):
-		return w.because(reason{"encryption", errNotEncrypted.Error(), "encrypt with Set-SmbServerConfiguration -EncryptData, or do without"}, err)
+	case errors.Is(err, smbwire.ErrNotEncrypted):
+		return w.because(reason{"encryption", smbwire.ErrNotEncrypted.Error(), "encrypt with Set-SmbServerConfiguration -EncryptData, or do without"}, err)
 	case errors.Is(err, fs.ErrPermission):
 		return w.because(w.rights("the account may not use "+share), err)
 	case status(err) == statusBadNetworkName || errors.Is(err, fs.ErrNotExist):
@@ -203,7 +203,7 @@ func (w *Way) explainShare(share string, err error) error {
 // rights is for an account that was let in and may not do what an administrator may. Remote UAC cuts down local accounts
 // alone, and not the built-in Administrator: so far it can be told from an account that is no administrator.
 func (w *Way) rights(problem string) reason {
-	domain, user := split(w.cred.User)
+	domain, user := kerberos.Split(w.cred.User)
 	local := !strings.Contains(user, "@") && (domain == "" || domain == "." || strings.EqualFold(domain, w.label()))
 	switch {
 	case !local:

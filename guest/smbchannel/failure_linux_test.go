@@ -142,7 +142,7 @@ func TestLost(t *testing.T) {
 	bring(t, c, p)
 	stream, err := c.Launch(t.Context(), p)
 	require.NoError(t, err)
-	c.link.wire.Conn.Close()
+	c.link.line.Conn.Close()
 	_, err = stream.Read(make([]byte, 1))
 	require.ErrorIs(t, err, ErrLinkLost)
 	err = stream.Close()

@@ -4,16 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log"
 	"net"
 	"strings"
 
 	"github.com/cloudsoda/go-smb2"
-	"github.com/jcmturner/gokrb5/v8/client"
-	"github.com/jcmturner/gokrb5/v8/config"
 
-	"github.com/hikae/hikae/guest"
+	"github.com/hikae/hikae/internal/kerberos"
 )
 
 // Why nobody can log on, before anything was sent.
@@ -21,7 +17,6 @@ var (
 	errNoUser   = errors.New("the credential has no user")
 	errManaged  = errors.New("a group managed service account can be used only by a proxy on Windows in its domain")
 	errAddress  = errors.New("Kerberos knows machines by name, and the guest was given by its address") //lint:ignore ST1005 a name
-	errNoRealm  = errors.New("Kerberos needs a realm")                                                  //lint:ignore ST1005 a name
 	errKerberos = errors.New("no Kerberos ticket for the guest")
 )
 
@@ -46,11 +41,11 @@ func (w *Way) initiator(ctx context.Context) (logon smb2.Initiator, release func
 			return initiator, forget, "", err
 		}
 		instead = "logged on by NTLM: " + w.kerberosReason(err).problem
-		if errors.Is(err, errNoRealm) {
-			instead = "logged on by NTLM: " + errNoRealm.Error()
+		if errors.Is(err, kerberos.ErrNoRealm) {
+			instead = "logged on by NTLM: " + kerberos.ErrNoRealm.Error()
 		}
 	}
-	domain, user := split(c.User) // user@realm is one word to NTLM
+	domain, user := kerberos.Split(c.User) // user@realm is one word to NTLM
 	return &smb2.NTLMInitiator{User: user, Password: c.Password, Domain: domain}, none, instead, nil
 }
 
@@ -61,21 +56,14 @@ func noKerberos(err error) bool {
 	text := err.Error()
 	unknown := strings.Contains(text, "KDC_ERR_C_PRINCIPAL_UNKNOWN") || strings.Contains(text, "KDC_ERR_S_PRINCIPAL_UNKNOWN")
 	unreached := strings.Contains(text, "communicate with KDC") || strings.Contains(text, "communication error with KDC")
-	return errors.Is(err, errNoRealm) || unknown || unreached && !strings.Contains(text, "KDC_ERR_") && !strings.Contains(text, "KRB_AP_ERR_")
-}
-
-// split parts DOMAIN\User.
-func split(name string) (domain, user string) {
-	if i := strings.IndexByte(name, '\\'); i >= 0 {
-		return name[:i], name[i+1:]
-	}
-	return "", name
+	return errors.Is(err, kerberos.ErrNoRealm) || unknown || unreached && !strings.Contains(text, "KDC_ERR_") && !strings.Contains(text, "KRB_AP_ERR_")
 }
 
 // kerberos gets a ticket for the guest. The library takes no context: what it waits for has limits of its own, and what
 // comes too late is let go.
 func (w *Way) kerberos(ctx context.Context) (smb2.Initiator, func(), error) {
-	cl, err := newKerberos(w.cred)
+	c := w.cred
+	cl, err := kerberos.New(kerberos.Login{User: c.User, Password: c.Password, Realm: c.Realm, Config: c.Config, KDCs: c.KDCs})
 	if err != nil {
 		return nil, func() {}, err
 	}
@@ -96,51 +84,4 @@ func (w *Way) kerberos(ctx context.Context) (smb2.Initiator, func(), error) {
 		return nil, func() {}, fmt.Errorf("%w: %w", errKerberos, err)
 	}
 	return &smb2.Krb5Initiator{Client: cl, TargetSPN: spn}, cl.Destroy, nil
-}
-
-func newKerberos(c guest.Credential) (*client.Client, error) {
-	domain, user := split(c.User)
-	realm := c.Realm
-	if at := strings.LastIndexByte(user, '@'); at > 0 {
-		user, realm = user[:at], either(realm, user[at+1:])
-	}
-	conf := config.New()
-	if c.Config != "" {
-		var err error
-		if conf, err = config.NewFromString(c.Config); err != nil {
-			return nil, fmt.Errorf("krb5.conf: %w", err)
-		}
-		realm = either(realm, conf.LibDefaults.DefaultRealm)
-	}
-	if strings.Contains(domain, ".") {
-		realm = either(realm, domain)
-	}
-	realm = strings.ToUpper(realm)
-	if realm == "" {
-		return nil, errNoRealm
-	}
-	if c.Config == "" {
-		conf.LibDefaults.DefaultRealm = realm
-		conf.LibDefaults.DNSLookupKDC = len(c.KDCs) == 0
-		conf.Realms = []config.Realm{{Realm: realm, KDC: withPort(c.KDCs)}}
-	}
-	quiet := log.New(io.Discard, "", 0)
-	return client.NewWithPassword(user, realm, c.Password, conf, client.DisablePAFXFAST(true), client.Logger(quiet)), nil
-}
-
-func either(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
-}
-
-func withPort(kdcs []string) (list []string) {
-	for _, k := range kdcs {
-		if _, _, err := net.SplitHostPort(k); err != nil {
-			k = net.JoinHostPort(strings.Trim(k, "[]"), "88")
-		}
-		list = append(list, k)
-	}
-	return list
 }

@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"github.com/cloudsoda/go-smb2"
+
+	"github.com/hikae/hikae/internal/smbwire"
 )
 
 // pipeBuffer is what one read asks for: the most that one credit pays for, so that the library never splits it, and more
@@ -171,7 +173,7 @@ func (p *pipe) Close() (err error) {
 		p.opening.Lock()
 		defer p.opening.Unlock()
 		close(p.closed)
-		ctx, cancel := context.WithTimeout(context.Background(), grace)
+		ctx, cancel := context.WithTimeout(context.Background(), smbwire.Grace)
 		defer cancel()
 		err = p.link.run(ctx, p.file.Close)
 	})

@@ -16,6 +16,7 @@ import (
 	"github.com/hikae/hikae/guest/smbchannel/rpc"
 	"github.com/hikae/hikae/guest/smbchannel/scm"
 	"github.com/hikae/hikae/guest/smbchannel/smbtest"
+	"github.com/hikae/hikae/internal/smbwire"
 )
 
 const wrongPassword = "Very$ecret99"
@@ -126,8 +127,8 @@ func TestReasons(t *testing.T) {
 	}
 	require.Contains(t, long.nameHint(), "15 characters")
 	for code, r := range logons {
-		wire := &wire{}
-		wire.status.Store(code)
+		wire := &smbwire.Wire{}
+		wire.Status.Store(code)
 		var way *guest.WayError
 		require.ErrorAs(t, long.explainLogin(errors.New("x"), wire), &way)
 		require.Equal(t, r.problem, way.Problem)

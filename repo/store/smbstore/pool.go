@@ -159,7 +159,7 @@ func (p *pool) connect(ctx context.Context) (*link, error) {
 		return nil, fs.ErrClosed
 	}
 	l.users = 1
-	p.sealed = l.wire.encrypted.Load()
+	p.sealed = l.line.Encrypted.Load()
 	p.links = append(p.links, l)
 	return l, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cloudsoda/go-smb2"
 
+	"github.com/hikae/hikae/internal/smbwire"
 	"github.com/hikae/hikae/repo/store/dirstore/vfs"
 )
 
@@ -113,7 +114,7 @@ func lost(err error) bool {
 	case statusNameDeleted, statusFileClosed, statusSessionDeleted, statusSessionExpired:
 		return true
 	}
-	return errors.As(err, &transport) || errors.As(err, &broken) || errors.Is(err, errKilled) ||
+	return errors.As(err, &transport) || errors.As(err, &broken) || errors.Is(err, smbwire.ErrKilled) ||
 		errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed)
 }
 

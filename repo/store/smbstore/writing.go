@@ -11,6 +11,7 @@ import (
 
 	"github.com/cloudsoda/go-smb2"
 
+	"github.com/hikae/hikae/internal/smbwire"
 	"github.com/hikae/hikae/repo/store/dirstore/vfs"
 )
 
@@ -52,7 +53,7 @@ func inPieces(n int, call func(from, to int) error) error {
 // signature any more, since something changed it on the way.
 func disowned(err error) error {
 	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("%w: %w", errKilled, err)
+		return fmt.Errorf("%w: %w", smbwire.ErrKilled, err)
 	}
 	return err
 }

@@ -1,4 +1,6 @@
-package smbchannel
+// Package smbwire is what an SMB client must have below it to be relied on: a connection that nothing unsigned leaves, that
+// sees what the other side is, and calls that end in time. The store on a share and the way into a Windows guest stand on it.
+package smbwire
 
 import (
 	"bufio"
@@ -10,14 +12,17 @@ import (
 	"time"
 )
 
-// errUnsigned says that the guest let the account in without a signature: as its guest account, or as nobody. Asked to
+// ErrNotEncrypted says that something was to leave in the clear that was not to.
+var ErrNotEncrypted = errors.New("the other side does not encrypt")
+
+// ErrUnsigned says that the other side let the account in without a signature: as its guest account, or as nobody. Asked to
 // require signatures the library goes on unsigned where the last answer to a logon says so, and so would everybody be
 // let in who changes that one answer on the way.
-var errUnsigned = errors.New("let in without signatures, as a guest or as nobody")
+var ErrUnsigned = errors.New("let in without signatures, as a guest or as nobody")
 
-// wire is a TCP connection with a deadline for what is written, that sends a message and its length in one piece, and
+// Wire is a TCP connection with a deadline for what is written, that sends a message and its length in one piece, and
 // looks at the heads of messages: what they are signed with, and how a logon was answered.
-type wire struct {
+type Wire struct {
 	net.Conn
 	in      *bufio.Reader
 	timeout time.Duration
@@ -26,18 +31,18 @@ type wire struct {
 	left      int    // bytes of the message that is being read
 	seen      []byte // its beginning, length included
 	answered  bool   // anything at all
-	dialect   atomic.Uint32
-	status    atomic.Uint32 // of the last answer to a logon
-	encrypted atomic.Bool
-	bare      atomic.Bool // the last message sent was neither signed nor encrypted
-	strict    atomic.Bool // nothing bare is sent any more
-	sealed    atomic.Bool // nothing is sent any more that is not encrypted
-	plain     atomic.Bool // something was to be, and was not
-	broken    atomic.Bool
+	Dialect   atomic.Uint32
+	Status    atomic.Uint32 // of the last answer to a logon
+	Encrypted atomic.Bool
+	Bare      atomic.Bool // the last message sent was neither signed nor encrypted
+	Strict    atomic.Bool // nothing bare is sent any more
+	Sealed    atomic.Bool // nothing is sent any more that is not encrypted
+	Plain     atomic.Bool // something was to be, and was not
+	Broken    atomic.Bool
 }
 
-func newWire(conn net.Conn, timeout time.Duration) *wire {
-	return &wire{Conn: conn, in: bufio.NewReaderSize(conn, 64<<10), timeout: timeout}
+func newWire(conn net.Conn, timeout time.Duration) *Wire {
+	return &Wire{Conn: conn, in: bufio.NewReaderSize(conn, 64<<10), timeout: timeout}
 }
 
 // Heads of messages (MS-SMB2 2.1, 2.2.1.2, 2.2.41; MS-CIFS 2.2.3.1).
@@ -59,25 +64,25 @@ var (
 
 // What the first answer was.
 const (
-	spokeNothing uint32 = iota
-	spokeSMB2
-	spokeSMB1
-	spokeOther
+	SpokeNothing uint32 = iota
+	SpokeSMB2
+	SpokeSMB1
+	SpokeOther
 )
 
-func (w *wire) Read(p []byte) (int, error) {
+func (w *Wire) Read(p []byte) (int, error) {
 	n, err := w.in.Read(p)
 	if err != nil {
-		w.broken.Store(true)
+		w.Broken.Store(true)
 	}
-	if !w.strict.Load() {
+	if !w.Strict.Load() {
 		w.look(p[:n])
 	}
 	return n, err
 }
 
 // look follows the messages until the logon is over.
-func (w *wire) look(p []byte) {
+func (w *Wire) look(p []byte) {
 	for len(p) > 0 {
 		if w.left == 0 && len(w.seen) < lengthSize {
 			take := min(lengthSize-len(w.seen), len(p))
@@ -86,7 +91,7 @@ func (w *wire) look(p []byte) {
 				w.left = int(binary.BigEndian.Uint32(w.seen) & 0xffffff)
 				if w.seen[0] != 0 && !w.answered { // MS-SMB2 2.1
 					w.answered = true
-					w.dialect.Store(spokeOther)
+					w.Dialect.Store(SpokeOther)
 				}
 			}
 			continue
@@ -107,46 +112,46 @@ func (w *wire) look(p []byte) {
 	}
 }
 
-func (w *wire) note(message []byte) {
+func (w *Wire) note(message []byte) {
 	first := !w.answered
 	w.answered = true
 	switch {
 	case bytes.HasPrefix(message, smb2head) && len(message) >= flagsAt:
 		if first {
-			w.dialect.Store(spokeSMB2)
+			w.Dialect.Store(SpokeSMB2)
 		}
 		if binary.LittleEndian.Uint16(message[commandAt:]) == commandLogon {
-			w.status.Store(binary.LittleEndian.Uint32(message[statusAt:]))
+			w.Status.Store(binary.LittleEndian.Uint32(message[statusAt:]))
 		}
 	case first && bytes.HasPrefix(message, smb1):
-		w.dialect.Store(spokeSMB1)
+		w.Dialect.Store(SpokeSMB1)
 	case first:
-		w.dialect.Store(spokeOther)
+		w.Dialect.Store(SpokeOther)
 	}
 }
 
 // Write keeps the four bytes of a length back until the message comes: the library writes them alone, and two small
 // segments for each request cost more than one.
-func (w *wire) Write(p []byte) (int, error) {
+func (w *Wire) Write(p []byte) (int, error) {
 	if w.head == nil && len(p) == lengthSize {
 		w.head = bytes.Clone(p)
 		return len(p), nil
 	}
 	encrypted := bytes.HasPrefix(p, transform)
 	bare := !encrypted && (len(p) <= flagsAt || p[flagsAt]&flagSigned == 0)
-	w.encrypted.Store(encrypted)
-	w.bare.Store(bare)
-	if !encrypted && w.sealed.Load() {
-		w.plain.Store(true)
-		w.broken.Store(true)
-		return 0, errNotEncrypted
+	w.Encrypted.Store(encrypted)
+	w.Bare.Store(bare)
+	if !encrypted && w.Sealed.Load() {
+		w.Plain.Store(true)
+		w.Broken.Store(true)
+		return 0, ErrNotEncrypted
 	}
-	if bare && w.strict.Load() {
-		w.broken.Store(true)
-		return 0, errUnsigned
+	if bare && w.Strict.Load() {
+		w.Broken.Store(true)
+		return 0, ErrUnsigned
 	}
 	if err := w.Conn.SetWriteDeadline(time.Now().Add(w.timeout)); err != nil {
-		w.broken.Store(true)
+		w.Broken.Store(true)
 		return 0, err
 	}
 	buffers := net.Buffers{w.head, p}
@@ -154,7 +159,7 @@ func (w *wire) Write(p []byte) (int, error) {
 	w.head = nil
 	n, err := buffers.WriteTo(w.Conn)
 	if err != nil {
-		w.broken.Store(true)
+		w.Broken.Store(true)
 	}
 	return int(max(n-head, 0)), err
 }
