@@ -66,6 +66,24 @@ type Snapshot interface {
 	Release(ctx context.Context) error
 }
 
+// Routed is an optional ability of a disk's image, where there are several ways to its content. The answer may change while
+// the disk is read.
+type Routed interface{ Route() Route }
+
+// Route is how the content of a disk comes.
+type Route struct {
+	Transport string   `json:"transport"`
+	Tried     []Detour `json:"tried,omitempty"` // what was not taken, or not to the end, in the order in which it was tried
+}
+
+// Detour says why a transport does not bring a disk's content, or did so only in part.
+type Detour struct {
+	Transport string `json:"transport"`
+	Reason    string `json:"reason"`
+	Hint      string `json:"hint,omitempty"` // what a person can do about it
+	Offset    int64  `json:"offset"`         // where in the disk it failed; -1: it was never read by it
+}
+
 // Quiescer stops a guest from writing, for seconds at most.
 type Quiescer interface {
 	Freeze(ctx context.Context) error

@@ -351,8 +351,29 @@ func (s *backup) copyDisk(ctx context.Context, writer pipe.PointWriter, d hikae.
 		return res, fmt.Errorf("seal: %w", err)
 	}
 	res = s.diskDone(d, method, stats)
+	s.route(&res, img)
 	res.Parity = parityOf(target) - before
 	return res, nil
+}
+
+// route tells how the content came, and that it came by another way where one failed.
+func (s *backup) route(res *DiskResult, img pipe.Image) {
+	routed, ok := pipe.As[hikae.Routed](img)
+	if !ok {
+		return
+	}
+	route := routed.Route()
+	res.Transport, res.Tried = route.Transport, route.Tried
+	for i, t := range route.Tried {
+		if t.Offset < 0 {
+			continue
+		}
+		next := route.Transport
+		if j := slices.IndexFunc(route.Tried[i+1:], func(t hikae.Detour) bool { return t.Offset >= 0 }); j >= 0 {
+			next = route.Tried[i+1+j].Transport
+		}
+		s.fall(Fallback{Disk: res.Key, From: Method(t.Transport), To: Method(next), Reason: fmt.Sprintf("at %d: %s", t.Offset, t.Reason)})
+	}
 }
 
 // beginDisk: a backend that cannot open a disk of the base can begin that disk only in a point without a base.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"iter"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -497,4 +498,44 @@ func TestUnreadableRangeIsMarkedOnlyWhereAllowed(t *testing.T) {
 	}})
 	require.Equal(t, []Range{{Offset: block + 512, Length: 512}}, res.Disks[0].Bad)
 	require.Contains(t, res.Warnings[0], "512 bytes in 1 ranges")
+}
+
+// routedHost has disks that came by another way than they began.
+type routedHost struct{ *host }
+
+type routedSnapshot struct{ hikae.Snapshot }
+
+type routedImage struct{ pipe.Image }
+
+func (h routedHost) Snapshot(ctx context.Context, id string, opts *hikae.SnapshotOptions) (hikae.Snapshot, error) {
+	s, err := h.host.Snapshot(ctx, id, opts)
+	return routedSnapshot{s}, err
+}
+
+func (s routedSnapshot) OpenDisk(ctx context.Context, key string) (pipe.Image, error) {
+	img, err := s.Snapshot.OpenDisk(ctx, key)
+	return routedImage{img}, err
+}
+
+func (routedImage) Route() hikae.Route {
+	return hikae.Route{Transport: "https", Tried: []hikae.Detour{
+		{Transport: "hotadd", Reason: "this is no VM", Offset: -1}, {Transport: "nbdssl", Reason: "the host hung up", Offset: 4096},
+		{Transport: "nfs", Reason: "it is not mounted", Offset: -1}, {Transport: "vddk", Reason: "it ended", Offset: 8192},
+	}}
+}
+
+func TestRoute(t *testing.T) {
+	h := filled(2, 5*block)
+	res, err := Backup(t.Context(), routedHost{h}, "vm-1", pipetest.NewBackend(block), &BackupOptions{Wrap: limitless})
+	require.NoError(t, err)
+	require.Equal(t, "https", res.Disks[0].Transport)
+	require.Len(t, res.Disks[0].Tried, 4)
+	require.Equal(t, []Fallback{
+		{Disk: "d0", From: "nbdssl", To: "vddk", Reason: "at 4096: the host hung up"},
+		{Disk: "d0", From: "vddk", To: "https", Reason: "at 8192: it ended"},
+	}, slices.DeleteFunc(res.Fallbacks, func(f Fallback) bool { return f.To == Whole }))
+}
+
+func limitless(_ context.Context, _ hikae.Disk, img pipe.Image) (pipe.Image, error) {
+	return pipe.Limit(img, pipe.NewLimiter(1<<40)), nil
 }

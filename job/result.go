@@ -3,6 +3,7 @@ package job
 import (
 	"time"
 
+	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/pipe"
 )
 
@@ -43,8 +44,10 @@ type DiskResult struct {
 	Moved        int64            `json:"moved"`        // plain bytes handed to the target
 	Stored       int64            `json:"stored"`       // bytes in packs, without parity
 	Parity       int64            `json:"parity"`
-	Sampled      int64            `json:"sampled,omitempty"` // said to be unchanged, and read and compared all the same
-	Bad          []Range          `json:"bad,omitempty"`     // could not be read and stand as zero in the point
+	Transport    string           `json:"transport,omitempty"` // how the content came, where there are several ways
+	Tried        []hikae.Detour   `json:"tried,omitempty"`     // other ways, and why not
+	Sampled      int64            `json:"sampled,omitempty"`   // said to be unchanged, and read and compared all the same
+	Bad          []Range          `json:"bad,omitempty"`       // could not be read and stand as zero in the point
 	Seconds      float64          `json:"seconds"`
 }
 
@@ -87,7 +90,7 @@ const (
 	Whole     Method = "whole"     // every byte, compared by fingerprint
 )
 
-// Fallback is one step down the ladder.
+// Fallback is one step down the ladder, or from one transport to another.
 type Fallback struct {
 	Disk   string `json:"disk"`
 	From   Method `json:"from"`

@@ -23,6 +23,7 @@ type view struct {
 	Disks         table
 	Volumes       table
 	Fallbacks     table
+	Routes        table
 	Holes         table
 	Warnings      []string
 	Notes         []string
@@ -81,6 +82,33 @@ func (r *Report) viewBackup(v *view, b *job.Result) {
 	for _, f := range b.Fallbacks {
 		v.Fallbacks.Rows = append(v.Fallbacks.Rows, []string{f.Disk, string(f.From), string(f.To), f.Reason})
 	}
+	v.Routes = routeTable(b.Disks)
+}
+
+// routeTable is how the disks were reached, where there were several ways.
+func routeTable(disks []job.DiskResult) (t table) {
+	t.Head = []string{"Disk", "Transport", "Not", "Because"}
+	for _, d := range disks {
+		if d.Transport == "" {
+			continue
+		}
+		name, by := d.Key, d.Transport
+		if len(d.Tried) == 0 {
+			t.Rows = append(t.Rows, []string{name, by, "", ""})
+		}
+		for _, not := range d.Tried {
+			why := not.Reason
+			if not.Offset >= 0 {
+				why = fmt.Sprintf("%s, at %d", why, not.Offset)
+			}
+			if not.Hint != "" {
+				why += " (" + not.Hint + ")"
+			}
+			t.Rows = append(t.Rows, []string{name, by, not.Transport, why})
+			name, by = "", ""
+		}
+	}
+	return t
 }
 
 var consistencyWords = map[string]string{
