@@ -156,7 +156,7 @@ func (s *snapshot) fleeceBytes(d disk) (int64, error) {
 	limit := s.provider.opts.FleeceBytes
 	if limit <= 0 {
 		limit = d.Size + d.Size/1024 + 2<<20 // its data, tables and header
-		free, err := freeBytes(s.Dir)
+		free, err := FreeBytes(s.Dir)
 		if err != nil {
 			return 0, err
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/internal/freespace"
 	"github.com/hikae/hikae/kvm/qga"
 	"github.com/hikae/hikae/kvm/qmp"
 )
@@ -380,4 +382,10 @@ func (p *Provider) Forget(ctx context.Context, id string, ids map[hikae.ChangeID
 }
 
 // FreeBytes is what an ordinary user may still write into a folder.
-func FreeBytes(dir string) (int64, error) { return freeBytes(dir) }
+func FreeBytes(dir string) (int64, error) {
+	_, free, err := freespace.Of(dir)
+	if err != nil {
+		return 0, &fs.PathError{Op: "free space", Path: dir, Err: err}
+	}
+	return int64(min(free, 1<<62)), nil
+}

@@ -4,7 +4,6 @@ package kvm
 
 import (
 	"errors"
-	"io/fs"
 	"os"
 	"os/exec"
 	"syscall"
@@ -41,15 +40,6 @@ func (o owner) give(path string) error {
 		}
 	}
 	return o.giveLabel(path)
-}
-
-// freeBytes is what an ordinary user may still write into a folder.
-func freeBytes(path string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return 0, &fs.PathError{Op: "statfs", Path: path, Err: err}
-	}
-	return int64(st.Bavail) * int64(st.Bsize), nil
 }
 
 // allocatedBytes is what a file takes up of its file system.

@@ -1,7 +1,6 @@
 package kvm
 
 import (
-	"io/fs"
 	"os"
 	"os/exec"
 	"syscall"
@@ -29,19 +28,6 @@ func allocatedBytes(path string) (int64, error) {
 		return 0, err
 	}
 	return info.Size(), nil
-}
-
-// freeBytes is what this user may still write into a folder.
-func freeBytes(path string) (int64, error) {
-	name, err := windows.UTF16PtrFromString(path)
-	if err != nil {
-		return 0, err
-	}
-	var free uint64
-	if err := windows.GetDiskFreeSpaceEx(name, &free, nil, nil); err != nil {
-		return 0, &fs.PathError{Op: "free space", Path: path, Err: err}
-	}
-	return int64(min(free, 1<<62)), nil
 }
 
 // detach keeps a guard out of reach of what is sent to our console.

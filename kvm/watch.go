@@ -30,7 +30,7 @@ func (s *snapshot) startWatch() {
 	ctx, cancel := context.WithCancel(context.Background()) // until the release, whatever becomes of the session's context
 	s.watch = &watch{cancel: cancel, ended: make(chan struct{})}
 	reserve := int64(0)
-	if free, err := freeBytes(s.Dir); err == nil {
+	if free, err := FreeBytes(s.Dir); err == nil {
 		reserve = free / 4
 	}
 	go func() {
@@ -77,7 +77,7 @@ func (s *snapshot) full(reserve int64) error {
 			return fmt.Errorf("the fleecing image of disk %s has grown to %d bytes", d.Key, used)
 		}
 	}
-	free, err := freeBytes(s.Dir)
+	free, err := FreeBytes(s.Dir)
 	if err == nil && free < reserve {
 		err = fmt.Errorf("%s has %d bytes left", s.Dir, free)
 	}

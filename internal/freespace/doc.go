@@ -1,0 +1,2 @@
+// Package freespace asks the system how much room a folder has.
+package freespace
