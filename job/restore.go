@@ -209,6 +209,7 @@ func readBlob(ctx context.Context, backend pipe.Backend, point string, b pipe.Bl
 func (s *restore) open(ctx context.Context, vm hikae.VM) (hikae.Draft, error) {
 	opts := &hikae.RestoreOptions{Journal: s.opts.Journal, Name: s.opts.Name, Overwrite: s.opts.Overwrite}
 	if s.opts.InPlace != "" {
+		opts.VM = &vm
 		return s.restorer.InPlace(ctx, s.opts.InPlace, opts)
 	}
 	return s.restorer.Create(ctx, vm, opts)

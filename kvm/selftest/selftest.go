@@ -1,8 +1,8 @@
-// Package selftest takes a VM of QEMU/KVM through everything that Hikae does with one, without harm to it: it is backed up
-// into a repository that is thrown away, twice, verified, restored to scratch and compared; and nothing is left in it.
+// Package selftest takes a VM of QEMU/KVM through everything that Hikae does with one, without harm to it: see
+// job/selftest. Beside what that does it looks for a session that is at work, and afterwards for anything that was left in
+// QEMU.
 //
-// Reach for it on a host where Hikae is new, or after QEMU was changed, and to send a result to whoever can help. It is
-// the one place where the driver, sessions and a repository meet outside of a program.
+// Reach for it on a host where Hikae is new, or after QEMU was changed, and to send a result to whoever can help.
 //
 // # What it does to the VM
 //
@@ -12,64 +12,29 @@ package selftest
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"time"
 
 	"github.com/hikae/hikae"
-	"github.com/hikae/hikae/job"
-	"github.com/hikae/hikae/job/diskvm"
+	"github.com/hikae/hikae/job/selftest"
 	"github.com/hikae/hikae/kvm"
 	"github.com/hikae/hikae/pipe"
-	"github.com/hikae/hikae/repo"
-	"github.com/hikae/hikae/repo/store/dirstore"
 )
-
-// Status is how a step ended.
-type Status string
-
-const (
-	OK      Status = "ok"
-	Warned  Status = "warning" // done, with something that a person should know
-	Failed  Status = "failed"
-	Skipped Status = "skipped" // an earlier step failed
-)
-
-// Step is one line of the result.
-type Step struct {
-	Name    string  `json:"name"`
-	Status  Status  `json:"status"`
-	Detail  string  `json:"detail"`
-	Seconds float64 `json:"seconds"`
-}
-
-// Result is what the test found. It holds no content of the VM.
-type Result struct {
-	VM    string            `json:"vm"`
-	Facts map[string]string `json:"facts"`
-	Disks []hikae.Disk      `json:"disks"`
-	Steps []Step            `json:"steps"`
-	OK    bool              `json:"ok"` // no step failed
-}
 
 // Options change how the test is run. Nil and zero fields are good defaults.
 type Options struct {
 	// KVM are the provider's.
 	KVM *kvm.Options
-	// Scratch is a folder for the repository and what is restored, which needs room for all data of the VM twice. Empty:
-	// the provider's scratch folder, else the system's temporary folder.
+	// Scratch is as in job/selftest; empty: the provider's scratch folder, else the system's temporary folder.
 	Scratch string
 	// Journal takes what is made before it happens.
 	Journal hikae.Journal
 	// Step, if set, is told of each step as it ends.
-	Step func(Step)
+	Step func(selftest.Step)
 }
 
 // Run takes a machine through the test. What is wrong with the machine stands in the result; the error is for what kept
 // the test itself from running to its end.
-func Run(ctx context.Context, m kvm.Machine, opts *Options) (Result, error) {
+func Run(ctx context.Context, m kvm.Machine, opts *Options) (selftest.Result, error) {
 	o := Options{}
 	if opts != nil {
 		o = *opts
@@ -80,97 +45,16 @@ func Run(ctx context.Context, m kvm.Machine, opts *Options) (Result, error) {
 	if o.Scratch == "" {
 		o.Scratch = o.KVM.Scratch
 	}
-	if o.Step == nil {
-		o.Step = func(Step) {}
-	}
-	dir, err := os.MkdirTemp(o.Scratch, "hikae-selftest-")
-	if err != nil {
-		return Result{}, err
-	}
-	t := &test{opts: o, machine: m, provider: kvm.New([]kvm.Machine{m}, o.KVM), dir: dir, res: Result{Facts: map[string]string{}}}
-	t.run(ctx)
-	return t.res, errors.Join(t.close(), os.RemoveAll(dir), ctx.Err())
+	t := &test{machine: m, provider: kvm.New([]kvm.Machine{m}, o.KVM)}
+	return selftest.Run(ctx, selftest.Subject{Provider: t.provider, ID: m.QMP, Free: t.free, Clean: t.clean},
+		&selftest.Options{Scratch: o.Scratch, Journal: o.Journal, Step: o.Step})
 }
 
 // test is one run.
 type test struct {
-	opts     Options
 	machine  kvm.Machine
 	provider *kvm.Provider
-	dir      string
-	res      Result
-
-	repo   *repo.Repository
-	points []job.Result
-	before []kvm.Leftover // what bore our mark before
-}
-
-func (t *test) close() error {
-	if t.repo == nil {
-		return nil
-	}
-	return t.repo.Close()
-}
-
-func (t *test) run(ctx context.Context) {
-	steps := []struct {
-		name   string
-		do     func(context.Context) (string, error)
-		always bool
-	}{
-		{"find the VM", t.find, false}, {"nothing in the way", t.free, false}, {"room for the test", t.room, false},
-		{"full backup", t.backup, false}, {"incremental backup", t.increment, false}, {"verify all data", t.verify, false},
-		{"restore", t.restore, false}, {"compare with the VM", t.compare, false},
-		{"nothing left", t.clean, true},
-	}
-	t.res.OK = true
-	for _, s := range steps {
-		step := Step{Name: s.name, Status: Skipped, Detail: "an earlier step failed"}
-		if t.res.OK || s.always && t.before != nil {
-			begun := time.Now()
-			detail, err := s.do(ctx)
-			step = Step{Name: s.name, Status: OK, Detail: detail, Seconds: time.Since(begun).Seconds()}
-			var doubt *doubt
-			switch {
-			case errors.As(err, &doubt):
-				step.Status, step.Detail = Warned, doubt.text
-			case err != nil:
-				step.Status, step.Detail, t.res.OK = Failed, err.Error(), false
-			}
-		}
-		t.res.Steps = append(t.res.Steps, step)
-		t.opts.Step(step)
-	}
-}
-
-// doubt is a step that was done, with something that a person should know.
-type doubt struct{ text string }
-
-func (d *doubt) Error() string { return d.text }
-
-func doubtf(format string, args ...any) error { return &doubt{fmt.Sprintf(format, args...)} }
-
-func (t *test) find(ctx context.Context) (string, error) {
-	for vm, err := range t.provider.VMs(ctx) {
-		if err != nil {
-			return "", err
-		}
-		t.res.VM, t.res.Facts, t.res.Disks = vm.Name, vm.Facts, vm.Disks
-	}
-	covered := 0
-	for _, d := range t.res.Disks {
-		if d.Skip == "" {
-			covered++
-		}
-	}
-	if covered == 0 {
-		return "", errors.New("it has no disk that can be backed up")
-	}
-	text := fmt.Sprintf("%s, %d of %d disks can be backed up", t.res.Facts["hypervisor"], covered, len(t.res.Disks))
-	if covered < len(t.res.Disks) {
-		return "", doubtf("%s", text)
-	}
-	return text, nil
+	before   []kvm.Leftover // what bore our mark before
 }
 
 // free looks whether another session is at work, and whether the agent answers.
@@ -186,92 +70,34 @@ func (t *test) free(ctx context.Context) (string, error) {
 		}
 	}
 	if t.machine.Agent == "" {
-		return "", doubtf("the monitor is free; no guest agent was named, so backups are what a power cut would leave")
+		return "", selftest.Doubtf("the monitor is free; no guest agent was named, so backups are what a power cut would leave")
 	}
 	return "the monitor is free", nil
 }
 
-func (t *test) room(context.Context) (string, error) {
-	free, err := kvm.FreeBytes(t.dir)
-	if err != nil {
-		return "", err
-	}
-	need := int64(0)
-	for _, d := range t.res.Disks {
-		need += 2 * d.Size
-	}
-	text := fmt.Sprintf("%d MiB free in %s, at most %d MiB needed", free>>20, filepath.Dir(t.dir), need>>20)
-	if free < need {
-		return "", doubtf("%s; it may be enough, as disks are seldom full", text)
-	}
-	return text, nil
-}
-
-func (t *test) backup(ctx context.Context) (string, error) {
-	if t.repo == nil {
-		st, err := dirstore.Init(filepath.Join(t.dir, "repo"))
-		if err != nil {
-			return "", err
+// clean drops the bitmaps of the points that are thrown away, and looks whether anything is there that was not before.
+func (t *test) clean(ctx context.Context, point *pipe.PointInfo) (string, error) {
+	if point != nil {
+		ids := map[hikae.ChangeID]bool{}
+		for _, id := range point.Tracking {
+			ids[hikae.ChangeID(id)] = true
 		}
-		t.repo, err = repo.Init(ctx, st, nil, &repo.InitOptions{NoEncryption: true}, &repo.OpenOptions{StateDir: filepath.Join(t.dir, "state")})
-		if err != nil {
+		if err := t.provider.Forget(ctx, t.machine.QMP, ids); err != nil {
 			return "", err
 		}
 	}
-	name := t.res.VM
-	if name == "" {
-		name = "selftest"
-	}
-	res, err := job.Backup(ctx, t.provider, t.machine.QMP, t.repo, &job.BackupOptions{Name: name, Journal: t.opts.Journal})
+	list, err := t.provider.Leftovers(ctx, t.machine.QMP)
 	if err != nil {
 		return "", err
 	}
-	t.points = append(t.points, res)
-	read := int64(0)
-	for _, d := range res.Disks {
-		read += d.Read
+	before := map[string]bool{}
+	for _, l := range t.before {
+		before[l.Kind+l.Name+l.On] = true
 	}
-	text := fmt.Sprintf("%d MiB read in %.1f s, consistency %s", read>>20, res.Seconds, res.Consistency)
-	if len(res.Warnings) > 0 {
-		return "", doubtf("%s; %s", text, res.Warnings[0])
+	for _, l := range list {
+		if !before[l.Kind+l.Name+l.On] {
+			return "", fmt.Errorf("%s %s was left", l.Kind, l.Name)
+		}
 	}
-	return text, nil
-}
-
-// increment is a second backup, which must know what changed.
-func (t *test) increment(ctx context.Context) (string, error) {
-	text, err := t.backup(ctx)
-	if n := len(t.points); err == nil && n == 2 && len(t.points[1].Fallbacks) > 0 {
-		f := t.points[1].Fallbacks[0]
-		return "", doubtf("%s; disk %s was not incremental: %s", text, f.Disk, f.Reason)
-	}
-	return text, err
-}
-
-func (t *test) verify(ctx context.Context) (string, error) {
-	report, err := t.repo.Verify(ctx, &repo.VerifyOptions{DataPercent: 100})
-	if err != nil {
-		return "", err
-	}
-	if !report.OK {
-		return "", fmt.Errorf("%d damaged objects", len(report.Damaged))
-	}
-	return "every block is whole", nil
-}
-
-func (t *test) last(ctx context.Context) (pipe.PointInfo, error) {
-	return job.FindPoint(ctx, t.repo, t.points[len(t.points)-1].Point)
-}
-
-func (t *test) restore(ctx context.Context) (string, error) {
-	point, err := t.last(ctx)
-	if err != nil {
-		return "", err
-	}
-	r, err := diskvm.NewRestorer(filepath.Join(t.dir, "restored")+"/", nil)
-	if err != nil {
-		return "", err
-	}
-	res, err := job.Restore(ctx, t.repo, point, r, nil)
-	return fmt.Sprintf("%d disks in %.1f s", len(res.Disks), res.Seconds), err
+	return "no bitmap, export, node, socket or frozen file system", nil
 }

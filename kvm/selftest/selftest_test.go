@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/hikae/hikae/job/selftest"
 	"github.com/hikae/hikae/kvm"
 	"github.com/hikae/hikae/kvm/qmp"
 )
@@ -55,7 +56,7 @@ func still(t *testing.T) kvm.Machine {
 	return m
 }
 
-func statuses(r Result) (list []Status) {
+func statuses(r selftest.Result) (list []selftest.Status) {
 	for _, s := range r.Steps {
 		list = append(list, s.Status)
 	}
@@ -67,14 +68,14 @@ func TestRun(t *testing.T) {
 	m := still(t)
 	scratch := filepath.Dir(m.QMP)
 	told := 0
-	r, err := Run(t.Context(), m, &Options{KVM: &kvm.Options{Scratch: scratch}, Step: func(Step) { told++ }})
+	r, err := Run(t.Context(), m, &Options{KVM: &kvm.Options{Scratch: scratch}, Step: func(selftest.Step) { told++ }})
 	require.NoError(t, err)
 	text, err := json.MarshalIndent(r, "", " ")
 	require.NoError(t, err)
 	require.True(t, r.OK, string(text))
 	require.Equal(t, len(r.Steps), told)
 	// no agent was named, and a VM that stands still cannot be frozen
-	require.Equal(t, []Status{OK, Warned, OK, Warned, Warned, OK, OK, OK, OK}, statuses(r), string(text))
+	require.Equal(t, []selftest.Status{selftest.OK, selftest.Warned, selftest.OK, selftest.Warned, selftest.Warned, selftest.OK, selftest.OK, selftest.OK, selftest.OK}, statuses(r), string(text))
 	require.Contains(t, r.Steps[7].Detail, "16 of 16 MiB had not changed")
 	left, err := filepath.Glob(filepath.Join(scratch, "hikae*"))
 	require.NoError(t, err)
@@ -88,10 +89,10 @@ func TestRun(t *testing.T) {
 		r, err := Run(t.Context(), m, &Options{KVM: &kvm.Options{Scratch: scratch}})
 		require.NoError(t, err)
 		require.False(t, r.OK)
-		require.Equal(t, Failed, r.Steps[1].Status)
+		require.Equal(t, selftest.Failed, r.Steps[1].Status)
 		require.Contains(t, r.Steps[1].Detail, "a session is at work")
-		require.Equal(t, Skipped, r.Steps[3].Status)
-		require.Equal(t, OK, r.Steps[8].Status, "what was there before is none of ours")
+		require.Equal(t, selftest.Skipped, r.Steps[3].Status)
+		require.Equal(t, selftest.OK, r.Steps[8].Status, "what was there before is none of ours")
 	})
 }
 
@@ -101,8 +102,8 @@ func TestRunMissing(t *testing.T) {
 	r, err := Run(t.Context(), m, &Options{Scratch: t.TempDir()})
 	require.NoError(t, err)
 	require.False(t, r.OK)
-	require.Equal(t, Failed, r.Steps[0].Status)
-	require.Equal(t, Skipped, r.Steps[8].Status)
+	require.Equal(t, selftest.Failed, r.Steps[0].Status)
+	require.Equal(t, selftest.Skipped, r.Steps[8].Status)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("enough"))
 	_, err = Run(ctx, m, &Options{Scratch: t.TempDir()})

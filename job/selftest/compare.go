@@ -26,9 +26,9 @@ func (t *test) compare(ctx context.Context) (text string, err error) {
 		since[key] = hikae.ChangeID(id)
 	}
 	if len(since) == 0 {
-		return "", doubtf("nothing tells what has not changed, so nothing was compared")
+		return "", Doubtf("nothing tells what has not changed, so nothing was compared")
 	}
-	snap, err := t.provider.Snapshot(ctx, t.machine.QMP, &hikae.SnapshotOptions{Journal: t.opts.Journal, Since: since})
+	snap, err := t.Provider.Snapshot(ctx, t.ID, &hikae.SnapshotOptions{Journal: t.opts.Journal, Since: since})
 	if err != nil {
 		return "", err
 	}
@@ -101,37 +101,4 @@ func sameData(ctx context.Context, live pipe.Image, f *os.File, rng pipe.Extent)
 		}
 	}
 	return nil
-}
-
-// clean drops the bitmaps of the points that are thrown away, and looks whether anything is there that was not before.
-func (t *test) clean(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	if len(t.points) > 0 {
-		point, err := t.last(ctx)
-		if err == nil {
-			ids := map[hikae.ChangeID]bool{}
-			for _, id := range point.Tracking {
-				ids[hikae.ChangeID(id)] = true
-			}
-			err = t.provider.Forget(ctx, t.machine.QMP, ids)
-		}
-		if err != nil {
-			return "", err
-		}
-	}
-	list, err := t.provider.Leftovers(ctx, t.machine.QMP)
-	if err != nil {
-		return "", err
-	}
-	before := map[string]bool{}
-	for _, l := range t.before {
-		before[l.Kind+l.Name+l.On] = true
-	}
-	for _, l := range list {
-		if !before[l.Kind+l.Name+l.On] {
-			return "", fmt.Errorf("%s %s was left", l.Kind, l.Name)
-		}
-	}
-	return "no bitmap, export, node, socket or frozen file system", nil
 }
