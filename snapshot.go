@@ -133,6 +133,9 @@ type RestoreOptions struct {
 	Name string
 	// Overwrite allows replacing what is already there under that name.
 	Overwrite bool
+	// VM describes what is brought back, for InPlace: a restorer may find by its configuration what keys alone do not tell.
+	// Nil: it is not known.
+	VM *VM
 }
 
 // Draft is a VM that is being written. Commit makes it whole; Close alone removes what was made.

@@ -2,19 +2,50 @@ package vmware
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/vmware/govmomi/vim25/types"
 )
 
 // TaskError is a task of the server that failed.
 type TaskError struct {
-	Task  types.ManagedObjectReference
-	Name  string // as the server calls it: CreateSnapshot_Task …
-	Fault types.BaseMethodFault
-	Text  string // the server's own words
+	Task   types.ManagedObjectReference
+	Name   string // as the server calls it: CreateSnapshot_Task …
+	Object string // the name of what it was done to; may be empty
+	Fault  types.BaseMethodFault
+	Text   string // the server's own words
 }
 
-func (e *TaskError) Error() string { return fmt.Sprintf("%s: %s", e.Name, e.Text) }
+func (e *TaskError) Error() string {
+	what := e.Name
+	if e.Object != "" {
+		what += " of " + e.Object
+	}
+	text := e.Text
+	if text == "" {
+		text = "it failed"
+	}
+	if kind := faultName(e.Fault); kind != "" {
+		text += " (" + kind + ")"
+	}
+	return what + ": " + text
+}
+
+// faultName is the name of a fault's type.
+func faultName(f types.BaseMethodFault) string {
+	if f == nil {
+		return ""
+	}
+	return strings.TrimPrefix(fmt.Sprintf("%T", f), "*types.")
+}
+
+// IsFault reports whether an error is, or comes from, a fault of the server of that type, be it a call's or a task's:
+//
+//	vmware.IsFault[*types.ApplicationQuiesceFault](err)
+func IsFault[T types.BaseMethodFault](err error) bool { return isFault[T](err) }
+
+// AsFault is IsFault, and returns the fault.
+func AsFault[T types.BaseMethodFault](err error) (T, bool) { return faultAs[T](err) }
 
 // UnfitError says why a transport cannot reach a disk. It is an answer, not a failure: another transport may.
 type UnfitError struct {

@@ -47,9 +47,16 @@ type Pinned struct {
 	Name      string                       // of the VM
 	Disk      Disk                         // from the configuration that is read: its File holds the pinned state
 	PoweredOn bool
+	// Fresh says of a disk that is written that it was just made: it reads as zeros, and where it is thin it stays so. Other
+	// targets have a base, what the disk holds, and write zeros.
+	Fresh bool
 	// Journal takes every effect on the host before it happens; nil: none is kept. Kinds begin with "vmware.", and are
 	// undone by what stands in undoers (sweep.go).
 	Journal hikae.Journal
 	// Scratch is a folder of this machine for what a transport must keep; empty: the system's.
 	Scratch string
+
+	// placed says that whoever opens the disk holds a place among those that are read at once: a snapshot has one for all of
+	// its disks, because a VM that holds some places and waits for more would wait for others that do the same.
+	placed bool
 }

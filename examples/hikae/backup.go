@@ -65,6 +65,9 @@ A running VM of QEMU is named by the socket of its monitor, and by that of its g
 then freezes its file systems for an instant: kvm:///run/vm/qmp.sock?agent=/run/vm/qga.sock&name=web1. Its second backup
 reads only what changed. scratch= names the folder for what the VM overwrites meanwhile (default /var/tmp).
 
+VMs of VMware vSphere are named by their server: 'vsphere://USER@HOST/?vm=web1' or by &match=, &tag=, &folder= and &pool=;
+docs/vmware.md has all that can be said there. The password is in HIKAE_SOURCE_PASSWORD.
+
 Swap space, and free space of file systems that are known (ext2/3/4, XFS, NTFS, FAT, also on LVM), are not stored; they
 read as zero after a restore. --exclude-file leaves out files too: a path from the root of a volume with * ? [a-z], and **
 for any folders; a glob without a slash fits in any folder; ! in front keeps what fits; VOLUME:: in front means one volume,
@@ -79,6 +82,9 @@ hikae backup --repo /backup/hikae --name db1 system=/vm/db1-sda.raw data=/vm/db1
 # a VM while it runs
 hikae backup --repo /backup/hikae "kvm:///run/vm/qmp.sock?agent=/run/vm/qga.sock&name=web1"
 hikae backup --repo /backup/hikae "kvm+libvirt:///system?vm=web1"
+
+# a VM of vSphere; the second time only what changed is read
+hikae backup --repo /backup/hikae 'vsphere://backup@vcenter.example.org/?vm=web1'
 
 # without the guest's temporary files and caches
 hikae backup --repo /backup/hikae --name web1 --exclude-file '**/tmp/**' --exclude-file 'data::/cache' /vm/web1.qcow2
@@ -113,7 +119,7 @@ func (t *tool) backup(ctx context.Context, f *backupFlags, sources []string) (*r
 	if len(sources) == 1 && isFarSource(sources[0]) {
 		return t.collect(ctx, f, sources[0])
 	}
-	provider, err := f.provider(ctx, sources)
+	provider, err := f.provider(ctx, t, sources)
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +159,7 @@ func (t *tool) backup(ctx context.Context, f *backupFlags, sources []string) (*r
 	if opts.Base, err = f.basePoint(ctx, r); err != nil {
 		return nil, err
 	}
-	if len(f.guest.urls) > 0 && (len(f.several) > 1 || !isKVM(sources[0])) {
+	if len(f.guest.urls) > 0 && (len(f.several) > 1 || !isKVM(sources[0]) && !isVSphere(sources[0])) {
 		return nil, outcome.Usage("Name one running VM by its URL.", "--guest is for one running VM")
 	}
 	work, done, err := t.guestWork(ctx, &f.guest, f.name)
@@ -164,7 +170,7 @@ func (t *tool) backup(ctx context.Context, f *backupFlags, sources []string) (*r
 	opts.Guest = work
 	progress := t.bars()
 	opts.Events = progress.Event
-	if each, ok := provider.(oneByOne); ok {
+	if each, ok := provider.(severalVMs); ok {
 		defer progress.Close()
 		return t.backupSeveral(ctx, f, each, r, opts)
 	}
@@ -219,9 +225,12 @@ func printBackup(w *show.Printer, r job.Result) error {
 }
 
 // provider makes a VM of the sources.
-func (f *backupFlags) provider(ctx context.Context, sources []string) (hikae.SnapshotProvider, error) {
-	if len(sources) == 1 && isKVM(sources[0]) {
+func (f *backupFlags) provider(ctx context.Context, t *tool, sources []string) (hikae.SnapshotProvider, error) {
+	switch {
+	case len(sources) == 1 && isKVM(sources[0]):
 		return f.kvmProvider(ctx, sources[0])
+	case len(sources) == 1 && isVSphere(sources[0]):
+		return f.vsphereProvider(ctx, t, sources[0])
 	}
 	for _, s := range sources {
 		if meantMover(s) {
@@ -229,7 +238,7 @@ func (f *backupFlags) provider(ctx context.Context, sources []string) (hikae.Sna
 		}
 		if scheme, _, ok := strings.Cut(s, "://"); ok {
 			return nil, &outcome.Error{Kind: outcome.KindUsage, Object: s,
-				Text: fmt.Sprintf("sources at %s:// are not there yet", scheme), Hint: "Name disk image files, or one kvm://, kvm+libvirt:// or mover:// URL."}
+				Text: fmt.Sprintf("sources at %s:// are not there yet", scheme), Hint: "Name disk image files, or one vsphere://, kvm://, kvm+libvirt:// or mover:// URL."}
 		}
 	}
 	if f.name == "" {
@@ -244,7 +253,7 @@ func (f *backupFlags) provider(ctx context.Context, sources []string) (hikae.Sna
 	if err != nil {
 		return nil, err
 	}
-	return diskvm.Open(ctx, f.name, files, &diskvm.Options{Force: f.forceLive, Changed: changed})
+	return diskvm.Open(ctx, f.name, files, &diskvm.Options{Force: f.forceLive, Changed: changed, Formats: diskFormats()})
 }
 
 // changedRanges reads the lists of --changed, by disk key.
@@ -368,15 +377,11 @@ func (t *tool) sessions() (*job.Sessions, error) {
 // journal is where effects are written down before they happen. What a killed command left is taken back first, but for
 // what the repository's points stand on.
 func (t *tool) journal(ctx context.Context, r *opened) (*hikae.FileJournal, error) {
-	state, err := t.stateDir()
+	j, err := t.openJournal()
 	if err != nil {
 		return nil, err
 	}
-	j, err := hikae.OpenFileJournal(filepath.Join(state, "journal"))
-	if err != nil {
-		return nil, err
-	}
-	undone, err := j.SweepFor(ctx, r.ID(), map[string]hikae.Sweeper{"diskvm.": diskvm.Sweeper{}, "kvm.start": kvm.StartSweeper{}, "kvm.": kvmSweeper{r}}, nil)
+	undone, err := j.SweepFor(ctx, r.ID(), map[string]hikae.Sweeper{"diskvm.": diskvm.Sweeper{}, "kvm.start": kvm.StartSweeper{}, "kvm.": kvmSweeper{r}, "vmware.": vsphereSweeper{t}}, nil)
 	if undone > 0 {
 		t.tell("note: %d things that an earlier, killed command left were removed", undone)
 	}
@@ -384,6 +389,14 @@ func (t *tool) journal(ctx context.Context, r *opened) (*hikae.FileJournal, erro
 		t.tell("note: what an earlier, killed command left could not be removed: %v", err)
 	}
 	return j, nil
+}
+
+func (t *tool) openJournal() (*hikae.FileJournal, error) {
+	state, err := t.stateDir()
+	if err != nil {
+		return nil, err
+	}
+	return hikae.OpenFileJournal(filepath.Join(state, "journal"))
 }
 
 // bars shows progress on a terminal, and nowhere else.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/examples/hikae/internal/show"
 	"github.com/hikae/hikae/job"
@@ -21,8 +22,13 @@ type vmOutcome struct {
 	Error *outcome.Problem `json:"error,omitempty"`
 }
 
+// severalVMs is a provider of VMs that are backed up one by one.
+type severalVMs interface {
+	only(id string) hikae.SnapshotProvider
+}
+
 // backupSeveral makes a point of one VM after the other. One that fails does not keep the others from theirs.
-func (t *tool) backupSeveral(ctx context.Context, f *backupFlags, provider oneByOne, r *opened, opts *job.BackupOptions) (*reply, error) {
+func (t *tool) backupSeveral(ctx context.Context, f *backupFlags, provider severalVMs, r *opened, opts *job.BackupOptions) (*reply, error) {
 	var all severalResult
 	left := &reply{}
 	var replies []*reply

@@ -13,8 +13,9 @@ import (
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/examples/hikae/internal/show"
 	"github.com/hikae/hikae/job"
+	"github.com/hikae/hikae/job/selftest"
 	"github.com/hikae/hikae/kvm"
-	"github.com/hikae/hikae/kvm/selftest"
+	kvmtest "github.com/hikae/hikae/kvm/selftest"
 )
 
 func (t *tool) kvmSelftestCommand() *cobra.Command {
@@ -59,7 +60,7 @@ func (t *tool) kvmSelftest(ctx context.Context, source, scratch string) (*reply,
 	if err != nil {
 		return nil, err
 	}
-	result, err := selftest.Run(ctx, m, &selftest.Options{KVM: opts, Scratch: scratch, Step: func(s selftest.Step) {
+	result, err := kvmtest.Run(ctx, m, &kvmtest.Options{KVM: opts, Scratch: scratch, Step: func(s selftest.Step) {
 		t.tell("%-22s %-8s %s", s.Name, s.Status, s.Detail)
 	}})
 	if err != nil {

@@ -110,7 +110,7 @@ func (s *snapped) Close() error { return errors.Join(s.Image.Close(), s.snap.Rel
 
 // chosen are the files of an order. What is not offered is not there, whatever it is called.
 func (s *images) chosen(disks []wire.CollectDisk) (list []diskvm.File, formats diskfile.Formats, err error) {
-	formats = diskvm.DefaultFormats()
+	formats = diskFormats()
 	for _, d := range disks {
 		o, ok := s.files[d.Image]
 		if !ok {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,11 +14,15 @@ import (
 	"github.com/hikae/hikae/examples/hikae/internal/bars"
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/examples/hikae/internal/show"
+	"github.com/hikae/hikae/hyperv/vhdx"
 	"github.com/hikae/hikae/job"
 	"github.com/hikae/hikae/job/diskvm"
 	"github.com/hikae/hikae/kvm"
 	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/pipe/diskfile"
+	"github.com/hikae/hikae/pipe/qcow2"
 	"github.com/hikae/hikae/repo"
+	"github.com/hikae/hikae/vmware/vmdk"
 )
 
 // restoreFlags are what is restored, and where to.
@@ -58,6 +61,10 @@ kvm:///run/web1.qmp --in-place writes over the disks of that VM, which must be o
 next backup is incremental as before. Its disks are where they were when the point was made, or where &disk=KEY=FILE
 says. If it is interrupted, the disks are known to be broken until a restore in place comes to its end.
 
+--to 'vsphere://USER@HOST/?name=web1-again&datastore=fast1' makes a VM of vSphere from its recorded configuration; where
+nothing is said, things are where they were. --to 'vsphere://USER@HOST/?vm=web1' --in-place writes over the disks of a VM
+that is off. docs/vmware.md has all that can be said after the question mark. The password is in HIKAE_SOURCE_PASSWORD.
+
 Every block is checked when it is read. Damage that cannot be repaired ends the restore with exit status 4, and leaves no
 file; --salvage goes on, leaves zeros there, lists the holes and ends with exit status 3.`),
 		Example: example(`
@@ -67,14 +74,15 @@ hikae restore --repo /backup/hikae web1@latest --file /etc/nginx --file '*.sql' 
 hikae restore --repo /backup/hikae 3fa81c --disk data --to /vm/data.raw
 hikae restore --repo /backup/hikae web1@latest --in-place --to /dev/vg0/web1
 hikae restore --repo /backup/hikae web1@latest --to kvm:///vm/web1-again/
+hikae restore --repo /backup/hikae web1@latest --to 'vsphere://backup@vcenter.example.org/?name=web1-again&datastore=fast1'
 hikae restore --repo /backup/hikae web1@latest~1 --to kvm:///run/web1.qmp --in-place`),
 		Args: want("POINT"),
 	}
 	f.access = repoFlags(cmd)
 	flags := cmd.Flags()
-	flags.StringVar(&f.to, "to", "", "`PATH` of a file or folder, or a kvm:// URL (required)")
+	flags.StringVar(&f.to, "to", "", "`PATH` of a file or folder, or a kvm:// or vsphere:// URL (required)")
 	flags.StringArrayVar(&f.disks, "disk", nil, "only the disk with this `KEY`; may repeat")
-	flags.StringVar(&f.format, "format", "", "`FORMAT` of the files: raw or qcow2 (default: by PATH's ending, else raw)")
+	flags.StringVar(&f.format, "format", "", "`FORMAT` of the files: raw, qcow2, vmdk, vhdx or vhd (default: by PATH's ending, else raw)")
 	flags.BoolVar(&f.salvage, "salvage", false, "go on where the point is damaged, and list the holes")
 	flags.BoolVar(&f.inPlace, "in-place", false, "write over the existing raw file or block device at PATH, or the disks of a VM that is off")
 	flags.StringArrayVar(&f.files, "file", nil, "only the guest's files and folders that match `GLOB`, into the folder PATH; may repeat")
@@ -83,7 +91,7 @@ hikae restore --repo /backup/hikae web1@latest~1 --to kvm:///run/web1.qmp --in-p
 	if err := cmd.MarkFlagRequired("to"); err != nil {
 		panic(err) // the flag is defined just above
 	}
-	completeWith(cmd, "format", "raw", "qcow2")
+	completeWith(cmd, "format", "raw", "qcow2", "vmdk", "vhdx", "vhd")
 	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) {
 		if len(f.files) > 0 {
 			return t.restoreFiles(ctx, f, args[0])
@@ -94,11 +102,14 @@ hikae restore --repo /backup/hikae web1@latest~1 --to kvm:///run/web1.qmp --in-p
 }
 
 func (t *tool) restore(ctx context.Context, f *restoreFlags, spec string) (*reply, error) {
+	target, name := f.to, ""
 	restorer, err := f.restorer(ctx)
+	if err == nil && f.toVSphere() {
+		restorer, target, name, err = f.vsphereRestorer(ctx, t)
+	}
 	if err != nil {
 		return nil, err
 	}
-	target := f.to
 	sessions, err := t.sessions()
 	if err != nil {
 		return nil, err
@@ -130,7 +141,7 @@ func (t *tool) restore(ctx context.Context, f *restoreFlags, spec string) (*repl
 	}
 	progress := t.bars()
 	current := &currentDisk{next: progress}
-	opts := &job.RestoreOptions{Disks: f.disks, Overwrite: f.force, Salvage: f.salvage, Sessions: sessions,
+	opts := &job.RestoreOptions{Disks: f.disks, Name: name, Overwrite: f.force, Salvage: f.salvage, Sessions: sessions,
 		Journal: journal, Events: current.event}
 	if f.inPlace {
 		opts.InPlace = target
@@ -200,6 +211,9 @@ func (f *restoreFlags) restored(result job.RestoreResult, heard *said, disk stri
 }
 
 func (f *restoreFlags) hint(err error) string {
+	if f.toVSphere() {
+		return vsphereRestoreHint(err)
+	}
 	if running, ok := errors.AsType[*kvm.RunningError](err); ok {
 		return running.Hint()
 	}
@@ -246,28 +260,25 @@ func printHoles(w *show.Printer, holes []job.Hole) error {
 	return table.Print(w)
 }
 
-// unwritten are formats that are recognised, and not written yet.
-var unwritten = []string{"vhdx", "vhd", "vmdk"}
+// diskFormats are the formats of disk files that are read and written.
+func diskFormats() diskfile.Formats {
+	return diskfile.Formats{qcow2.Format(nil, nil), vmdk.Format(nil, nil), vhdx.Format(nil, nil), vhdx.VHDFormat(nil, nil), diskfile.Raw()}
+}
 
 func (f *restoreFlags) restorer(ctx context.Context) (hikae.Restorer, error) {
-	if f.toKVM() {
-		return nil, nil // the point is asked for the VM's disks first
+	if f.toKVM() || f.toVSphere() {
+		return nil, nil // the point is asked for the VM's disks first, or the server for its VMs
 	}
 	if scheme, _, ok := strings.Cut(f.to, "://"); ok {
 		return nil, &outcome.Error{Kind: outcome.KindUsage, Object: f.to,
 			Text: fmt.Sprintf("restoring to %s:// is not there yet", scheme), Hint: "Name a file or a folder."}
-	}
-	for _, name := range unwritten {
-		if f.format == name || f.format == "" && strings.EqualFold(filepath.Ext(f.to), "."+name) {
-			return nil, outcome.Usage("Restore as --format raw or qcow2, and convert it with qemu-img.", "writing %s is not there yet", name)
-		}
 	}
 	if f.inPlace {
 		if err := f.checkInPlace(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return diskvm.NewRestorer(f.to, &diskvm.RestorerOptions{Format: f.format, Force: f.force})
+	return diskvm.NewRestorer(f.to, &diskvm.RestorerOptions{Format: f.format, Force: f.force, Formats: diskFormats()})
 }
 
 // checkInPlace refuses what cannot be written over byte by byte. A disk in another format than raw would be destroyed.
@@ -285,7 +296,7 @@ func (f *restoreFlags) checkInPlace(ctx context.Context) error {
 	if fi.IsDir() {
 		return outcome.Usage("Name the file or block device of one disk.", "--in-place: %s is a folder", f.to)
 	}
-	format, err := diskvm.DefaultFormats().Detect(ctx, f.to)
+	format, err := diskFormats().Detect(ctx, f.to)
 	if err != nil {
 		return err
 	}

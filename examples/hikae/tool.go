@@ -25,7 +25,13 @@ type tool struct {
 	json, quiet bool
 	acting      bool // the command line was understood
 	left        *reply
+
+	server *vsphere // the one that this command is logged in to
+	ends   []func() // what is let go of when the command has ended
 }
+
+// atEnd has something let go of when the command has ended.
+func (t *tool) atEnd(f func()) { t.ends = append(t.ends, f) }
 
 // reply is what a command leaves when it has a result.
 type reply struct {
@@ -60,6 +66,9 @@ func (t *tool) run(ctx context.Context, args []string) outcome.Status {
 	root.SetOut(t.stdout)
 	root.SetErr(t.stderr)
 	err := root.ExecuteContext(ctx)
+	for _, end := range slices.Backward(t.ends) {
+		end()
+	}
 	if err != nil && !t.acting {
 		t.json = t.json || slices.Contains(args, "--json") // the flags may not have been read so far
 		err = asUsage(root, args, err)

@@ -1,0 +1,134 @@
+package vmware
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+
+	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/pipe"
+)
+
+// OpenDisk implements [hikae.Snapshot], by the first transport that can. The image is a [Chosen].
+func (s *snapshot) OpenDisk(ctx context.Context, key string) (pipe.Image, error) {
+	d, ok := s.disks[key]
+	if !ok {
+		return nil, fmt.Errorf("disk %q of VM %s: %w", key, s.ref.Value, fs.ErrNotExist)
+	}
+	p := &Pinned{
+		Client: s.client, VM: s.ref, Snapshot: s.node.ref, Name: s.was.Name, Disk: d.Disk, PoweredOn: s.was.on(),
+		Journal: s.opts.Journal, Scratch: s.provider.opts.Scratch, placed: true,
+	}
+	if s.was.Runtime.Host != nil {
+		p.Host = *s.was.Runtime.Host
+	}
+	if err := s.reading.enter(ctx, p); err != nil {
+		return nil, err
+	}
+	img, _, err := s.provider.openDisk(ctx, p)
+	if err != nil {
+		s.reading.leave(nil)
+		return nil, err
+	}
+	if s.provider.opts.TrustAllocation {
+		img = s.allocated(ctx, d, img)
+	}
+	return s.reading.keep(img), nil
+}
+
+// reading is the open images of a snapshot, and the one place that they have among what is read from the host. It is one for
+// all of them: a VM whose disks are open at once must not wait for places that others hold who wait as well.
+type reading struct {
+	turn chan struct{} // holds a token while nobody enters or leaves
+
+	release func() // gives the place back; nil: there is none
+	guests  int    // images that are open, or being opened
+
+	mu     *sync.Mutex
+	images map[*openImage]bool
+}
+
+func newReading() reading {
+	r := reading{turn: make(chan struct{}, 1), mu: &sync.Mutex{}, images: map[*openImage]bool{}}
+	r.turn <- struct{}{}
+	return r
+}
+
+func (r *reading) enter(ctx context.Context, p *Pinned) error {
+	select {
+	case <-r.turn:
+		defer func() { r.turn <- struct{}{} }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if r.release == nil {
+		release, err := p.Client.acquireDisk(ctx, p.Host, p.Disk.Datastore)
+		if err != nil {
+			return err
+		}
+		r.release = release
+	}
+	r.guests++
+	return nil
+}
+
+// leave is called when an image is closed, or nil where it could not be opened.
+func (r *reading) leave(o *openImage) {
+	r.mu.Lock()
+	delete(r.images, o)
+	r.mu.Unlock()
+	<-r.turn
+	defer func() { r.turn <- struct{}{} }()
+	if r.guests--; r.guests == 0 {
+		r.release()
+		r.release = nil
+	}
+}
+
+// openImage is an image that Release closes if nobody else did: no disk may be attached when the snapshot is removed.
+type openImage struct {
+	pipe.Image
+	of   *reading
+	once sync.Once
+	err  error
+}
+
+func (r *reading) keep(img pipe.Image) pipe.Image {
+	o := &openImage{Image: img, of: r}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.images[o] = true
+	return o
+}
+
+func (o *openImage) Unwrap() pipe.Image { return o.Image }
+
+// Close closes the image once, and answers the same each time.
+func (o *openImage) Close() error {
+	o.once.Do(func() {
+		o.err = o.Image.Close()
+		o.of.leave(o)
+	})
+	return o.err
+}
+
+// close closes what is open.
+func (r *reading) close() error {
+	r.mu.Lock()
+	var open []*openImage
+	for img := range r.images {
+		open = append(open, img)
+	}
+	r.mu.Unlock()
+	var errs []error
+	for _, img := range open {
+		if err := img.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("close a disk before the snapshot is removed: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+var _ hikae.Snapshot = (*snapshot)(nil)

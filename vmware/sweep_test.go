@@ -1,0 +1,260 @@
+package vmware
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/job"
+	"github.com/hikae/hikae/vmware/vmwaretest"
+)
+
+// allSteps: every step is tried, and not some of them.
+func allSteps() bool {
+	tier := os.Getenv("HIKAE_TEST_TIER")
+	return tier == "long" || tier == "release"
+}
+
+// mortal counts a client's calls, and dies at one of them: before the server got it, or after. Nothing is called any more then,
+// as from a process that was killed.
+type mortal struct {
+	soap.RoundTripper
+	at    int // 0: never
+	after bool
+
+	mu    sync.Mutex
+	calls []string
+	dead  bool
+}
+
+func (m *mortal) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
+	m.mu.Lock()
+	m.calls = append(m.calls, nameOf(req))
+	now := len(m.calls) == m.at
+	m.dead = m.dead || now && !m.after
+	dead := m.dead
+	m.dead = m.dead || now
+	m.mu.Unlock()
+	if dead {
+		return net.ErrClosed
+	}
+	err := m.RoundTripper.RoundTrip(ctx, req, res)
+	if now {
+		return net.ErrClosed
+	}
+	return err
+}
+
+// victim is a client of its own that dies at its nth call.
+func (l *lab) victim(at int, after bool) (*Client, *mortal) {
+	l.Helper()
+	c := l.connect()
+	inner := c.vim.RoundTripper
+	m := &mortal{RoundTripper: inner, at: at, after: after}
+	c.vim.RoundTripper = m
+	l.Cleanup(func() {
+		c.vim.RoundTripper = inner
+		require.NoError(l, c.Close(context.WithoutCancel(l.Context())))
+	})
+	return c, m
+}
+
+type killStep struct {
+	at    int
+	after bool
+}
+
+// R188, and the bar of the reliability table: a session is killed at its steps, before and after the server got the call. The
+// next start removes all that is ours and touches nothing else, and the next increment is right.
+func TestKilled(t *testing.T) {
+	for name, fresh := range map[string]bool{"tracking is begun": true, "increment": false} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, vmwaretest.Options{DiskBytes: 1 << 20})
+			if !fresh {
+				l.point(nil)
+			}
+			count := l.stepsOf()
+			require.Greater(t, count, 15)
+			var steps []killStep
+			for i := range count {
+				steps = append(steps, killStep{i + 1, false}, killStep{i + 1, true})
+			}
+			if !allSteps() {
+				rand.Shuffle(len(steps), func(i, j int) { steps[i], steps[j] = steps[j], steps[i] })
+				steps = steps[:12]
+			}
+			slowest := time.Duration(0)
+			for _, s := range steps {
+				slowest = max(slowest, l.killAt(s, fresh))
+			}
+			t.Logf("figure: killed at %d steps of %d, all swept; slowest sweep %v", len(steps), 2*count, slowest.Round(time.Millisecond))
+		})
+	}
+}
+
+// stepsOf counts the calls of a session, in which nobody dies.
+func (l *lab) stepsOf() int {
+	l.Helper()
+	c, m := l.victim(0, false)
+	p, err := New(c, l.refs(), &l.opts)
+	require.NoError(l, err)
+	_, _, err = l.tryBy(l.Context(), p, l.vm(), nil)
+	require.NoError(l, err)
+	l.clean()
+	return len(m.calls)
+}
+
+func (l *lab) killAt(s killStep, fresh bool) (swept time.Duration) {
+	l.Helper()
+	if fresh {
+		require.NoError(l, l.client.setTracking(l.Context(), l.vm().Ref(), false))
+		l.vm().ResetTracking()
+	}
+	c, m := l.victim(s.at, s.after)
+	p, err := New(c, l.refs(), &l.opts)
+	require.NoError(l, err)
+	l.scribbleAll(1)
+	_, _, err = l.tryBy(l.Context(), p, l.vm(), nil)
+	where := fmt.Sprintf("killed at call %d of %d (%s), after it: %v; it said: %v", s.at, len(m.calls), strings.Join(m.calls[max(0, min(s.at, len(m.calls))-1):min(s.at, len(m.calls))], ""), s.after, err)
+	begun := time.Now()
+	l.sweep()
+	swept = time.Since(begun)
+	require.Less(l, swept, time.Minute, where)
+	require.Empty(l, l.leftovers(), where)
+	require.Zero(l, l.sweep(), where)
+	l.scribbleAll(1)
+	res, want, err := l.try(nil)
+	require.NoError(l, err, where)
+	l.holds(res.Point, want)
+	if !fresh {
+		require.Equal(l, job.Changed, res.Disks[0].Method, "%s: %v", where, res.Fallbacks)
+	}
+	return swept
+}
+
+// Each call of a session fails once, in several ways. Whatever comes of it, nothing is left after one sweep, users' snapshots
+// are untouched, and the next increment is right.
+func TestEachCallFails(t *testing.T) {
+	for name, fault := range map[string]vmwaretest.Fault{
+		"a fault":              {Fault: &types.SystemError{RuntimeFault: types.RuntimeFault{}}},
+		"its task fails":       {InTask: true, Fault: &types.SystemError{RuntimeFault: types.RuntimeFault{}}},
+		"its task did it":      {InTask: true, After: true, Fault: &types.SystemError{RuntimeFault: types.RuntimeFault{}}},
+		"the answer is lost":   {Cut: true, Lost: true},
+		"the call is lost":     {Cut: true},
+		"the server is busy":   {Status: 503},
+		"another work goes on": {Fault: &types.TaskInProgress{}},
+		"no session":           {Fault: &types.NotAuthenticated{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, vmwaretest.Options{DiskBytes: 1 << 20})
+			l.point(nil)
+			_, err := l.vm().CreateSnapshot("mine", "")
+			require.NoError(t, err)
+			count := l.stepsOf()
+			stride := 1
+			if !allSteps() {
+				stride = count / 4
+			}
+			tried, failed := 0, 0
+			for at := rand.IntN(stride); at < count; at += stride {
+				f := fault
+				f.Skip = at
+				l.server.Fail(f)
+				l.scribbleAll(1)
+				res, want, err := l.try(nil)
+				l.server.Heal()
+				if tried++; err != nil {
+					failed++
+				} else {
+					l.holds(res.Point, want)
+				}
+				l.sweep()
+				require.Empty(t, l.leftovers(), "call %d: %v", at, err)
+				require.Len(t, l.vm().Snapshots(), 1)
+				res, want, err = l.try(nil)
+				require.NoError(t, err)
+				l.holds(res.Point, want)
+			}
+			t.Logf("figure: %d of %d calls failed, %d sessions with them", tried, count, failed)
+		})
+	}
+}
+
+// A snapshot that is being made when its session dies is waited for, and found by its mark.
+func TestSnapshotInFlightIsFound(t *testing.T) {
+	l := newLab(t, vmwaretest.Options{DiskBytes: 1 << 20})
+	l.point(nil)
+	m, err := l.client.machine(t.Context(), l.vm().Ref())
+	require.NoError(t, err)
+	j, err := hikae.OpenFileJournal(l.journal)
+	require.NoError(t, err)
+	k, err := l.client.newMarked(t.Context(), j, m)
+	require.NoError(t, err)
+	l.server.Fail(vmwaretest.Fault{Method: "CreateSnapshot_Task", InTask: true, Delay: 300 * time.Millisecond})
+	_, err = k.begin(t.Context(), nil)
+	require.NoError(t, err)
+	require.NoError(t, j.Close())
+	require.Empty(t, l.vm().Snapshots())
+	require.Equal(t, 1, l.sweep())
+	require.Empty(t, l.vm().Snapshots())
+	l.clean()
+}
+
+// A sweep touches what bears the mark, and nothing that only looks like it.
+func TestSweepTouchesNothingElse(t *testing.T) {
+	l := newLab(t, vmwaretest.Options{VMs: 2, DiskBytes: 1 << 20})
+	mark := newMark()
+	_, err := l.vm().CreateSnapshot(namePrefix+mark, "hikae-mark: "+newMark())
+	require.NoError(t, err)
+	_, err = l.vm().CreateSnapshot("theirs", describe(mark))
+	require.NoError(t, err)
+	effect := l.client.effect(kindSnapshot, l.vm().Ref().Value, map[string]string{"mark": mark})
+	p := l.provider()
+	require.NoError(t, p.Undo(t.Context(), effect, nil))
+	require.Len(t, l.vm().Snapshots(), 2)
+	ours, err := l.vm().CreateSnapshot(namePrefix+"x", describe(mark))
+	require.NoError(t, err)
+	_, err = l.vm().CreateSnapshot("on top of ours", "")
+	require.NoError(t, err)
+	// The VM was given another reference: its UUID finds it, and the machine that has the old one now is not touched.
+	m, err := l.client.machine(t.Context(), l.vm().Ref())
+	require.NoError(t, err)
+	effect.VM, effect.Facts["uuid"] = l.server.VM("web1").Ref().Value, m.Config.InstanceUuid
+	require.NoError(t, p.Undo(t.Context(), effect, nil))
+	require.NoError(t, p.Undo(t.Context(), effect, nil), "twice is no error")
+	snaps := l.vm().Snapshots()
+	require.Len(t, snaps, 3)
+	for _, s := range snaps {
+		require.NotEqual(t, ours, s.Ref)
+	}
+}
+
+func TestEffectsThatMakeNoSense(t *testing.T) {
+	l := newLab(t, vmwaretest.Options{DiskBytes: 1 << 20})
+	p, vm := l.provider(), l.vm().Ref().Value
+	for name, e := range map[string]hikae.Effect{
+		"another server": {Kind: kindSnapshot, VM: vm, Facts: map[string]string{"server": "https://elsewhere", "mark": newMark()}},
+		"another kind":   l.client.effect("vmware.nothing", vm, nil),
+		"no mark":        l.client.effect(kindSnapshot, vm, nil),
+		"empty mark":     l.client.effect(kindSnapshot, vm, map[string]string{"mark": ""}),
+		"no source":      l.client.effect(kindRelocation, vm, nil),
+	} {
+		require.Error(t, p.Undo(t.Context(), e, nil), name)
+	}
+	for _, kind := range []string{kindSnapshot, kindRelocation, kindTracking} {
+		gone := l.client.effect(kind, "vm-0", map[string]string{"mark": newMark(), "source": "x", "uuid": "564d0000-0000-0000-0000-000000000000"})
+		require.NoError(t, p.Undo(t.Context(), gone, nil), "the VM is gone, and all that was on it")
+	}
+	require.Error(t, (&Sweeper{}).Undo(t.Context(), hikae.Effect{Kind: kindSnapshot}, nil))
+}
