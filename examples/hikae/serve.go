@@ -18,8 +18,8 @@ import (
 
 func (t *tool) serveCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "serve", Short: "Serve restore points to other programs", Args: want()}
-	cmd.RunE = func(*cobra.Command, []string) error { return errors.New("what to serve is missing: nbd") }
-	cmd.AddCommand(t.serveNBDCommand())
+	cmd.RunE = func(*cobra.Command, []string) error { return errors.New("what to serve is missing: nbd or nfs") }
+	cmd.AddCommand(t.serveNBDCommand(), t.serveNFSCommand())
 	return cmd
 }
 
