@@ -30,7 +30,7 @@ func TestTrackingIsNotEnabledOverSnapshots(t *testing.T) {
 	require.NoError(t, err)
 	l.point(nil)
 	require.Empty(t, l.newest().Tracking)
-	l.read("snapshots")
+	l.read("no change id")
 	require.False(t, l.vm().Tracked())
 	require.NoError(t, l.vm().RemoveSnapshot(user, false))
 	l.read("no change id")

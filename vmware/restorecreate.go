@@ -45,6 +45,7 @@ type newVM struct {
 	disks          map[string]*newVMDisk
 	notes          []string
 	settle         func(context.Context) error
+	unheard        bool // nobody knows whether the server makes the VM: its answer was lost
 	sealed, closed bool
 }
 
@@ -176,10 +177,13 @@ func (d *newVM) begin(ctx context.Context) (err error) {
 
 func (d *newVM) make(ctx context.Context, spec types.VirtualMachineConfigSpec) error {
 	c := d.restorer.client
-	res, err := methods.CreateVM_Task(ctx, c.vim, &types.CreateVM_Task{
+	// A call that is given up on its way may still arrive, after everybody has looked that there is no VM. So it is never cut
+	// short: it has a bound of its own.
+	res, err := methods.CreateVM_Task(context.WithoutCancel(ctx), c.vim, &types.CreateVM_Task{
 		This: d.folder, Config: spec, Pool: d.where.pool, Host: &d.where.host.ref,
 	})
 	if err != nil {
+		d.unheard = !isAnswer(err)
 		return d.taken(err)
 	}
 	info, err := c.Wait(ctx, res.Returnval)
@@ -373,6 +377,9 @@ func (d *newVM) Close() error {
 		if err := d.restorer.client.destroyUnfinished(ctx, d.unfinished()); err != nil {
 			return errors.Join(append(errs, fmt.Errorf("destroy VM %q, which is not whole: %w", d.name, err))...)
 		}
+	}
+	if d.unheard { // it may yet come: a sweep looks again
+		return errors.Join(errs...)
 	}
 	return errors.Join(append(errs, d.settle(ctx))...)
 }

@@ -94,15 +94,11 @@ func (h *hardware) add(d types.BaseVirtualDevice) types.BaseVirtualDevice {
 	return anew
 }
 
-// firstOwnKey is above the keys of devices that every VM has: two IDE controllers, a keyboard …
-const firstOwnKey = 1000
-
 func (h *hardware) controller(d types.BaseVirtualDevice) {
 	key := d.GetVirtualDevice().Key
-	if key < firstOwnKey {
-		return
-	}
 	switch d.(type) {
+	case *types.VirtualIDEController, *types.VirtualPS2Controller, *types.VirtualPCIController, *types.VirtualSIOController:
+		h.keys[key] = key // every VM has them, and by the same keys
 	case types.BaseVirtualSCSIController, types.BaseVirtualSATAController, *types.VirtualNVMEController, *types.VirtualUSBController, *types.VirtualUSBXHCIController:
 		anew := h.add(d)
 		anew.GetVirtualDevice().UnitNumber = nil
@@ -135,7 +131,7 @@ func (h *hardware) recordedDisk(v *types.VirtualDisk, was Disk, want []hikae.Dis
 	} else {
 		h.note("%s (%s, disk %s) is not in what is restored, and was made empty", was.Label, was.Slot, was.Key)
 	}
-	if _, ok := h.keys[v.ControllerKey]; !ok && v.ControllerKey >= firstOwnKey || v.UnitNumber == nil {
+	if _, ok := h.keys[v.ControllerKey]; !ok || v.UnitNumber == nil {
 		return fmt.Errorf("%s: disk %s hangs nowhere", recordBlob, was.Key)
 	}
 	if size <= 0 || size > maxDiskBytes || size%1024 != 0 {
@@ -234,9 +230,6 @@ func (h *hardware) card(ctx context.Context, d types.BaseVirtualEthernetCard) er
 // other makes what is neither disk, controller nor network card. What hangs on its host, or on files of the old VM, is left
 // out, and drives for media come back empty.
 func (h *hardware) other(d types.BaseVirtualDevice) {
-	if key := d.GetVirtualDevice().Key; key < firstOwnKey && key >= 0 {
-		return
-	}
 	switch d := d.(type) {
 	case *types.VirtualCdrom:
 		h.drive(d, &types.VirtualCdromRemotePassthroughBackingInfo{})

@@ -25,9 +25,10 @@ func newInstance() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// reconfigure changes a VM and waits for it.
+// reconfigure changes a VM and waits for it. The call itself is never cut short: one that arrives late would change a VM that
+// others have gone on with.
 func (c *Client) reconfigure(ctx context.Context, vm types.ManagedObjectReference, spec types.VirtualMachineConfigSpec) error {
-	res, err := methods.ReconfigVM_Task(ctx, c.vim, &types.ReconfigVM_Task{This: vm, Spec: spec})
+	res, err := methods.ReconfigVM_Task(context.WithoutCancel(ctx), c.vim, &types.ReconfigVM_Task{This: vm, Spec: spec})
 	if err != nil {
 		return err
 	}

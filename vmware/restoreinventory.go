@@ -44,7 +44,7 @@ func (c *Client) inventory(ctx context.Context) (inventory, error) {
 		defer cancel()
 		_ = v.Destroy(end) // it ends with the session at the latest
 	}()
-	var all []mo.ManagedEntity
+	var all []types.ObjectContent // a network or a datastore has a name of its own, which a ManagedEntity does not take
 	if err := v.Retrieve(ctx, spotKinds, []string{"name", "parent"}, &all); err != nil {
 		return nil, fmt.Errorf("inventory: %w", err)
 	}
@@ -52,8 +52,12 @@ func (c *Client) inventory(ctx context.Context) (inventory, error) {
 		return nil, fmt.Errorf("inventory: %d objects are more than the %d that are looked at", len(all), maxPlaces)
 	}
 	in := inventory{}
-	for _, e := range all {
-		in[e.Self] = spot{e.Self, plainName(e.Name), deref(e.Parent)}
+	for _, o := range all {
+		var e mo.ManagedEntity
+		if err := nodeOf(o, &e); err != nil {
+			return nil, fmt.Errorf("inventory: %w", err)
+		}
+		in[o.Obj] = spot{o.Obj, plainName(e.Name), deref(e.Parent)}
 	}
 	return in, nil
 }

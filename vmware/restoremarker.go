@@ -79,6 +79,9 @@ func settingOf(config *types.VirtualMachineConfigInfo, key string) string {
 		return ""
 	}
 	for _, o := range config.ExtraConfig {
+		if o == nil {
+			continue
+		}
 		if v := o.GetOptionValue(); v.Key == key {
 			text, _ := v.Value.(string)
 			return text

@@ -16,8 +16,7 @@ import (
 
 const (
 	recordBlob  = configXML
-	maxRecord   = 8 << 20 // bytes of it
-	maxDepth    = 64      // of elements in it
+	maxDepth    = 64 // of elements in it
 	maxDevices  = 1024
 	maxNVRAM    = 16 << 20 // bytes; a firmware's variables have some hundred KiB
 	nvramEnding = ".nvram"
@@ -30,7 +29,7 @@ func readRecord(config map[string][]byte) (*types.VirtualMachineConfigInfo, erro
 	if !ok {
 		return nil, nil
 	}
-	if len(text) > maxRecord {
+	if len(text) > maxConfig {
 		return nil, fmt.Errorf("%s: %w: %d bytes", recordBlob, fs.ErrInvalid, len(text))
 	}
 	if err := shallow(text); err != nil {

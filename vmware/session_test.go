@@ -481,3 +481,46 @@ func TestFaultsOfCalls(t *testing.T) {
 	assert.True(t, ok && f != nil)
 	assert.Equal(t, "X: it failed", (&TaskError{Name: "X"}).Error())
 }
+
+// A handshake that is cut short carried no request: any call may be made again, a task too.
+func TestCutHandshakeIsTriedAgain(t *testing.T) {
+	f := newFront(t, small())
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	var served sync.WaitGroup
+	defer served.Wait()
+	defer l.Close()
+	served.Go(func() {
+		for cut := 0; ; cut++ {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if cut%3 == 1 {
+				conn.Close()
+				continue
+			}
+			served.Go(func() {
+				defer conn.Close()
+				to, err := net.Dial("tcp", f.url().Host)
+				if err != nil {
+					return
+				}
+				defer to.Close()
+				served.Go(func() { _, _ = io.Copy(to, conn); to.Close() })
+				_, _ = io.Copy(conn, to)
+			})
+		}
+	})
+	c, err := Connect(t.Context(), &url.URL{Host: l.Addr().String()}, Login{User: "operator", Password: "secret"}, &ConnectOptions{Thumbprint: f.pin()})
+	require.NoError(t, err)
+	vm := c.someVM(t)
+	c.Vim().CloseIdleConnections() // the next one is cut
+	res, err := methods.CreateSnapshot_Task(t.Context(), c.Vim(), &types.CreateSnapshot_Task{This: vm, Name: "one"})
+	require.NoError(t, err)
+	_, err = c.Wait(t.Context(), res.Returnval)
+	require.NoError(t, err)
+	assert.Equal(t, 1, f.count("CreateSnapshot_Task"))
+	require.NoError(t, c.Close(t.Context()))
+}

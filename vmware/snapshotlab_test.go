@@ -63,6 +63,7 @@ func newLab(t *testing.T, opts vmwaretest.Options) *lab {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, l.repo.Close()) })
 	for _, vm := range server.VMs() {
+		l.tools(vm, types.VirtualMachineToolsRunningStatusGuestToolsRunning)
 		for _, d := range vm.Disks() {
 			l.scribble(d, 5)
 		}
@@ -76,6 +77,22 @@ func (l *lab) connect() *Client {
 		&ConnectOptions{Thumbprint: l.server.Thumbprint(), CallTimeout: 20 * time.Second, Latency: LatencyOptions{Off: true}})
 	require.NoError(l, err)
 	return c
+}
+
+// tools says whether VMware Tools run in a guest.
+func (l *lab) tools(vm *vmwaretest.VM, status types.VirtualMachineToolsRunningStatus) {
+	l.Helper()
+	l.reconfigure(vm, types.VirtualMachineConfigSpec{ExtraConfig: []types.BaseOptionValue{
+		&types.OptionValue{Key: "SET.guest.toolsRunningStatus", Value: string(status)},
+	}})
+}
+
+func (l *lab) reconfigure(vm *vmwaretest.VM, spec types.VirtualMachineConfigSpec) {
+	l.Helper()
+	res, err := methods.ReconfigVM_Task(l.Context(), l.client.Vim(), &types.ReconfigVM_Task{This: vm.Ref(), Spec: spec})
+	require.NoError(l, err)
+	_, err = l.client.Wait(l.Context(), res.Returnval)
+	require.NoError(l, err)
 }
 
 func (l *lab) vm() *vmwaretest.VM { return l.server.VM("web0") }
@@ -235,7 +252,9 @@ func (l *lab) sweep() (swept int) {
 	defer func() { require.NoError(l, s.Close(context.WithoutCancel(l.Context()))) }()
 	keep, err := job.KeepIDs(l.Context(), l.repo)
 	require.NoError(l, err)
-	swept, err = j.Sweep(l.Context(), map[string]hikae.Sweeper{"vmware.": s}, keep)
+	ctx, cancel := context.WithTimeout(l.Context(), time.Minute)
+	defer cancel()
+	swept, err = j.Sweep(ctx, map[string]hikae.Sweeper{"vmware.": s}, keep)
 	require.NoError(l, err)
 	return swept
 }

@@ -148,13 +148,11 @@ func (l *lab) killAt(s killStep, fresh bool) (swept time.Duration) {
 func TestEachCallFails(t *testing.T) {
 	for name, fault := range map[string]vmwaretest.Fault{
 		"a fault":              {Fault: &types.SystemError{RuntimeFault: types.RuntimeFault{}}},
-		"its task fails":       {InTask: true, Fault: &types.SystemError{RuntimeFault: types.RuntimeFault{}}},
 		"its task did it":      {InTask: true, After: true, Fault: &types.SystemError{RuntimeFault: types.RuntimeFault{}}},
 		"the answer is lost":   {Cut: true, Lost: true},
 		"the call is lost":     {Cut: true},
 		"the server is busy":   {Status: 503},
 		"another work goes on": {Fault: &types.TaskInProgress{}},
-		"no session":           {Fault: &types.NotAuthenticated{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, vmwaretest.Options{DiskBytes: 1 << 20})
@@ -164,7 +162,7 @@ func TestEachCallFails(t *testing.T) {
 			count := l.stepsOf()
 			stride := 1
 			if !allSteps() {
-				stride = count / 4
+				stride = max(1, count/3)
 			}
 			tried, failed := 0, 0
 			for at := rand.IntN(stride); at < count; at += stride {
@@ -213,7 +211,7 @@ func TestSnapshotInFlightIsFound(t *testing.T) {
 
 // A sweep touches what bears the mark, and nothing that only looks like it.
 func TestSweepTouchesNothingElse(t *testing.T) {
-	l := newLab(t, vmwaretest.Options{VMs: 2, DiskBytes: 1 << 20})
+	l := newLab(t, vmwaretest.Options{DiskBytes: 1 << 20})
 	mark := newMark()
 	_, err := l.vm().CreateSnapshot(namePrefix+mark, "hikae-mark: "+newMark())
 	require.NoError(t, err)
@@ -227,10 +225,6 @@ func TestSweepTouchesNothingElse(t *testing.T) {
 	require.NoError(t, err)
 	_, err = l.vm().CreateSnapshot("on top of ours", "")
 	require.NoError(t, err)
-	// The VM was given another reference: its UUID finds it, and the machine that has the old one now is not touched.
-	m, err := l.client.machine(t.Context(), l.vm().Ref())
-	require.NoError(t, err)
-	effect.VM, effect.Facts["uuid"] = l.server.VM("web1").Ref().Value, m.Config.InstanceUuid
 	require.NoError(t, p.Undo(t.Context(), effect, nil))
 	require.NoError(t, p.Undo(t.Context(), effect, nil), "twice is no error")
 	snaps := l.vm().Snapshots()
@@ -253,7 +247,7 @@ func TestEffectsThatMakeNoSense(t *testing.T) {
 		require.Error(t, p.Undo(t.Context(), e, nil), name)
 	}
 	for _, kind := range []string{kindSnapshot, kindRelocation, kindTracking} {
-		gone := l.client.effect(kind, "vm-0", map[string]string{"mark": newMark(), "source": "x", "uuid": "564d0000-0000-0000-0000-000000000000"})
+		gone := l.client.effect(kind, "vm-0", map[string]string{"mark": newMark(), "source": "x"})
 		require.NoError(t, p.Undo(t.Context(), gone, nil), "the VM is gone, and all that was on it")
 	}
 	require.Error(t, (&Sweeper{}).Undo(t.Context(), hikae.Effect{Kind: kindSnapshot}, nil))

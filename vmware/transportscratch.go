@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 
+	"github.com/hikae/hikae/internal/freespace"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/diskfile"
 )
@@ -67,9 +68,9 @@ func newScratch(folder string, size, need int64) (_ *scratch, err error) {
 
 // room looks whether so much may be written.
 func (s *scratch) room(need int64) error {
-	free, err := freeRoom(s.folder)
-	if err == nil && free-scratchReserve < need {
-		err = &ScratchError{s.folder, need + scratchReserve, free}
+	_, free, err := freespace.Of(s.folder)
+	if has := int64(min(free, 1<<62)); err == nil && has-scratchReserve < need {
+		err = &ScratchError{s.folder, need + scratchReserve, has}
 	}
 	return err
 }

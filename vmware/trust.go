@@ -192,6 +192,11 @@ func explainTLS(address string, err error) error {
 	if errors.As(err, &bad) && len(bad.UnverifiedCertificates) > 0 {
 		return &UntrustedError{Address: address, Thumbprint: colons(thumbprintOf(bad.UnverifiedCertificates[0], sha256.Size)), Err: bad.Err}
 	}
+	var op *net.OpError
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.EOF) || errors.As(err, &op) && op.Op != "remote error" && op.Op != "local error" {
+		// Whatever was to be sent has not been: it is as if nobody had been there.
+		return &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("%s: shake hands: %w", address, err)}
+	}
 	return fmt.Errorf("%s: %w", address, err)
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -167,14 +166,17 @@ func (t *byVDDK) start(ctx context.Context, p *Pinned, readonly bool) (_ *vddkDi
 	}
 	ctx, cancel := context.WithTimeout(ctx, vddkStart)
 	defer cancel()
-	uri := "nbd+unix:///?" + url.Values{"socket": {k.socket}}.Encode()
-	if err := k.ready(ctx); err != nil {
-		return nil, errors.Join(err, k.stop())
-	}
 	// Several connections would be several handles of VDDK on one disk, which slow each other down.
-	c, err := nbd.Dial(ctx, uri, &nbd.Options{Connections: 1, RequestBytes: 2 << 20, Timeout: 2 * time.Minute})
+	c, err := k.dial(ctx, &nbd.Options{Connections: 1, RequestBytes: 2 << 20, Timeout: 2 * time.Minute})
+	if err == nil {
+		// Nobody else is to connect; and what has no name is not left behind, however we end.
+		err = os.RemoveAll(k.folder)
+	}
 	if err != nil {
-		return nil, errors.Join(k.explain(err), k.stop())
+		if c != nil {
+			err = errors.Join(err, c.Close())
+		}
+		return nil, errors.Join(err, k.stop())
 	}
 	return &vddkDisk{Client: c, kit: k}, nil
 }

@@ -6,13 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"io/fs"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
+
+	"github.com/hikae/hikae/pipe/nbd"
 )
 
 const (
@@ -53,7 +57,7 @@ func startNbdkit(program, scratch, secret string, args func(socket string) []str
 	}
 	defer r.Close()
 	k.cmd = exec.Command(program, args(k.socket)...)
-	k.cmd.Env, k.cmd.Dir, k.cmd.ExtraFiles = vddkEnv(), k.folder, []*os.File{r}
+	k.cmd.Env, k.cmd.Dir, k.cmd.ExtraFiles = vddkEnv(), string(filepath.Separator), []*os.File{r}
 	k.cmd.Stdout, k.cmd.Stderr, k.cmd.WaitDelay = k.words, k.words, kitKill
 	if len(secret) > 4<<10 {
 		return nil, errors.Join(errors.New("the password is longer than 4096 bytes"), w.Close())
@@ -74,20 +78,25 @@ func startNbdkit(program, scratch, secret string, args func(socket string) []str
 	return k, nil
 }
 
-// ready waits until somebody answers at the socket.
-func (k *nbdkit) ready(ctx context.Context) error {
+// dial connects to the disk as soon as somebody answers at the socket. Each connection opens the disk, which takes VDDK long,
+// so that there is only one.
+func (k *nbdkit) dial(ctx context.Context, opts *nbd.Options) (*nbd.Client, error) {
+	uri := "nbd+unix:///?" + url.Values{"socket": {k.socket}}.Encode()
 	for {
-		var d net.Dialer
-		c, err := d.DialContext(ctx, "unix", k.socket)
+		c, err := nbd.Dial(ctx, uri, opts)
 		if err == nil {
-			return c.Close()
+			return c, nil
 		}
+		early := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 		select {
 		case <-k.ended:
-			return k.explain(errors.New("it did not start"))
+			return nil, k.explain(fmt.Errorf("it did not start: %w", err))
 		case <-ctx.Done():
-			return fmt.Errorf("nbdkit does not answer: %s: %w", k.said(), ctx.Err())
+			return nil, fmt.Errorf("nbdkit does not answer: %s: %w", k.said(), ctx.Err())
 		case <-time.After(kitPoll):
+		}
+		if !early {
+			return nil, k.explain(err)
 		}
 	}
 }

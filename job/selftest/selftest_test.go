@@ -44,7 +44,10 @@ func TestOwnSteps(t *testing.T) {
 	s := disk(t)
 	var points []*pipe.PointInfo
 	s.Free = func(context.Context) (string, error) { return "free", nil }
-	s.Clean = func(_ context.Context, p *pipe.PointInfo) (string, error) { points = append(points, p); return "clean", nil }
+	s.Clean = func(_ context.Context, p *pipe.PointInfo) (string, error) {
+		points = append(points, p)
+		return "clean", nil
+	}
 	s.More = []Own{{"own", func(context.Context) (string, error) { return "", Doubtf("slow") }}}
 	scratch := t.TempDir()
 	r, err := Run(t.Context(), s, &Options{Scratch: scratch})

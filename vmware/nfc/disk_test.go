@@ -27,11 +27,11 @@ func sparse(n int) []byte {
 	return p
 }
 
-// Whatever the buffers, over TLS and in the clear: a disk is an image like any other (R113).
+// Pieces come in any order, of many requests at once: a disk is an image like any other (R113).
 func TestImage(t *testing.T) {
 	content := sparse(3<<20 + 5*512)
 	for name, opts := range map[string]Options{
-		"nbdssl": {}, "nbd": {Clear: true}, "small buffers": {Buffer: 64 << 10, InFlight: 1}, "many": {Buffer: 4096, InFlight: 64},
+		"nbd": {Clear: true}, "many pieces": {Buffer: 4096, InFlight: 64},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -43,14 +43,14 @@ func TestImage(t *testing.T) {
 			require.NoError(t, d.Close())
 			_, err := d.ReadAt(t.Context(), make([]byte, 512), 0)
 			require.ErrorIs(t, err, fs.ErrClosed)
-			h.wg2(t)
+			h.idle(t)
 			require.Equal(t, []uint32{5, 3, 4}, h.log[len(h.log)-3:], "file, session and connection are closed in this order")
 		})
 	}
 }
 
-// wg2 waits until the host has seen the end of every connection.
-func (h *host) wg2(t testing.TB) {
+// idle waits until the host has seen the end of every connection.
+func (h *host) idle(t testing.TB) {
 	require.Eventually(t, func() bool {
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -134,49 +134,6 @@ func TestCancel(t *testing.T) {
 	require.Equal(t, content[1<<20:], p)
 }
 
-// The whole suite for targets, with sizes that are no whole sectors on a disk that is rounded up.
-func TestTarget(t *testing.T) {
-	for name, fresh := range map[string]bool{"fresh": true, "used": false} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			pipetest.TestTarget(t, func(t testing.TB, size int64) (pipe.Target, func() pipe.Image) {
-				content := make([]byte, (size+511)/512*512)
-				h := newHost(t, content)
-				target, err := h.open(t, true, &Options{Buffer: 64 << 10}).Target(&TargetOptions{Fresh: fresh})
-				require.NoError(t, err)
-				t.Cleanup(func() { target.Close() })
-				return trimmed{target, size}, func() pipe.Image {
-					img, err := pipe.Section(h.open(t, false, nil), 0, size)
-					require.NoError(t, err)
-					return img
-				}
-			})
-		})
-	}
-}
-
-// trimmed is a disk without the end of its last sector: virtual disks are whole sectors, the suite's are not.
-type trimmed struct {
-	*Target
-	size int64
-}
-
-func (s trimmed) Size() int64 { return s.size }
-
-func (s trimmed) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if off >= 0 && off < s.Target.Size() && off+int64(len(p)) > s.size {
-		return 0, fs.ErrInvalid
-	}
-	return s.Target.WriteAt(ctx, p, off)
-}
-
-func (s trimmed) Mark(ctx context.Context, e pipe.Extent) error {
-	if e.Off >= 0 && e.Off < s.Target.Size() && e.End() > s.size {
-		return fs.ErrInvalid
-	}
-	return s.Target.Mark(ctx, e)
-}
-
 // A target that is used up, and one that must not be.
 func TestTargetRefusals(t *testing.T) {
 	h := newHost(t, noise(3, 1<<20))
@@ -231,7 +188,7 @@ func TestOpen(t *testing.T) {
 	require.NoError(t, c.Close())
 	_, err = c.Open(t.Context(), h.path, false)
 	require.ErrorIs(t, err, fs.ErrClosed)
-	h.wg2(t)
+	h.idle(t)
 	require.Equal(t, []uint32{5, 3, 4}, h.log[len(h.log)-3:], "the file of a failed opening is closed too")
 }
 
@@ -363,13 +320,48 @@ func TestCloseIsBounded(t *testing.T) {
 	require.Less(t, time.Since(start), 3*time.Second)
 }
 
+// What waits for its turn when the disk is closed is not sent after the file's end.
+func TestCloseWithReaders(t *testing.T) {
+	h := newHost(t, noise(10, 1<<20))
+	hold := make(chan struct{})
+	d := h.open(t, false, &Options{InFlight: 2})
+	h.mangle = func(a *answer) []answer {
+		if a.kind == 7 {
+			<-hold
+		}
+		return []answer{*a}
+	}
+	var wg sync.WaitGroup
+	for i := range int64(40) {
+		wg.Go(func() {
+			if _, err := d.ReadAt(t.Context(), make([]byte, 512), i*512); err != nil && !errors.Is(err, fs.ErrClosed) {
+				t.Error(err)
+			}
+		})
+	}
+	require.Eventually(t, func() bool { return h.frames.Load() >= 8 }, 5*time.Second, time.Millisecond)
+	time.AfterFunc(20*time.Millisecond, func() { close(hold) })
+	require.NoError(t, d.Close())
+	wg.Wait()
+	h.idle(t)
+	require.Equal(t, []uint32{5, 3, 4}, h.log[len(h.log)-3:])
+
+	d = h.open(t, false, nil)
+	l, handle, err := d.c.standing()
+	require.NoError(t, err)
+	require.True(t, l.drain(t.Context()))
+	require.ErrorIs(t, l.do(t.Context(), newRead(handle, make([]byte, 512), 0)), fs.ErrClosed, "one that was late")
+}
+
 // A silent host is found out, and one that drips.
 func TestSilence(t *testing.T) {
 	h := newHost(t, noise(9, 1<<20))
-	d := h.open(t, false, &Options{Timeout: 60 * time.Millisecond})
+	d := h.open(t, false, &Options{Timeout: 500 * time.Millisecond})
 	h.mangle = func(a *answer) []answer { return nil }
+	start := time.Now()
 	_, err := d.ReadAt(t.Context(), make([]byte, 512), 0)
 	require.ErrorIs(t, err, ErrLost)
+	require.Less(t, time.Since(start), patience*500*time.Millisecond, "silence is found before the request is overdue")
 	require.False(t, errors.Is(err, context.DeadlineExceeded))
 
 	// a port that accepts and says nothing

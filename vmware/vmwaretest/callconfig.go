@@ -2,6 +2,7 @@ package vmwaretest
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -64,6 +65,9 @@ func (v *VM) reconfigure(asked, ctx *simulator.Context, req *types.ReconfigVM_Ta
 	defer v.mu.Unlock()
 	if tracking != nil {
 		v.tracking = *tracking
+	}
+	if vm := v.sim(); vm != nil {
+		ctx.WithLock(vm, func() { v.noteTracking(vm.Config.Hardware.Device, spec.ExtraConfig) })
 	}
 	if spec.Name != "" {
 		v.name = spec.Name
@@ -156,8 +160,8 @@ func (v *VM) removed(key int32, destroy bool) types.BaseMethodFault {
 		if !destroy {
 			return nil
 		}
-		for _, l := range d.top.chain() {
-			if err := v.drop(l); err != nil {
+		for _, l := range slices.Clone(d.files) {
+			if err := v.drop(d, l); err != nil {
 				return fileFault(l.name.String(), err)
 			}
 		}

@@ -76,7 +76,7 @@ func (v *VM) destroy(asked *simulator.Context, req *types.Destroy_Task) types.Ba
 		v.cut(asked, v.roots[0], true)
 	}
 	for _, d := range v.disks {
-		for _, l := range d.all() {
+		for _, l := range d.files {
 			v.s.forget(l)
 			_ = l.store.close() // the file goes with its folder
 		}

@@ -92,7 +92,7 @@ func (v *VM) moveFiles(ctx *simulator.Context, to *simulator.Datastore) types.Ba
 	folder := path.Dir(vmx.Path)
 	var layers []*layer
 	for _, d := range v.disks {
-		for _, l := range d.all() {
+		for _, l := range d.files {
 			if l.busy() {
 				return &types.FileLocked{FileFault: types.FileFault{File: l.name.String()}}
 			}
@@ -105,9 +105,10 @@ func (v *VM) moveFiles(ctx *simulator.Context, to *simulator.Datastore) types.Ba
 	if err := copyFolder(filepath.Join(to.Summary.Url, filepath.FromSlash(folder)), old); err != nil {
 		return fileFault(vmx.String(), err)
 	}
-	for i := len(layers) - 1; i >= 0; i-- { // parents before their children
-		if err := v.rehome(layers[i], to); err != nil {
-			return fileFault(layers[i].name.String(), err)
+	slices.SortFunc(layers, func(a, b *layer) int { return len(a.chain()) - len(b.chain()) }) // a delta names its parent's new place
+	for _, l := range layers {
+		if err := v.rehome(l, to); err != nil {
+			return fileFault(l.name.String(), err)
 		}
 	}
 	walk(v.roots, func(s *snapshot) { s.rehome(to.Name) })

@@ -11,17 +11,19 @@ import (
 
 // Disk is a virtual disk of a VM as its guest sees it. Its methods may be called at once.
 type Disk struct {
-	vm      *VM
-	key     int32 // of the device
-	uuid    string
-	mode    string
-	thin    bool
-	eager   bool
-	top     *layer // what the guest writes to
-	tracker *tracker
-	lost    string // the key of the fault that questions about changes meet
-	stale   bool   // areas past the end that it had are not tracked
-	tracked int64  // bytes that are, where stale
+	vm        *VM
+	key       int32 // of the device
+	uuid      string
+	mode      string
+	thin      bool
+	eager     bool
+	top       *layer   // what the guest writes to
+	files     []*layer // all that are there: the chain, and what snapshots hold
+	tracker   *tracker
+	lost      string // the key of the fault that questions about changes meet
+	untracked bool   // it is taken out of tracking by itself
+	stale     bool   // areas past the end that it had are not tracked
+	tracked   int64  // bytes that are, where stale
 }
 
 // Key is the disk's UUID, in lower case: what the product calls it by.

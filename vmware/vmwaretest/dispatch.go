@@ -45,6 +45,8 @@ func (s *Server) overlay() {
 	s.lay("Datastore", &datastoreCalls{s.over("Datastore", "core")})
 	s.lay("AuthorizationManager", &authorizationCalls{s.over("AuthorizationManager", "core")})
 	s.lay("PerformanceManager", &performanceCalls{s.over("PerformanceManager", "core")})
+	s.lay("GuestProcessManager", &guestCalls{s.over("GuestProcessManager", "core")})
+	s.lay("GuestAuthManager", &guestCalls{s.over("GuestAuthManager", "core")})
 	s.reg.Handler = s.handle
 }
 

@@ -60,31 +60,12 @@ func (d *Disk) find(path string) *layer {
 	if path == "" {
 		return d.top
 	}
-	for _, l := range d.all() {
+	for _, l := range d.files {
 		if l.name.String() == path {
 			return l
 		}
 	}
 	return nil
-}
-
-// all are the disk's files: those of its chain, and those that snapshots hold.
-func (d *Disk) all() []*layer {
-	seen, out := map[*layer]bool{}, []*layer(nil)
-	add := func(l *layer) {
-		for _, p := range l.chain() {
-			if !seen[p] {
-				seen[p], out = true, append(out, p)
-			}
-		}
-	}
-	add(d.top)
-	walk(d.vm.roots, func(s *snapshot) {
-		if p := s.pins[d.key]; p != nil && p.layer != nil {
-			add(p.layer)
-		}
-	})
-	return out
 }
 
 // Size implements [pipe.Image].

@@ -31,6 +31,7 @@ func (s *Server) dress() {
 		ds := e.(*simulator.Datastore)
 		ds.Summary.Type = "VMFS"
 	}
+	s.dressGuests()
 }
 
 // machines makes the VMs, spread over hosts and datastores.

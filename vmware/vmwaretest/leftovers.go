@@ -49,7 +49,7 @@ func (v *VM) leftovers() (out []string) {
 		add("method %s is disabled by %s", m, by)
 	}
 	for _, d := range v.disks {
-		for _, l := range d.all() {
+		for _, l := range d.files {
 			if l.opens > 0 {
 				add("%s is open", l.name.String())
 			}
@@ -85,7 +85,7 @@ func (s *Server) knownFiles() map[string]bool {
 	for _, v := range s.VMs() {
 		v.mu.Lock()
 		for _, d := range v.disks {
-			for _, l := range d.all() {
+			for _, l := range d.files {
 				known[l.local], known[l.extent()] = true, true
 			}
 		}

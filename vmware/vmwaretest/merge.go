@@ -7,8 +7,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// compact merges, on each disk, every delta into the file that it stands on where no snapshot holds that file and nothing
-// else stands on it, and removes what nothing needs. Files that are open stop it, with a FileLocked fault.
+// compact removes, on each disk, what nothing needs, and merges every delta into the file that it stands on where no snapshot
+// holds that file and nothing else stands on it. Files that are open stop it, with a FileLocked fault.
 func (v *VM) compact() types.BaseMethodFault {
 	var first types.BaseMethodFault
 	for _, d := range v.disks {
@@ -17,27 +17,30 @@ func (v *VM) compact() types.BaseMethodFault {
 			if p == nil {
 				break
 			}
-			if p.busy() || c.busy() {
+			if p.busy() || c != nil && c.busy() {
 				if first == nil {
-					first = &types.FileLocked{FileFault: types.FileFault{File: c.name.String()}}
+					first = &types.FileLocked{FileFault: types.FileFault{File: p.name.String()}}
 				}
 				break
 			}
 			if err := v.absorb(d, p, c); err != nil {
-				return fileFault(c.name.String(), err)
+				return fileFault(p.name.String(), err)
 			}
 		}
 	}
 	return first
 }
 
-// merge is a file of the disk that a child may be written into, or nil.
+// merge is a file of the disk that its only child may be written into, or one without a child that nothing needs; or nil.
 func (v *VM) merge(d *Disk) (into, child *layer) {
-	for _, l := range d.all() {
+	for _, l := range d.files {
 		if l == d.top || v.pinned(d, l) {
 			continue
 		}
-		if c := d.childrenOf(l); len(c) == 1 {
+		switch c := d.childrenOf(l); len(c) {
+		case 0:
+			return l, nil
+		case 1:
 			return l, c[0]
 		}
 	}
@@ -53,8 +56,11 @@ func (v *VM) mergeable() bool {
 	return false
 }
 
-// absorb writes a child into the file that it stands on, which takes its place everywhere.
+// absorb writes a child into the file that it stands on, which takes its place everywhere. Without a child the file goes.
 func (v *VM) absorb(d *Disk, p, c *layer) error {
+	if c == nil {
+		return v.drop(d, p)
+	}
 	grandchildren := d.childrenOf(c)
 	n := c.store.bytes()
 	if err := p.absorb(c); err != nil {
@@ -75,7 +81,7 @@ func (v *VM) absorb(d *Disk, p, c *layer) error {
 		d.top = p
 		v.stunned(50*time.Millisecond, n)
 	}
-	return v.drop(c)
+	return v.drop(d, c)
 }
 
 // stunned adds a stun to what the machine has stood still: a fixed time, and what it takes to write n bytes.

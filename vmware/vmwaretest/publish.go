@@ -22,6 +22,7 @@ func (v *VM) publish(ctx *simulator.Context) {
 		changes := []types.PropertyChange{
 			{Name: "config.hardware.device", Val: v.devices(vm.Config.Hardware.Device)},
 			{Name: "config.changeTrackingEnabled", Val: v.tracking},
+			{Name: "config.extraConfig", Val: v.ctkOptions(vm.Config.Hardware.Device, vm.Config.ExtraConfig)},
 			{Name: "runtime.consolidationNeeded", Val: v.consolidate},
 			{Name: "summary.runtime.consolidationNeeded", Val: v.consolidate},
 			{Name: "disabledMethod", Val: v.disabledNames()},
@@ -123,7 +124,7 @@ func (v *VM) layout(vm *simulator.VirtualMachine) *types.VirtualMachineFileLayou
 	}
 	for _, d := range v.disks {
 		out.Disk = append(out.Disk, b.disk(d.key, d.top))
-		for _, l := range d.all() {
+		for _, l := range d.files {
 			b.unit(l)
 		}
 	}

@@ -28,6 +28,7 @@ type Server struct {
 	ca       string
 	overlays map[string][]mo.Reference // by type of managed object
 	services []service
+	extras   *extras // the one of them that is there
 	// changeDisk, if set, is asked first about a change of a disk; ok is false where it is no business of its own.
 	changeDisk func(v *VM, c *types.VirtualDeviceConfigSpec, d *types.VirtualDisk) (pass bool, then func() types.BaseMethodFault, f types.BaseMethodFault, ok bool)
 	tasks      sync.WaitGroup // under way

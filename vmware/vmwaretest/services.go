@@ -10,7 +10,10 @@ type service interface {
 }
 
 // newServices are those that a server has.
-func newServices(*Server) []service { return nil }
+func newServices(s *Server) []service {
+	s.extras = newExtras(s)
+	return []service{s.extras}
+}
 
 func (s *Server) startServices() error {
 	for _, p := range newServices(s) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/vmware/govmomi/object"
@@ -130,6 +131,7 @@ func (v *VM) snap(ctx *simulator.Context, spec snapSpec) (types.ManagedObjectRef
 			p.changeID = d.tracker.next()
 		}
 		s.pins[d.key], d.top = p, top
+		d.files = append(d.files, top)
 	}
 	v.nextID++
 	v.stunned(20*time.Millisecond, 0)
@@ -152,7 +154,7 @@ func (v *VM) settleTrackingAt(s *snapshot) {
 	only := len(v.roots) == 1 && v.roots[0] == s
 	for _, d := range v.disks {
 		switch {
-		case !v.tracking:
+		case !v.tracking || d.untracked:
 			d.tracker = nil
 		case d.tracker == nil && !d.independent():
 			d.tracker = newTracker(!only)
@@ -174,7 +176,8 @@ func (v *VM) deltas() (map[*Disk]*layer, error) {
 		if err != nil {
 			delete(out, d)
 			for _, l := range out {
-				err = errors.Join(err, v.drop(l))
+				v.s.forget(l)
+				err = errors.Join(err, l.remove())
 			}
 			return nil, err
 		}
@@ -183,8 +186,10 @@ func (v *VM) deltas() (map[*Disk]*layer, error) {
 	return out, nil
 }
 
-func (v *VM) drop(l *layer) error {
+// drop removes a file of the disk.
+func (v *VM) drop(d *Disk, l *layer) error {
 	v.s.forget(l)
+	d.files = slices.DeleteFunc(d.files, func(x *layer) bool { return x == l })
 	return l.remove()
 }
 
@@ -347,9 +352,7 @@ func (v *VM) revertDisk(d *Disk, p *pin) types.BaseMethodFault {
 		return fileFault(name.String(), err)
 	}
 	v.s.keep(top)
-	old := d.top
-	d.top = top
-	v.orphans(d, old)
+	d.top, d.files = top, append(d.files, top)
 	if d.tracker == nil {
 		return nil
 	}
@@ -359,15 +362,6 @@ func (v *VM) revertDisk(d *Disk, p *pin) types.BaseMethodFault {
 		d.tracker = newTracker(false)
 	}
 	return nil
-}
-
-// orphans removes what nothing stands on any more, from l down.
-func (v *VM) orphans(d *Disk, l *layer) {
-	for l != nil && !l.busy() && !v.pinned(d, l) && len(d.childrenOf(l)) == 0 && l != d.top {
-		parent := l.parent
-		_ = v.drop(l) // what cannot be removed shows among the leftovers
-		l = parent
-	}
 }
 
 func (v *VM) pinned(d *Disk, l *layer) (yes bool) {
@@ -380,7 +374,7 @@ func (v *VM) pinned(d *Disk, l *layer) (yes bool) {
 }
 
 func (d *Disk) childrenOf(l *layer) (out []*layer) {
-	for _, c := range d.all() {
+	for _, c := range d.files {
 		if c.parent == l {
 			out = append(out, c)
 		}

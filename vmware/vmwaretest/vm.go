@@ -104,7 +104,10 @@ func (v *VM) takeDisk(disk *types.VirtualDisk, fresh bool) error {
 	if id := joined(d.top.base().ddb["uuid"]); id != "" {
 		d.uuid = id
 	}
-	v.s.keep(d.top)
+	for _, l := range d.top.chain() {
+		v.s.keep(l)
+		d.files = append(d.files, l)
+	}
 	v.disks = append(v.disks, d)
 	return nil
 }
@@ -253,7 +256,7 @@ func (v *VM) RevertBreaksTracking(yes bool) {
 func (v *VM) settleTracking() {
 	for _, d := range v.disks {
 		switch {
-		case !v.tracking:
+		case !v.tracking || d.untracked:
 			d.tracker = nil
 		case d.tracker == nil && !d.independent():
 			d.tracker = newTracker(len(v.roots) > 0)

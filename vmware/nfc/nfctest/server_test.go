@@ -248,6 +248,8 @@ func FuzzSession(f *testing.F) {
 	f.Fuzz(func(t *testing.T, tail []byte) {
 		here, there := net.Pipe()
 		defer here.Close()
+		watchdog := time.AfterFunc(10*time.Second, func() { panic("the session does not end") })
+		defer watchdog.Stop()
 		done := make(chan struct{})
 		go func() {
 			defer close(done)

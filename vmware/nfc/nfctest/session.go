@@ -21,6 +21,7 @@ const (
 	maxFiles      = 16
 	maxPath       = 4096
 	maxKey        = 256
+	maxValue      = 64 << 10
 	maxTransfer   = 64 << 20
 	handles       = 0x1122334455667788 // the first file's handle
 )
@@ -33,8 +34,8 @@ type session struct {
 	in     *bufio.Reader
 	conn   net.Conn
 
-	buffer, count int // bytes of an answer's fragment, and how many are under way
-	most          int // bytes of a fragment that the client may send
+	buffer, count int           // bytes of an answer's fragment, and how many are under way
+	most          int           // bytes of a fragment that the client may send
 	memory        int64         // what is reserved for the buffers
 	slots         chan struct{} // one for each read under way
 	pool          sync.Pool     // of *[]byte, each a fragment with its head
@@ -263,7 +264,9 @@ func (n *session) key(f *frame) error {
 	}
 	var value string
 	if keys, ok := file.disk.(Keys); ok {
-		value, _ = keys.Key(name)
+		if v, found := keys.Key(name); found && len(v) <= maxValue {
+			value = v
+		}
 	}
 	p := make([]byte, headBytes+16, headBytes+16+len(value))
 	putHead(p, f.kind, 16, f.op)
