@@ -198,8 +198,10 @@ func leaseURL(c *Client, s string) (*url.URL, error) {
 	if !ok {
 		return nil, fmt.Errorf("the host gives an address that is not https")
 	}
-	if host, ok := strings.CutPrefix(rest, "*"); ok {
-		rest = bracketed(c.address.Hostname()) + host
+	if after, ok := strings.CutPrefix(rest, "*"); ok && strings.HasPrefix(after, ":") {
+		rest = bracketed(c.address.Hostname()) + after
+	} else if ok { // behind a forwarded port there is no other way to it than ours
+		rest = c.address.Host + after
 	}
 	at, err := url.Parse("https://" + rest)
 	if err != nil || at.Host == "" || at.User != nil {

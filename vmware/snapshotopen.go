@@ -11,8 +11,32 @@ import (
 	"github.com/hikae/hikae/pipe"
 )
 
+// OpenerBy is an optional ability of this package's snapshots: a disk is opened by the transport of a name, or not at all. What
+// that transport reads can so be held against what another one does.
+type OpenerBy interface {
+	OpenDiskBy(ctx context.Context, key, transport string) (pipe.Image, error)
+}
+
 // OpenDisk implements [hikae.Snapshot], by the first transport that can. The image is a [Chosen].
 func (s *snapshot) OpenDisk(ctx context.Context, key string) (pipe.Image, error) {
+	return s.open(ctx, key, s.provider.openDisk)
+}
+
+// OpenDiskBy implements [OpenerBy]. A transport that does not reach the disk is a *NoTransportError.
+func (s *snapshot) OpenDiskBy(ctx context.Context, key, transport string) (pipe.Image, error) {
+	var o TransportOptions
+	if s.provider.opts.Transports != nil {
+		o = *s.provider.opts.Transports
+	}
+	o.Order = []string{transport}
+	by, err := newChooser(&o)
+	if err != nil {
+		return nil, err
+	}
+	return s.open(ctx, key, by.open)
+}
+
+func (s *snapshot) open(ctx context.Context, key string, by func(context.Context, *Pinned) (pipe.Image, Choice, error)) (pipe.Image, error) {
 	d, ok := s.disks[key]
 	if !ok {
 		return nil, fmt.Errorf("disk %q of VM %s: %w", key, s.ref.Value, fs.ErrNotExist)
@@ -27,7 +51,7 @@ func (s *snapshot) OpenDisk(ctx context.Context, key string) (pipe.Image, error)
 	if err := s.reading.enter(ctx, p); err != nil {
 		return nil, err
 	}
-	img, _, err := s.provider.openDisk(ctx, p)
+	img, _, err := by(ctx, p)
 	if err != nil {
 		s.reading.leave(nil)
 		return nil, err
@@ -131,4 +155,7 @@ func (r *reading) close() error {
 	return errors.Join(errs...)
 }
 
-var _ hikae.Snapshot = (*snapshot)(nil)
+var (
+	_ hikae.Snapshot = (*snapshot)(nil)
+	_ OpenerBy       = (*snapshot)(nil)
+)

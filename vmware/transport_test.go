@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/pipetest"
@@ -147,7 +148,7 @@ func guestWrites(t *testing.T, disk *vmwaretest.Disk) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		for i := int64(0); ctx.Err() == nil; i++ {
+		for i := int64(0); httpsPause(ctx, time.Millisecond) == nil; i++ {
 			off := i * 77777 % (disk.Size() - 4096)
 			if err := disk.Write(off, bytes.Repeat([]byte{byte(i)}, 4096)); err != nil {
 				t.Errorf("the guest writes at %d: %v", off, err)
@@ -155,7 +156,9 @@ func guestWrites(t *testing.T, disk *vmwaretest.Disk) (stop func()) {
 			}
 		}
 	})
-	return func() { cancel(); wg.Wait() }
+	stop = func() { cancel(); wg.Wait() }
+	t.Cleanup(stop)
+	return stop
 }
 
 // TestTransportsRefuseRunningDisks: a disk that a VM writes to is read by none.

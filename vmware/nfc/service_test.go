@@ -245,7 +245,11 @@ func TestServiceDrops(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, diff)
 		require.NoError(t, d.Close())
-		require.GreaterOrEqual(t, s.Stats().Connections, int64(4))
+		least := int64(2)
+		if after <= 1500 { // before any piece of the disk is whole
+			least = 4
+		}
+		require.GreaterOrEqual(t, s.Stats().Connections, least)
 	}
 }
 

@@ -110,14 +110,6 @@ func (r *rig) status(file string) int {
 	return res.StatusCode
 }
 
-func (r *rig) datacenter() *types.ManagedObjectReference {
-	for _, e := range r.s.reg.All("Datacenter") {
-		ref := e.Reference()
-		return &ref
-	}
-	return nil
-}
-
 // TestProxyView: what the guest of a proxy sees when disks come and go, by UUID and by address, and what it reads and writes.
 func TestProxyView(t *testing.T) {
 	r := newRig(t, &Options{VMs: 2, DiskBytes: 1 << 20})

@@ -32,5 +32,7 @@
 //   - Files of a datastore are ordinary files, not locked against other programs on this machine. Disks opened by
 //     [Server.OpenDisk] do block a merge, which then leaves a disk that needs consolidation.
 //   - Memory snapshots are noted, without a memory file. Encrypted disks are marked as such only.
-//   - vMotion and relocation take place at once, and a clone between servers does not exist.
+//   - vMotion and relocation take place at once. A machine that the simulator below clones or registers has no content.
+//   - Tracking that is enabled over snapshots begins and then tells nothing: the silent loss that was reported of real ones.
+//   - A fault that a task shall meet works for calls that are done here; for those of the simulator below, use one of the call.
 package vmwaretest

@@ -35,6 +35,12 @@ func (c *machineCalls) ExportVm(ctx *simulator.Context, req *types.ExportVm) soa
 	return body
 }
 
+// CloneVMTask refuses: the simulator's clones have disks without content, and one that is taken for a copy is worse than none. A
+// delta over a snapshot's file is attached to a VM by ReconfigVM_Task.
+func (c *machineCalls) CloneVMTask(*types.CloneVM_Task) soap.HasFault {
+	return &methods.CloneVM_TaskBody{Fault_: simulator.Fault("clones are not made here", &types.NotSupported{})}
+}
+
 // pinnedCalls are the calls on snapshots that are done here.
 type pinnedCalls struct{ overlaid }
 
