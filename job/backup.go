@@ -72,7 +72,8 @@ func (o *BackupOptions) orDefault() BackupOptions {
 	return out
 }
 
-// Warner is an optional ability of a snapshot: what a person should know about how it was taken.
+// Warner is an optional ability of a snapshot: what a person should know about how it was taken, read and released. It is asked
+// when the snapshot was taken, and again at the end.
 type Warner interface{ Warnings() []string }
 
 // Backup makes one restore point of one VM. On nil the point is durable and the snapshot was released; what went wrong
@@ -85,7 +86,7 @@ type Warner interface{ Warnings() []string }
 func Backup(ctx context.Context, provider hikae.SnapshotProvider, vmID string, backend pipe.Backend, opts *BackupOptions) (Result, error) {
 	o := opts.orDefault()
 	s := &backup{opts: o, provider: provider, backend: backend, clock: startClock(),
-		distrusted: map[string]bool{}, sampled: map[string]int64{}}
+		heard: map[string]bool{}, distrusted: map[string]bool{}, sampled: map[string]int64{}}
 	s.res = Result{
 		Session: o.Sessions.NewID(), Target: o.Target, Started: s.clock.start, Consistency: hikae.Unknown.String(),
 		Disks: []DiskResult{}, Fallbacks: []Fallback{}, Warnings: []string{}, Notes: append([]string{}, o.Notes...),
@@ -111,6 +112,7 @@ type backup struct {
 	plan       *Plan
 	snap       hikae.Snapshot
 	exclusion  Exclusion
+	heard      map[string]bool  // warnings of the snapshot
 	distrusted map[string]bool  // disks whose tracker was found wrong
 	sampled    map[string]int64 // bytes, by disk
 }
@@ -178,13 +180,24 @@ func (s *backup) noteConsistency() {
 	if reached < s.opts.Ask {
 		s.warn("the consistency reached is %s, asked was %s", reached, s.opts.Ask)
 	}
-	if w, ok := s.snap.(Warner); ok {
-		for _, text := range w.Warnings() {
-			s.warn("%s", text)
-		}
-	}
+	s.hearWarnings()
 	if s.plan.Base == nil {
 		s.note("nothing to build on: all data was read, and compared by fingerprint")
+	}
+}
+
+// hearWarnings takes what the snapshot has to say and has not said before: a point that is begun again, and what is noticed
+// while disks are read, must neither be lost nor told twice.
+func (s *backup) hearWarnings() {
+	w, ok := s.snap.(Warner)
+	if !ok {
+		return
+	}
+	for _, text := range w.Warnings() {
+		if !s.heard[text] {
+			s.heard[text] = true
+			s.warn("%s", text)
+		}
 	}
 }
 
@@ -536,6 +549,7 @@ func (s *backup) release(ctx context.Context, failed error) error {
 	host, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.opts.ReleaseDeadline)
 	defer cancel()
 	err := s.snap.Release(host)
+	defer s.hearWarnings()
 	if err != nil && host.Err() == nil {
 		s.note("releasing the snapshot was tried twice: %v", err)
 		err = s.snap.Release(host)

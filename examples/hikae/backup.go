@@ -168,6 +168,9 @@ func (t *tool) backup(ctx context.Context, f *backupFlags, sources []string) (*r
 	}
 	defer done()
 	opts.Guest = work
+	if t.server != nil {
+		opts.ReleaseDeadline = removalDeadline
+	}
 	progress := t.bars()
 	opts.Events = progress.Event
 	if each, ok := provider.(severalVMs); ok {

@@ -163,6 +163,10 @@ func (v *vsphere) found(ctx context.Context, source string) ([]vmware.Found, err
 	return out, nil
 }
 
+// removalDeadline is how long a snapshot's removal may take: what the VM wrote meanwhile is merged, and on a slow datastore
+// that takes hours. Given up, it goes on by itself, and the next command looks after it.
+const removalDeadline = 6 * time.Hour
+
 // vsphereVMs is a provider of several VMs, each of which is backed up in its turn.
 type vsphereVMs struct {
 	server *vsphere
