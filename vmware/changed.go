@@ -69,6 +69,9 @@ func (s *snapshot) changes(ctx context.Context, d pinnedDisk, since hikae.Change
 	if d.blind != "" {
 		return nil, lost("%s", d.blind)
 	}
+	if why := restoredAfter(s.config, past.at); why != "" {
+		return nil, lost("%s", why)
+	}
 	if err := d.now.follows(past, s.below, filesOf(d.Virtual)); err != nil {
 		return nil, err
 	}

@@ -15,10 +15,11 @@ const (
 // areas collects ranges of a disk that come in any order and overlap.
 type areas struct {
 	size, grain int64
+	most        int // ranges that are kept
 	list        []pipe.Extent
 }
 
-func newAreas(size int64) *areas { return &areas{size: size, grain: changeGrain} }
+func newAreas(size int64) *areas { return &areas{size: size, grain: changeGrain, most: maxAreas} }
 
 // add takes a range. What lies behind the end of the disk is left out; one that begins before it, or ends before it begins,
 // makes the whole list worthless.
@@ -30,7 +31,7 @@ func (a *areas) add(start, length int64) error {
 		return nil
 	}
 	a.list = append(a.list, a.align(start, start+min(length, a.size-start)))
-	if len(a.list) >= 2*maxAreas {
+	if len(a.list) >= 2*a.most {
 		a.merge()
 	}
 	return nil
@@ -57,7 +58,7 @@ func (a *areas) merge() {
 			}
 		}
 		a.list = out
-		if len(out) <= maxAreas {
+		if len(out) <= a.most {
 			return
 		}
 		a.grain *= 2

@@ -28,6 +28,8 @@ type TransportOptions struct {
 	Order []string
 	// Mounts are folders of this machine, by the name of the datastore that is mounted there. See [NFS].
 	Mounts map[string]string
+	// HotAdd says how disks are attached to the VM that this program runs in. Nil: as is usual.
+	HotAdd *HotAddOptions
 	// VDDK is where the user's own VDDK is. Nil: there is none.
 	VDDK *VDDKOptions
 	// More are transports of the caller's own. One whose name is known already stands in its place; any other is tried
@@ -160,6 +162,8 @@ func (o *TransportOptions) transport(name string) Transport {
 		}
 	}
 	switch name {
+	case HotAdd:
+		return newHotAdd(o.HotAdd)
 	case NBDSSL, NBD:
 		return newNFC(name)
 	case NFS:
@@ -174,8 +178,8 @@ func (o *TransportOptions) transport(name string) Transport {
 	return nil
 }
 
-// open opens a disk by the first transport that can, when there is a place for it among those that are read at once. What it says of its choice is how it began: see choiceOf for how it
-// went on.
+// open opens a disk by the first transport that can, when there is a place for it among those that are read at once. What it
+// says of its choice is how it began: the image is a [Chosen], for how it went on.
 func (c *chooser) open(ctx context.Context, p *Pinned) (pipe.Image, Choice, error) {
 	d := &chosen{pinned: p, left: c.order, choice: c.begin(p)}
 	release, err := p.place(ctx)

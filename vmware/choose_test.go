@@ -403,3 +403,12 @@ func TestTargetChoice(t *testing.T) {
 func detourOf(by, reason, hint string, off int64) Refusal {
 	return Refusal{Transport: by, Reason: reason, Hint: hint, Offset: off}
 }
+
+// choiceOf is how an image is reached by now.
+func choiceOf(img pipe.Image) (Choice, bool) {
+	c, ok := pipe.As[Chosen](img)
+	if !ok {
+		return Choice{}, false
+	}
+	return c.Choice(), true
+}

@@ -34,15 +34,6 @@ func (e *DisagreeError) Error() string {
 // another takes its place.
 type Chosen interface{ Choice() Choice }
 
-// choiceOf is how an image is reached by now.
-func choiceOf(img pipe.Image) (Choice, bool) {
-	c, ok := pipe.As[Chosen](img)
-	if !ok {
-		return Choice{}, false
-	}
-	return c.Choice(), true
-}
-
 // chosen is a disk that goes on by another transport where one fails. Each answer is one transport's alone.
 //
 //	read ── fails ──► next transport opened ── sample of what was read is the same ──► read again, whole

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net/http"
 	"slices"
@@ -131,16 +132,59 @@ func encodeConfig(config *types.VirtualMachineConfigInfo) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// ParseConfig reads the config.xml of a restore point.
+// ParseConfig reads the config.xml of a restore point. What stands there may have been damaged or made up: that is an error
+// that wraps fs.ErrInvalid.
 func ParseConfig(data []byte) (*types.VirtualMachineConfigInfo, error) {
 	if len(data) > maxConfig {
-		return nil, fmt.Errorf("%s: it is %d bytes", configXML, len(data))
+		return nil, fmt.Errorf("%s: %w: %d bytes", configXML, fs.ErrInvalid, len(data))
 	}
-	dec := xml.NewDecoder(bytes.NewReader(data))
+	if err := shallow(data); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", configXML, fs.ErrInvalid, err)
+	}
+	config, err := decodeConfig(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", configXML, fs.ErrInvalid, err)
+	}
+	return config, nil
+}
+
+const maxDepth = 64 // of elements in config.xml
+
+// shallow bounds how deep elements nest: decoders call themselves for each.
+func shallow(text []byte) error {
+	d, depth := xml.NewDecoder(bytes.NewReader(text)), 0
+	for {
+		t, err := d.RawToken()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("at byte %d: %w", d.InputOffset(), err)
+		}
+		switch t.(type) {
+		case xml.StartElement:
+			depth++
+		case xml.EndElement:
+			depth--
+		}
+		if depth > maxDepth {
+			return fmt.Errorf("at byte %d: elements nest deeper than %d", d.InputOffset(), maxDepth)
+		}
+	}
+}
+
+// decodeConfig turns what the decoder makes of a type in the wrong place, which is a panic of package reflect, into an error.
+func decodeConfig(text []byte) (config *types.VirtualMachineConfigInfo, err error) {
+	dec := xml.NewDecoder(bytes.NewReader(text))
 	dec.TypeFunc = types.TypeFunc()
-	config := &types.VirtualMachineConfigInfo{}
+	defer func() {
+		if p := recover(); p != nil {
+			config, err = nil, fmt.Errorf("at byte %d: an element is of a type that cannot stand there: %v", dec.InputOffset(), p)
+		}
+	}()
+	config = &types.VirtualMachineConfigInfo{}
 	if err := dec.Decode(config); err != nil {
-		return nil, fmt.Errorf("%s: at byte %d: %w", configXML, dec.InputOffset(), err)
+		return nil, fmt.Errorf("at byte %d: %w", dec.InputOffset(), err)
 	}
 	return config, nil
 }

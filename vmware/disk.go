@@ -63,6 +63,13 @@ func diskOf(v *types.VirtualDisk, on types.BaseVirtualController) Disk {
 		d.File, d.UUID, d.ChangeID, d.Thin = b.FileName, b.Uuid, b.ChangeId, true
 		d.Encrypted = b.KeyId != nil
 		d.Datastore = deref(b.Datastore)
+	case *types.VirtualDiskSparseVer2BackingInfo:
+		d.File, d.UUID, d.ChangeID, d.Thin = b.FileName, b.Uuid, b.ChangeId, true
+		d.Encrypted = b.KeyId != nil
+		d.Datastore = deref(b.Datastore)
+	case *types.VirtualDiskRawDiskMappingVer1BackingInfo: // of a device; in virtual mode its changes are tracked as a file's
+		d.File, d.UUID, d.ChangeID = b.FileName, b.Uuid, b.ChangeId
+		d.Datastore = deref(b.Datastore)
 	}
 	d.Key = strings.ToLower(d.UUID)
 	if d.Key == "" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/vmware/govmomi/vim25/types"
@@ -58,11 +59,14 @@ func (o *HotAddOptions) withDefaults() HotAddOptions {
 type byHotAdd struct {
 	opts  HotAddOptions
 	guest hotGuest
+
+	mu    sync.Mutex
+	found map[string]types.ManagedObjectReference // the proxy VM, by server
 }
 
 func newHotAdd(opts *HotAddOptions) *byHotAdd {
 	o := opts.withDefaults()
-	return &byHotAdd{opts: o, guest: hotGuest{root: o.Root}}
+	return &byHotAdd{opts: o, guest: hotGuest{root: o.Root}, found: map[string]types.ManagedObjectReference{}}
 }
 
 func (t *byHotAdd) Name() string { return HotAdd }
@@ -114,6 +118,7 @@ func (t *byHotAdd) Open(ctx context.Context, p *Pinned) (pipe.Image, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", HotAdd, err), t.detach(d))
 	}
+	keepFromWriting(img.f)
 	img.undo = func() error { return t.detach(d) }
 	return img, nil
 }

@@ -171,7 +171,7 @@ func (d *hotDisk) tryAttach(ctx context.Context) error {
 		if err := d.settle(ctx); err != nil {
 			return err
 		}
-		if err := pause(ctx, try); err != nil {
+		if err := sleep(ctx, firstPause<<(try-1)); err != nil {
 			return err
 		}
 	}
@@ -395,19 +395,14 @@ func (d *hotDisk) settle(ctx context.Context) error {
 
 // deleteChild removes a child disk that hangs nowhere. Its name has a mark of ours.
 func (c *Client) deleteChild(ctx context.Context, vm types.ManagedObjectReference, file string) error {
-	above, err := mo.Ancestors(ctx, c.vim, c.vim.ServiceContent.PropertyCollector, vm)
+	dc, err := c.datacenterRef(ctx, vm)
 	if isGone(err) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("datacenter of VM %s: %w", vm.Value, err)
+		return err
 	}
-	req := &types.DeleteVirtualDisk_Task{This: *c.vim.ServiceContent.VirtualDiskManager, Name: file}
-	for _, e := range above {
-		if e.Self.Type == "Datacenter" {
-			req.Datacenter = &e.Self
-		}
-	}
+	req := &types.DeleteVirtualDisk_Task{This: *c.vim.ServiceContent.VirtualDiskManager, Name: file, Datacenter: dc}
 	res, err := methods.DeleteVirtualDisk_Task(ctx, c.vim, req)
 	if err == nil {
 		_, err = c.Wait(ctx, res.Returnval)
@@ -416,6 +411,20 @@ func (c *Client) deleteChild(ctx context.Context, vm types.ManagedObjectReferenc
 		return fmt.Errorf("delete %s: %w", file, err)
 	}
 	return nil
+}
+
+// datacenterRef is the datacenter that a VM lies in; nil: in none, as far as the user may see.
+func (c *Client) datacenterRef(ctx context.Context, vm types.ManagedObjectReference) (*types.ManagedObjectReference, error) {
+	above, err := mo.Ancestors(ctx, c.vim, c.vim.ServiceContent.PropertyCollector, vm)
+	if err != nil {
+		return nil, fmt.Errorf("datacenter of VM %s: %w", vm.Value, err)
+	}
+	for _, e := range above {
+		if e.Self.Type == "Datacenter" {
+			return &e.Self, nil
+		}
+	}
+	return nil, nil
 }
 
 // undoHotAdd detaches what a dead session left on a proxy VM.
@@ -448,4 +457,21 @@ func isChild(file string) bool {
 	mark, ours := strings.CutPrefix(path.Base(at.Path), namePrefixOfChild)
 	mark, ext := strings.CutSuffix(mark, ".vmdk")
 	return ours && ext && goodMark.MatchString(mark)
+}
+
+// wanted is how this machine must show the disk.
+func (d *hotDisk) wanted() wantedDisk {
+	w := wantedDisk{slot: d.slot, uuid: plainUUID(d.uuid), size: d.disk.Size}
+	buses := map[int32]int32{}
+	for _, dev := range d.devices {
+		if c, ok := dev.(types.BaseVirtualSCSIController); ok {
+			buses[c.GetVirtualSCSIController().Key] = c.GetVirtualSCSIController().BusNumber
+		}
+	}
+	for _, is := range disksOf(d.devices) {
+		if bus, scsi := buses[is.Virtual.ControllerKey]; scsi && is.UUID != "" && is.Virtual.UnitNumber != nil {
+			w.anchors = append(w.anchors, hotAnchor{uuid: plainUUID(is.UUID), bus: bus, unit: *is.Virtual.UnitNumber})
+		}
+	}
+	return w
 }

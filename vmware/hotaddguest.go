@@ -47,10 +47,6 @@ func (g hotGuest) text(name ...string) (string, error) {
 // uuids are the UUID of this machine as its firmware tells it, and as it is with its first three fields the other way round:
 // versions of SMBIOS differ in that, and hosts in which of them they show.
 func (g hotGuest) uuids() ([]string, error) {
-	vendor, err := g.text("sys/class/dmi/id/sys_vendor")
-	if err != nil || !strings.HasPrefix(vendor, "VMware") {
-		return nil, hotUnfit("", "this machine is no VM of VMware, as far as its firmware tells")
-	}
 	text, err := g.text("sys/class/dmi/id/product_uuid")
 	switch {
 	case errors.Is(err, fs.ErrPermission):
@@ -71,6 +67,12 @@ func (g hotGuest) uuids() ([]string, error) {
 
 func uuidText(raw []byte) string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", raw[:4], raw[4:6], raw[6:8], raw[8:10], raw[10:])
+}
+
+// isVMware reports whether this machine is a VM of VMware, which everyone may read.
+func (g hotGuest) isVMware() bool {
+	vendor, err := g.text("sys/class/dmi/id/sys_vendor")
+	return err == nil && strings.HasPrefix(vendor, "VMware")
 }
 
 // seenDisk is a SCSI disk of this machine.
@@ -178,8 +180,6 @@ type hotAnchor struct {
 	bus  int32
 	unit int32
 }
-
-func plainUUID(uuid string) string { return strings.ToLower(strings.ReplaceAll(uuid, "-", "")) }
 
 // find waits until the disk is there, by its address and its UUID both, and with its size.
 func (g hotGuest) find(ctx context.Context, want wantedDisk) (name string, err error) {

@@ -13,8 +13,30 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// findProxy finds the VM that this program runs in.
+// findProxy finds the VM that this program runs in. It is looked for once on each server, and again where it is gone.
 func (t *byHotAdd) findProxy(ctx context.Context, c *Client) (*machine, error) {
+	if !t.guest.isVMware() {
+		return nil, hotUnfit("", "this machine is no VM of VMware, as far as its firmware tells")
+	}
+	t.mu.Lock()
+	ref, known := t.found[c.Address()]
+	t.mu.Unlock()
+	if known {
+		if m, err := c.machine(ctx, ref); !errors.Is(err, fs.ErrNotExist) {
+			return m, err
+		}
+	}
+	m, err := t.seekProxy(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.found[c.Address()] = m.Self
+	return m, nil
+}
+
+func (t *byHotAdd) seekProxy(ctx context.Context, c *Client) (*machine, error) {
 	own, err := t.guest.uuids()
 	if t.opts.Proxy != "" {
 		return t.namedProxy(ctx, c, own)
@@ -79,7 +101,9 @@ func (t *byHotAdd) namedProxy(ctx context.Context, c *Client, own []string) (*ma
 	if err != nil {
 		return nil, err
 	}
-	is := func(uuid string) bool { return slices.ContainsFunc(own, func(o string) bool { return strings.EqualFold(o, uuid) }) }
+	is := func(uuid string) bool {
+		return slices.ContainsFunc(own, func(o string) bool { return strings.EqualFold(o, uuid) })
+	}
 	if len(own) > 0 && !is(m.Config.Uuid) && !is(m.Config.InstanceUuid) {
 		return nil, hotUnfit("", "proxy VM %s has the UUID %s, and this machine has %s: it is another one", m.Name, m.Config.Uuid, own[0])
 	}
@@ -141,6 +165,11 @@ func (t *byHotAdd) mayAttach(ctx context.Context, p *Pinned, proxy *machine) err
 		return hotUnfit("encrypt the proxy VM", "the disk is encrypted, and the proxy VM %s is not", proxy.Name)
 	case d.Size <= 0 || d.Size%512 != 0:
 		return hotUnfit("", "a disk of %d bytes", d.Size)
+	}
+	for _, there := range disksOf(proxy.Config.Hardware.Device) {
+		if strings.EqualFold(there.UUID, d.UUID) || there.standsOn(d.File) {
+			return hotUnfit("", "a disk with its UUID hangs on the proxy VM %s already, at %s", proxy.Name, there.Slot)
+		}
 	}
 	if p.Client.IsVCenter() {
 		if err := sameDatacenter(ctx, p, proxy); err != nil {

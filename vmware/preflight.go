@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -48,6 +49,8 @@ type Finding struct {
 	Object   string   `json:"object"` // "VM web1 (vm-42)", "datastore fast1 (datastore-7)"
 	What     string   `json:"what"`
 	Hint     string   `json:"hint,omitempty"` // what a person can do about it
+
+	told bool // a backup finds it out and tells of it by itself
 }
 
 // String is one line.
@@ -150,6 +153,15 @@ type PreflightOptions struct {
 	FreePercent int
 }
 
+func (o *PreflightOptions) defaults() {
+	if len(o.Transports) == 0 {
+		o.Transports = preflightTransports
+	}
+	if o.FreePercent == 0 {
+		o.FreePercent = freePercent
+	}
+}
+
 var preflightTransports = []string{HotAdd, NBDSSL, HTTPS, Export}
 
 // Preflight looks for all that would stop or weaken a backup of a VM. It changes nothing on the server. What cannot be looked
@@ -159,24 +171,38 @@ func (c *Client) Preflight(ctx context.Context, vm types.ManagedObjectReference,
 	if opts != nil {
 		o = *opts
 	}
-	if len(o.Transports) == 0 {
-		o.Transports = preflightTransports
-	}
-	if o.FreePercent == 0 {
-		o.FreePercent = freePercent
-	}
+	o.defaults()
 	m, err := c.machine(ctx, vm)
 	if err != nil {
 		return nil, fmt.Errorf("%s: preflight: %w", c.Address(), err)
 	}
 	f := &preflight{c: c, m: m, o: o, out: &Preflight{VM: vm.Value, Name: m.Name}}
-	for _, look := range []func(context.Context) error{f.state, f.disks, f.tracking, f.snapshots, f.quiescing, f.stores, f.licence, f.rights} {
-		if err := look(ctx); err != nil {
-			return nil, fmt.Errorf("%s: preflight of %s: %w", c.Address(), f.object(), err)
+	return f.out, f.look(ctx)
+}
+
+const preflightTime = 30 * time.Second // for all that is looked at
+
+// look looks at everything. What takes too long, or cannot be asked for, is a finding as well.
+func (f *preflight) look(ctx context.Context) error {
+	timed, cancel := context.WithTimeout(ctx, preflightTime)
+	defer cancel()
+	for _, part := range []struct {
+		what string
+		look func(context.Context) error
+	}{
+		{"state", f.state}, {"disks", f.disks}, {"tracking", f.tracking}, {"snapshots", f.snapshots}, {"quiescing", f.quiescing},
+		{"datastores", f.stores}, {"licence", f.licence}, {"proxy", f.proxy}, {"privileges", f.rights},
+	} {
+		err := part.look(timed)
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: preflight of %s: %w", f.c.Address(), f.object(), ctx.Err())
+		}
+		if err != nil {
+			f.vm(Weak, "its "+part.what+" could not be looked at: "+bounded(err.Error()), "")
 		}
 	}
 	slices.SortStableFunc(f.out.Findings, func(a, b Finding) int { return int(b.Severity) - int(a.Severity) })
-	return f.out, nil
+	return nil
 }
 
 // preflight is one look at one VM.
@@ -194,6 +220,9 @@ func (f *preflight) found(s Severity, object, what, hint string) {
 }
 
 func (f *preflight) vm(s Severity, what, hint string) { f.found(s, f.object(), what, hint) }
+
+// told marks what was found last.
+func (f *preflight) told() { f.out.Findings[len(f.out.Findings)-1].told = true }
 
 var _ json.Marshaler = (*Preflight)(nil)
 

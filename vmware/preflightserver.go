@@ -168,6 +168,7 @@ func (f *preflight) judge(missing []missingPrivilege, uses []string) {
 			severity = Note
 		}
 		f.found(severity, object, fmt.Sprintf("the user lacks the privilege %s, needed for: %s", m.ID, strings.Join(needed, ", ")), "in the vSphere Client: "+m.Name)
+		f.told() // where it is missed: a transport says why it was not taken
 	}
 	if !slices.ContainsFunc(f.o.Transports, func(t string) bool { return !without[t] }) {
 		f.vm(Stop, "the user may use none of the transports: "+strings.Join(f.o.Transports, ", "), "grant the privileges of one of them")

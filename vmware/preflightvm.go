@@ -19,6 +19,9 @@ const (
 // state looks at what the VM is and does.
 func (f *preflight) state(ctx context.Context) error {
 	run := f.m.Runtime
+	if err := unfinished(f.m.Name, f.m.Config); err != nil {
+		f.vm(Stop, err.Error(), "")
+	}
 	switch run.ConnectionState {
 	case types.VirtualMachineConnectionStateConnected, "":
 	default:
@@ -62,17 +65,17 @@ func (f *preflight) encrypted() bool {
 
 // underway looks at what is being done to the VM at this moment.
 func (f *preflight) underway(ctx context.Context) error {
+	tasks, err := f.c.tasks(ctx, f.m.RecentTask)
+	if err != nil {
+		return err
+	}
 	for _, doing := range []struct{ word, what string }{
 		{"relocate", "it is being moved to other storage"},
 		{"migrate", "it is being moved to another host"},
 		{"snapshot", "a snapshot of it is being made or removed"},
 		{"consolidate", "its disks are being consolidated"},
 	} {
-		task, err := f.c.underWay(ctx, f.m.RecentTask, doing.word)
-		if err != nil {
-			return err
-		}
-		if task != nil {
+		if task := goingOn(tasks, doing.word); task != nil {
 			f.vm(Stop, fmt.Sprintf("%s (%s)", doing.what, task.Key), "wait for that")
 		}
 	}
@@ -86,6 +89,7 @@ func (f *preflight) disks(context.Context) error {
 		f.out.Disks = append(f.out.Disks, DiskFinding{Key: d.Key, Slot: d.Slot, File: d.File, Size: d.Size, Skip: d.Skip})
 		if d.Skip != "" {
 			f.found(Weak, fmt.Sprintf("%s, disk %s (%s)", f.object(), d.Slot, d.Key), "it is left out: "+d.Skip, "")
+			f.told()
 		} else {
 			covered++
 		}
@@ -116,6 +120,12 @@ func (f *preflight) hardware() int {
 
 // tracking tells what can be had of changed-block tracking.
 func (f *preflight) tracking(context.Context) error {
+	before := len(f.out.Findings)
+	defer func() { // each disk that is read whole says why
+		for i := range f.out.Findings[before:] {
+			f.out.Findings[before+i].told = true
+		}
+	}()
 	on := isTrue(f.m.Config.ChangeTrackingEnabled)
 	switch {
 	case f.hardware() > 0 && f.hardware() < trackingNeeds:
@@ -163,6 +173,7 @@ func (f *preflight) snapshots(context.Context) error {
 	}
 	if f.m.Runtime.ConsolidationNeeded {
 		f.vm(Weak, "its disks need consolidation: each snapshot that is not merged makes it slower, and takes up room", "consolidate them in the vSphere Client")
+		f.told()
 	}
 	return nil
 }

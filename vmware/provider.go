@@ -40,6 +40,12 @@ type Options struct {
 	// removed then, ALSO THOSE OF ITS USERS.
 	HuntSnapshots bool
 
+	// SkipPreflight takes snapshots without a look at what would stop or weaken the backup: see [Client.Preflight].
+	SkipPreflight bool
+	// FreePercent and DeltaBytes are what that look wants of datastores: see [PreflightOptions].
+	FreePercent int
+	DeltaBytes  int64
+
 	Transports *TransportOptions
 	// Scratch is a folder of this machine for what a transport must keep. Empty: the system's.
 	Scratch string
@@ -54,6 +60,7 @@ type Provider struct {
 	mu    sync.Mutex
 	taken map[string]bool // VMs that a snapshot of this provider is at work on
 
+	transports []string // in the order in which they are tried
 	// openDisk finds a transport; another one in tests.
 	openDisk func(ctx context.Context, p *Pinned) (pipe.Image, Choice, error)
 }
@@ -75,6 +82,9 @@ func New(c *Client, vms []types.ManagedObjectReference, opts *Options) (*Provide
 		return nil, err
 	}
 	p.openDisk = by.open
+	for _, t := range by.order {
+		p.transports = append(p.transports, t.Name())
+	}
 	return p, nil
 }
 

@@ -36,6 +36,7 @@ type newVM struct {
 	where    *where
 	spec     types.VirtualMachineConfigSpec
 	hardware *hardware
+	files    map[string]string // of disks that are there already, by key: see Start
 	journal  hikae.Journal
 
 	mark, instance string
@@ -118,7 +119,7 @@ func (d *newVM) planHardware(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h := &hardware{opts: d.restorer.opts, nets: nets, where: d.where, home: home,
+	h := &hardware{opts: d.restorer.opts, nets: nets, where: d.where, home: home, files: d.files,
 		keys: map[int32]int32{}, disks: map[string]newDisk{}, need: map[string]int64{}, nextKey: -100}
 	d.hardware = h
 	if d.was != nil {
@@ -246,7 +247,9 @@ func (d *newVM) OpenDisk(ctx context.Context, key string) (pipe.Target, error) {
 	if disk.target != nil {
 		return nil, fmt.Errorf("disk %s: it is open already: %w", key, fs.ErrExist)
 	}
-	to, choice, err := d.restorer.by.openTarget(ctx, d.pinned(disk.Disk))
+	p := d.pinned(disk.Disk)
+	p.Fresh = true
+	to, choice, err := d.restorer.by.openTarget(ctx, p)
 	if err != nil {
 		return nil, err
 	}

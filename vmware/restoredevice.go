@@ -17,7 +17,8 @@ type hardware struct {
 	opts     RestorerOptions
 	nets     *networks
 	where    *where
-	home     string // datastore
+	home     string            // datastore
+	files    map[string]string // of disks that are there already, by key
 	changes  []types.BaseVirtualDeviceConfigSpec
 	keys     map[int32]int32 // of a recorded controller, to that in the specification
 	disks    map[string]newDisk
@@ -184,7 +185,11 @@ func (h *hardware) backed(disk *types.VirtualDisk, was Disk, size int64) error {
 	if !thin {
 		disk.Backing.(*types.VirtualDiskFlatVer2BackingInfo).EagerlyScrub = &eager
 	}
-	h.changes[len(h.changes)-1].GetVirtualDeviceConfigSpec().FileOperation = types.VirtualDeviceConfigSpecFileOperationCreate
+	if file := h.files[was.Key]; file != "" {
+		disk.Backing.(*types.VirtualDiskFlatVer2BackingInfo).FileName += " " + file
+	} else {
+		h.changes[len(h.changes)-1].GetVirtualDeviceConfigSpec().FileOperation = types.VirtualDeviceConfigSpecFileOperationCreate
+	}
 	h.disks[was.Key] = newDisk{slot: was.Slot, size: size, was: was.UUID}
 	return nil
 }

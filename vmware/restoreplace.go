@@ -257,12 +257,19 @@ func (d *placeDraft) OpenDisk(ctx context.Context, key string) (pipe.Target, err
 	return p.target, nil
 }
 
-// beside opens the disk that is written to, to look at what it holds.
+// beside is the disk that is written to, to look at what it holds: over the target's own connection where it has that, because
+// a host may let nobody else open it. Opened a second time it has the target's place among what is read and written at once:
+// who holds one and waits for another waits for others that do the same.
 func (d *placeDraft) beside(ctx context.Context, to pipe.Target, p *placeDisk) (pipe.Image, error) {
 	if !keepsBase(ctx, to) {
 		return nil, errors.New("the transport replaces its file")
 	}
-	is, _, err := d.restorer.by.open(ctx, d.pinned(p.Disk))
+	if is, ok := readableTarget(to); ok {
+		return is, nil
+	}
+	again := d.pinned(p.Disk)
+	again.placed = true
+	is, _, err := d.restorer.by.open(ctx, again)
 	if err != nil {
 		return nil, fmt.Errorf("it cannot be read beside: %w", err)
 	}

@@ -1,22 +1,18 @@
 package vmware
 
 import (
-	"bytes"
 	"fmt"
-	"io"
 	"io/fs"
 	"path"
 	"strings"
 
 	"github.com/vmware/govmomi/vim25/types"
-	"github.com/vmware/govmomi/vim25/xml"
 
 	"github.com/hikae/hikae"
 )
 
 const (
 	recordBlob  = configXML
-	maxDepth    = 64 // of elements in it
 	maxDevices  = 1024
 	maxNVRAM    = 16 << 20 // bytes; a firmware's variables have some hundred KiB
 	nvramEnding = ".nvram"
@@ -29,50 +25,11 @@ func readRecord(config map[string][]byte) (*types.VirtualMachineConfigInfo, erro
 	if !ok {
 		return nil, nil
 	}
-	if len(text) > maxConfig {
-		return nil, fmt.Errorf("%s: %w: %d bytes", recordBlob, fs.ErrInvalid, len(text))
-	}
-	if err := shallow(text); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", recordBlob, fs.ErrInvalid, err)
-	}
-	info, err := decodeRecord(text)
+	info, err := ParseConfig(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", recordBlob, fs.ErrInvalid, err)
+		return nil, err
 	}
 	return info, checkRecord(info)
-}
-
-// shallow bounds how deep elements nest: decoders call themselves for each.
-func shallow(text []byte) error {
-	d, depth := xml.NewDecoder(bytes.NewReader(text)), 0
-	for {
-		t, err := d.RawToken()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		switch t.(type) {
-		case xml.StartElement:
-			depth++
-		case xml.EndElement:
-			depth--
-		}
-		if depth > maxDepth {
-			return fmt.Errorf("elements nest deeper than %d", maxDepth)
-		}
-	}
-}
-
-// decodeRecord turns what the decoder makes of a type in the wrong place, which is a panic of package reflect, into an error.
-func decodeRecord(text []byte) (info *types.VirtualMachineConfigInfo, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			info, err = nil, fmt.Errorf("an element is of a type that cannot stand there: %v", p)
-		}
-	}()
-	return ParseConfig(text)
 }
 
 func checkRecord(info *types.VirtualMachineConfigInfo) error {

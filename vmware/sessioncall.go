@@ -23,6 +23,7 @@ const (
 	callTries   = 7                      // of one that failed on its way; the waits between add up to half a minute at most
 	callWait    = 250 * time.Millisecond // before the second, and doubled before each further one
 	callMaxWait = 10 * time.Second
+	silences    = 2   // times that no answer came in time: a server that is stuck is not waited for seven times
 	loginTries  = 2   // logins for one call: a session that is lost at once again is lost for a reason
 	slowCall    = 10  // times CallTimeout, for calls that are known to take long
 	waitSlack   = 2.0 // times CallTimeout, on top of what a wait for updates asked for
@@ -69,7 +70,7 @@ type caller struct {
 func (r *caller) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
 	call := nameOf(req)
 	opening := aboutSessions(call)
-	logins := 0
+	logins, silent := 0, 0
 	for try := 1; ; try++ {
 		seen, err := r.c.login.state()
 		if err != nil && !opening {
@@ -85,7 +86,10 @@ func (r *caller) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
 			}
 			continue
 		}
-		if err == nil || ctx.Err() != nil || try >= callTries || !againWorth(call, err) {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			silent++
+		}
+		if err == nil || ctx.Err() != nil || try >= callTries || silent >= silences || !againWorth(call, err) {
 			return err
 		}
 		if err := pause(ctx, try); err != nil {

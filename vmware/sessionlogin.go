@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vmware/govmomi/sts"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -48,8 +49,10 @@ type login struct {
 	turn chan struct{} // holds a token while nobody logs in
 
 	mu     sync.Mutex
-	times  int   // that it was logged in
-	broken error // the server said no, and would say it again
+	times  int           // that it was logged in
+	broken error         // the server said no
+	until  time.Time     // that nobody asks again: each refusal counts towards locking the account
+	deaf   time.Duration // how long the next refusal is believed
 	closed bool
 	key    string // of the session
 	user   string // as the server calls it
@@ -68,7 +71,10 @@ func (l *login) state() (times int, err error) {
 	if l.closed {
 		return l.times, fmt.Errorf("%s: the client is closed: %w", l.c.Address(), net.ErrClosed)
 	}
-	return l.times, l.broken
+	if time.Now().Before(l.until) {
+		return l.times, l.broken
+	}
+	return l.times, nil
 }
 
 // close reports whether there is a session that has to be ended.
@@ -77,13 +83,14 @@ func (l *login) close() bool {
 	defer l.mu.Unlock()
 	was := l.closed
 	l.closed = true
-	return !was && l.times > 0 && l.broken == nil && l.who.Session == ""
+	return !was && l.times > 0 && l.who.Session == ""
 }
 
 func (l *login) first(ctx context.Context) error { return l.again(ctx, 0) }
 
 // again logs in, unless somebody has done that since it was seen. Whoever comes meanwhile waits for that one login. One that
-// the server refuses is not repeated: a few more would lock the account.
+// the server refuses is not repeated for a while, and for a longer one each time: servers lock an account after five refusals
+// within 3 minutes (vCenter) or 15 (ESXi). It is not final either: directories have bad minutes.
 func (l *login) again(ctx context.Context, seen int) error {
 	select {
 	case <-l.turn:
@@ -100,13 +107,21 @@ func (l *login) again(ctx context.Context, seen int) error {
 	if err != nil {
 		err = fmt.Errorf("log in as %s: %w", l.who, err)
 		if refused(err) {
-			l.broken = err
+			l.deaf = min(max(firstDeaf, moreDeaf*l.deaf), mostDeaf)
+			l.broken, l.until = err, time.Now().Add(l.deaf)
 		}
 		return err
 	}
+	l.broken, l.deaf = nil, 0
 	l.times, l.key, l.user = l.times+1, session.Key, session.UserName
 	return nil
 }
+
+const (
+	firstDeaf = 30 * time.Second // that a refused login is not repeated
+	moreDeaf  = 4                // times as long after each further refusal: four of them in 15 minutes
+	mostDeaf  = time.Hour
+)
 
 // refused: to ask once more would be answered no once more.
 func refused(err error) bool {
@@ -116,11 +131,14 @@ func refused(err error) bool {
 
 func (l *login) do(ctx context.Context, seen int) (*types.UserSession, error) {
 	manager := *l.c.vim.ServiceContent.SessionManager
+	if seen > 0 && l.who.Session == "" {
+		// A server that is short of something says of a session that it is none, and refuses a login into one that is.
+		if session, err := l.c.currentSession(ctx, l.c.vim.Client); err == nil {
+			return session, nil
+		}
+	}
 	switch {
 	case l.who.Session != "":
-		if seen > 0 {
-			return nil, ErrSessionLost
-		}
 		return l.adopt(ctx)
 	case l.who.Token != "":
 		ctx = l.c.vim.Client.WithHeader(ctx, soap.Header{Security: &sts.Signer{Token: l.who.Token}})

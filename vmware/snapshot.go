@@ -21,7 +21,7 @@ const (
 
 // snapshot is one pinned moment of a VM. Its methods are called one at a time, but for OpenDisk, Changed and the images.
 //
-//	look       who else is at work here? what is it made of?
+//	look       who else is at work here? what is it made of? what would stop the backup, or weaken it?
 //	track      tracking enabled or reset, where it may be
 //	hold       it cannot be moved to other storage
 //	pin        the snapshot, with its guest quiet
@@ -44,6 +44,7 @@ type snapshot struct {
 	consistency hikae.Consistency
 	warnings    []string
 	node        snapshotNode
+	config      *types.VirtualMachineConfigInfo
 	disks       map[string]pinnedDisk // by key, those that are covered
 	untracked   string                // why the VM's changes are not tracked, where it is known
 	below       *snapshotTree         // without ours
@@ -114,7 +115,7 @@ func (s *snapshot) look(ctx context.Context) (err error) {
 	}
 	s.vm = s.was.describe()
 	s.warnStray()
-	return nil
+	return s.preflight(ctx)
 }
 
 // wait waits until the datastores of the VM can bear one more snapshot. What the VM is may have changed meanwhile.
@@ -146,9 +147,13 @@ func (s *snapshot) wait(ctx context.Context) error {
 	return s.alone(ctx)
 }
 
-// alone refuses a VM with a snapshot of another session, or with work under way that no snapshot can be taken beside.
+// alone refuses a VM with a snapshot of another session, with work under way that no snapshot can be taken beside, or that a
+// restore has not made whole.
 func (s *snapshot) alone(ctx context.Context) error {
 	what := "VM " + s.ref.Value
+	if err := unfinished(s.was.Name, s.was.Config); err != nil {
+		return err
+	}
 	for _, n := range s.was.tree.marked("") {
 		return &hikae.BusyError{What: what, Owner: fmt.Sprintf("a session that is running, or was killed and not yet swept (snapshot %q, %s)", n.name, n.ref.Value)}
 	}
@@ -198,7 +203,11 @@ func (s *snapshot) adopt(ctx context.Context) error {
 	if err := s.client.properties(ctx, s.node.ref, []string{"config"}, &snap); err != nil {
 		return fmt.Errorf("configuration of snapshot %s: %w", s.node.ref.Value, err)
 	}
+	if err := unfinished(after.Name, &snap.Config); err != nil { // the restore began when we had looked
+		return err
+	}
 	s.was.host, s.was.release = after.host, after.release
+	s.config = &snap.Config
 	return s.adoptDisks(ctx, &snap.Config, after)
 }
 

@@ -21,6 +21,7 @@ func TestCycle(t *testing.T) {
 		"vCenter": {DisksPerVM: 2}, "single host": {ESX: true}, "old deltas": {Deltas: vmwaretest.COWD, Thick: true}, "SESparse backing": {SEBacking: true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			opts.DiskBytes = 4 << 20
 			l := newLab(t, opts)
 			before, err := l.client.machine(t.Context(), l.vm().Ref())
 			require.NoError(t, err)
@@ -31,7 +32,7 @@ func TestCycle(t *testing.T) {
 			for range 3 {
 				res := l.changed()
 				require.Empty(t, res.Warnings)
-				require.Less(t, res.Disks[0].Read, int64(labDisk/4))
+				require.Less(t, res.Disks[0].Read, opts.DiskBytes/2)
 			}
 			after, err := l.client.machine(t.Context(), l.vm().Ref())
 			require.NoError(t, err)
@@ -180,7 +181,11 @@ func TestQuiescerOfTheCaller(t *testing.T) {
 			if c.slow {
 				l.server.Fail(vmwaretest.Fault{Method: "CreateSnapshot_Task", InTask: true, Delay: 300 * time.Millisecond})
 			}
-			res, want, err := l.try(&job.BackupOptions{Quiescer: c.q, FreezeDeadline: 50 * time.Millisecond})
+			deadline := time.Minute
+			if c.slow {
+				deadline = 50 * time.Millisecond
+			}
+			res, want, err := l.try(&job.BackupOptions{Quiescer: c.q, FreezeDeadline: deadline})
 			l.clean()
 			require.Equal(t, 1, c.q.frozen)
 			require.Equal(t, 1, c.q.thawed)

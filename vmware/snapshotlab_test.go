@@ -42,10 +42,10 @@ type lab struct {
 	repo    *repo.Repository
 	journal string
 	opts    Options
-	rnd     *rand.Rand
+	rnd     *rand.ChaCha8
 }
 
-const labDisk = 8 << 20
+const labDisk = 2 << 20
 
 func newLab(t *testing.T, opts vmwaretest.Options) *lab {
 	t.Helper()
@@ -55,7 +55,7 @@ func newLab(t *testing.T, opts vmwaretest.Options) *lab {
 	server, err := vmwaretest.Start(&opts)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, server.Close()) })
-	l := &lab{T: t, server: server, journal: filepath.Join(t.TempDir(), "journal"), rnd: rand.New(rand.NewPCG(7, 7))}
+	l := &lab{T: t, server: server, journal: filepath.Join(t.TempDir(), "journal"), rnd: rand.NewChaCha8([32]byte{7})}
 	l.opts.Transports = &TransportOptions{Order: []string{"insider"}, More: []Transport{insider{server}}}
 	l.client = l.connect()
 	t.Cleanup(func() { require.NoError(t, l.client.Close(context.WithoutCancel(t.Context()))) })
@@ -114,12 +114,11 @@ func (l *lab) provider() *Provider {
 // scribble writes as the guest does, here and there.
 func (l *lab) scribble(d *vmwaretest.Disk, times int) {
 	l.Helper()
+	at := rand.New(l.rnd)
 	for range times {
-		p := make([]byte, 1+l.rnd.IntN(100_000))
-		for i := range p {
-			p[i] = byte(l.rnd.Uint32())
-		}
-		require.NoError(l, d.Write(l.rnd.Int64N(d.Size()-int64(len(p))), p))
+		p := make([]byte, 1+at.IntN(100_000))
+		_, _ = l.rnd.Read(p) // it never fails
+		require.NoError(l, d.Write(at.Int64N(d.Size()-int64(len(p))), p))
 	}
 }
 

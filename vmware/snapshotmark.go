@@ -215,16 +215,17 @@ func (k *marked) look(ctx context.Context) (ref types.ManagedObjectReference, fo
 // underWay is a task of a list that has not ended, and whose name holds a word.
 func (c *Client) underWay(ctx context.Context, refs []types.ManagedObjectReference, word string) (*types.TaskInfo, error) {
 	tasks, err := c.tasks(ctx, refs)
-	if err != nil {
-		return nil, err
-	}
+	return goingOn(tasks, word), err
+}
+
+func goingOn(tasks []types.TaskInfo, word string) *types.TaskInfo {
 	for _, t := range tasks {
 		going := t.State == types.TaskInfoStateRunning || t.State == types.TaskInfoStateQueued
-		if going && strings.Contains(strings.ToLower(t.DescriptionId+" "+t.Name), strings.ToLower(word)) {
-			return &t, nil
+		if going && strings.Contains(strings.ToLower(t.DescriptionId+" "+t.Name), word) {
+			return &t
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 // removeSnapshot removes one snapshot, by its reference, and waits for it.

@@ -22,6 +22,7 @@ var undoers = map[string]func(ctx context.Context, c *Client, e hikae.Effect, ke
 	kindRestore:    undoRestore,
 	kindRelocation: undoRelocation,
 	kindTracking:   undoTracking,
+	kindStart:      undoStart,
 }
 
 // undo undoes one effect by a client of the server that it was made on.

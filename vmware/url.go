@@ -28,7 +28,7 @@ type Address struct {
 var repeatable = []string{"vm", "match", "tag", "folder", "pool", "transport", "mount"}
 
 // parameters are those that an address may have.
-var parameters = append([]string{"datacenter", "thumbprint", "ca", "quiesce", "tracking", "vddk", "scratch"}, repeatable...)
+var parameters = append([]string{"datacenter", "thumbprint", "ca", "quiesce", "tracking", "proxy", "vddk", "scratch"}, repeatable...)
 
 // ParseURL reads the address of virtual machines of a server:
 //
@@ -48,6 +48,7 @@ var parameters = append([]string{"datacenter", "thumbprint", "ca", "quiesce", "t
 //	quiesce     try, require or off
 //	tracking    enable, keep (as it is found) or reset (anew with each full backup)
 //	mount       DATASTORE=FOLDER: where a datastore is mounted on this machine, repeatable
+//	proxy       the VM that this program runs in, by name or reference: see [HotAddOptions]
 //	vddk        the folder of the user's own VDDK
 //	scratch     a folder of this machine for what a transport must keep
 //
@@ -185,6 +186,9 @@ func parseTransports(query url.Values) (*TransportOptions, error) {
 			t.Mounts = map[string]string{}
 		}
 		t.Mounts[name] = folder
+	}
+	if name := query.Get("proxy"); name != "" {
+		t.HotAdd = &HotAddOptions{Proxy: name}
 	}
 	if folder := query.Get("vddk"); folder != "" {
 		if !filepath.IsAbs(folder) {

@@ -319,7 +319,7 @@ func (f *restoreFlags) checkDisks(p pipe.PointInfo) error {
 				Hint: "It has " + strings.Join(keys, ", ") + "."}
 		}
 	}
-	if f.inPlace && !f.toKVM() && len(f.disks) != 1 && len(p.Disks) != 1 {
+	if f.inPlace && !f.toKVM() && !f.toVSphere() && len(f.disks) != 1 && len(p.Disks) != 1 {
 		return outcome.Usage("Choose one with --disk: "+strings.Join(keys, ", ")+".", "--in-place writes one disk, the point has %d", len(p.Disks))
 	}
 	return nil

@@ -34,7 +34,8 @@ const (
 // vsphere is a server that this command is logged in to.
 type vsphere struct {
 	*vmware.Client
-	address *vmware.Address
+	address   *vmware.Address
+	unchecked bool // what would stop a backup is not looked for
 }
 
 // vsphereAt reads an address and logs in. The caller closes it.
@@ -55,7 +56,7 @@ func (t *tool) vsphereLogin(ctx context.Context, a *vmware.Address) (*vsphere, e
 	if err != nil {
 		return nil, &outcome.Error{Object: a.Server.Host, Text: "log in to " + a.Server.Host, Err: err, Hint: loginHint(err)}
 	}
-	return &vsphere{c, a}, nil
+	return &vsphere{Client: c, address: a}, nil
 }
 
 func (t *tool) vsphereUser(a *vmware.Address) (who vmware.Login, err error) {
@@ -79,15 +80,8 @@ func (t *tool) vsphereUser(a *vmware.Address) (who vmware.Login, err error) {
 	return who, nil
 }
 
+// loginHint is for a server that is not there; of what else goes wrong package outcome knows.
 func loginHint(err error) string {
-	var print *vmware.ThumbprintError
-	var untrusted *vmware.UntrustedError
-	switch {
-	case errors.As(err, &print):
-		return "The server shows another certificate than the address says. Find out why before you go on."
-	case errors.As(err, &untrusted):
-		return "Add &ca=FILE with the authority's certificate, or &thumbprint= after you have compared it on the server itself."
-	}
 	var lost net.Error
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.As(err, &lost) && lost.Timeout() {
 		return "The address is that of a vCenter Server or an ESXi host, at port 443 where none is given."
@@ -108,12 +102,16 @@ func (f *backupFlags) vsphereProvider(ctx context.Context, t *tool, source strin
 		return nil, outcome.Usage("vSphere knows itself what changed, and a VM is read at one moment.",
 			"--changed and --force-live are for disk image files")
 	}
+	source, unchecked, err := cutCheck(source)
+	if err != nil {
+		return nil, err
+	}
 	v, err := t.vsphereAt(ctx, source)
 	if err != nil {
 		return nil, err
 	}
 	t.atEnd(v.close)
-	t.server = v
+	t.server, v.unchecked = v, unchecked
 	found, err := v.found(ctx, source)
 	if err != nil {
 		return nil, err
@@ -131,18 +129,73 @@ func (f *backupFlags) vsphereProvider(ctx context.Context, t *tool, source strin
 		f.name = found[0].Name
 	}
 	f.several = nil
-	return vmware.New(v.Client, vmware.Refs(found), &v.address.Options)
+	return v.provider(vmware.Refs(found))
+}
+
+// cutCheck takes &check=off out of an address: it is said to this command, and not to the server.
+func cutCheck(source string) (rest string, off bool, err error) {
+	u, err := url.Parse(source)
+	if err != nil {
+		return source, false, nil // who reads the address says it better
+	}
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil || !query.Has("check") {
+		return source, false, nil
+	}
+	if len(query["check"]) != 1 || query.Get("check") != "off" {
+		return source, false, outcome.Usage("What would stop a backup is looked for first; &check=off goes on without.", "&check= can be off, and nothing else")
+	}
+	query.Del("check")
+	u.RawQuery = query.Encode()
+	return u.String(), true, nil
+}
+
+// checked is a provider that looks for what would stop a backup before anything is touched.
+type checked struct {
+	*vmware.Provider
+	server *vsphere
+}
+
+func (v *vsphere) provider(refs []types.ManagedObjectReference) (hikae.SnapshotProvider, error) {
+	p, err := vmware.New(v.Client, refs, &v.address.Options)
+	if err != nil || v.unchecked {
+		return p, err
+	}
+	return checked{p, v}, nil
+}
+
+// Snapshot implements [hikae.SnapshotProvider].
+func (p checked) Snapshot(ctx context.Context, id string, opts *hikae.SnapshotOptions) (hikae.Snapshot, error) {
+	o := p.server.address.Options
+	look := &vmware.PreflightOptions{Quiesce: o.Quiesce, KeepTracking: o.KeepTracking, Transports: named(o.Transports)}
+	if opts != nil && opts.Quiescer != nil {
+		look.Quiesce = vmware.NoQuiesce // a component of ours quiesces, and VMware Tools are not asked
+	}
+	found, err := p.server.Preflight(ctx, types.ManagedObjectReference{Type: "VirtualMachine", Value: id}, look)
+	if err == nil {
+		err = found.Err()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p.Provider.Snapshot(ctx, id, opts)
+}
+
+// named are the transports that an address names; nil: the usual ones.
+func named(o *vmware.TransportOptions) (out []string) {
+	for _, name := range o.Order {
+		if !strings.HasPrefix(name, "!") {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // found are the VMs that are meant, without those that nobody backs up.
 func (v *vsphere) found(ctx context.Context, source string) ([]vmware.Found, error) {
 	list, err := v.Find(ctx, v.address.Select)
 	if err != nil {
-		hint := ""
-		if errors.Is(err, fs.ErrNotExist) {
-			hint = "`hikae vsphere list` shows what there is."
-		}
-		return nil, &outcome.Error{Object: v.Address(), Text: "VMs of " + v.Address(), Err: err, Hint: hint}
+		return nil, v.notFound(err)
 	}
 	var out []vmware.Found
 	var skipped []string
@@ -167,6 +220,15 @@ func (v *vsphere) found(ctx context.Context, source string) ([]vmware.Found, err
 // that takes hours. Given up, it goes on by itself, and the next command looks after it.
 const removalDeadline = 6 * time.Hour
 
+// notFound says in words for people that what is named is not there.
+func (v *vsphere) notFound(err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return &outcome.Error{Object: v.Address(), Text: "VMs of " + v.Address(), Err: err}
+	}
+	return &outcome.Error{Kind: outcome.KindNotFound, Object: v.Address(), Hint: "`hikae vsphere list` shows what there is.",
+		Text: strings.ReplaceAll(err.Error(), ": "+fs.ErrNotExist.Error(), " is not there")}
+}
+
 // vsphereVMs is a provider of several VMs, each of which is backed up in its turn.
 type vsphereVMs struct {
 	server *vsphere
@@ -185,7 +247,7 @@ func (m vsphereVMs) VMs(ctx context.Context) iter.Seq2[hikae.VM, error] {
 }
 
 func (m vsphereVMs) Snapshot(ctx context.Context, id string, opts *hikae.SnapshotOptions) (hikae.Snapshot, error) {
-	p, err := vmware.New(m.server.Client, m.refs, &m.server.address.Options)
+	p, err := m.server.provider(m.refs)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -17,7 +18,7 @@ func (t *tool) vsphereCommand() *cobra.Command {
 	cmd.RunE = func(*cobra.Command, []string) error {
 		return errors.New("what to do is missing: list, check, selftest, reset-tracking or sweep")
 	}
-	cmd.AddCommand(t.vsphereListCommand(), t.vsphereCheckCommand(), t.vsphereResetCommand(), t.vsphereSweepCommand())
+	cmd.AddCommand(t.vsphereListCommand(), t.vsphereCheckCommand(), t.vsphereSelftestCommand(), t.vsphereResetCommand(), t.vsphereSweepCommand())
 	return cmd
 }
 
@@ -54,7 +55,7 @@ func (t *tool) vsphereList(ctx context.Context, source string) (*reply, error) {
 	defer v.close()
 	found, err := v.Find(ctx, v.address.Select)
 	if err != nil {
-		return nil, &outcome.Error{Object: v.Address(), Text: "VMs of " + v.Address(), Err: err}
+		return nil, v.notFound(err)
 	}
 	doc := struct {
 		VMs []listedVM `json:"vms"`
@@ -101,7 +102,8 @@ func (t *tool) vsphereCheck(ctx context.Context, source string, restore bool) (*
 	if err != nil {
 		return nil, err
 	}
-	opts := &vmware.PreflightOptions{Quiesce: v.address.Options.Quiesce, KeepTracking: v.address.Options.KeepTracking}
+	opts := &vmware.PreflightOptions{Quiesce: v.address.Options.Quiesce, KeepTracking: v.address.Options.KeepTracking,
+		Transports: named(v.address.Options.Transports)}
 	if restore {
 		opts.For = []string{vmware.ForRestore}
 	}
@@ -240,11 +242,21 @@ func (t *tool) vsphereSweep(ctx context.Context, source string) (*reply, error) 
 	doc := struct {
 		Undone int `json:"undone"`
 	}{undone}
-	left := &reply{doc: doc, text: func(w *show.Printer) error { return w.Printf("%d things were removed\n", undone) }}
+	left := &reply{doc: doc, text: func(w *show.Printer) error { return w.Printf("%s\n", removed(undone)) }}
 	if err = withoutOthers(err); err != nil {
 		return left, &outcome.Error{Object: v.Address(), Text: "sweep of " + v.Address(), Err: err}
 	}
 	return left, nil
+}
+
+func removed(n int) string {
+	switch n {
+	case 0:
+		return "there was nothing to remove"
+	case 1:
+		return "one thing was removed"
+	}
+	return fmt.Sprintf("%d things were removed", n)
 }
 
 // errElsewhere is what is left for another command to undo.

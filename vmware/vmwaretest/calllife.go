@@ -46,7 +46,11 @@ func (c *folderCalls) create(asked *simulator.Context, folder *simulator.Folder,
 			existing[disk.Key] = true
 		}
 	}
-	if _, err := c.s.adopt(ref, existing); err != nil {
+	v, err := c.s.adopt(ref, existing)
+	if err == nil {
+		err = v.push()
+	}
+	if err != nil {
 		return nil, asFault(err)
 	}
 	return ref, nil
@@ -79,11 +83,17 @@ func (v *VM) destroy(asked *simulator.Context, req *types.Destroy_Task) types.Ba
 		for _, l := range d.files {
 			v.s.forget(l)
 			_ = l.store.close() // the file goes with its folder
+			if l.nas != nil {
+				_ = l.nas.remove() // a host removes the disks of what it destroys
+			}
 		}
 	}
 	vm := v.sim()
 	v.disks, v.gone = nil, true
 	v.mu.Unlock()
+	if n, folder := v.folderOf(); n != nil {
+		_ = n.wipe(folder)
+	}
 	if vm == nil {
 		return nil
 	}
@@ -103,6 +113,11 @@ func (c *vmCalls) UnregisterVM(ctx *simulator.Context, req *types.UnregisterVM) 
 	vm, ok := c.s.reg.Get(req.This).(*simulator.VirtualMachine)
 	if !ok {
 		return &methods.UnregisterVMBody{Fault_: simulator.Fault("", &types.ManagedObjectNotFound{Obj: req.This})}
+	}
+	if v := c.s.VMByRef(req.This); v != nil {
+		if err := v.push(); err != nil { // the last that its host writes
+			return &methods.UnregisterVMBody{Fault_: simulator.Fault("", fileFault(v.Folder(), err))}
+		}
 	}
 	var res soap.HasFault
 	ctx.WithLock(vm, func() { res = vm.UnregisterVM(ctx, req) })

@@ -51,6 +51,9 @@ func (v *VM) relocate(ctx *simulator.Context, spec *types.VirtualMachineRelocate
 		if f := v.moveFiles(ctx, ds); f != nil {
 			return f
 		}
+		if f := v.leaveNAS(ctx, ds); f != nil {
+			return f
+		}
 	}
 	if spec.Host != nil {
 		if f := v.moveHost(ctx, *spec.Host); f != nil {
@@ -96,7 +99,7 @@ func (v *VM) moveFiles(ctx *simulator.Context, to *simulator.Datastore) types.Ba
 			if l.busy() {
 				return &types.FileLocked{FileFault: types.FileFault{File: l.name.String()}}
 			}
-			if l.name.Datastore == from.Name {
+			if l.name.Datastore == from.Name && l.nas == nil {
 				layers = append(layers, l)
 			}
 		}
@@ -114,6 +117,11 @@ func (v *VM) moveFiles(ctx *simulator.Context, to *simulator.Datastore) types.Ba
 	walk(v.roots, func(s *snapshot) { s.rehome(to.Name) })
 	vmx.Datastore = to.Name
 	v.tellMove(ctx, from, to, vmx)
+	if n := v.s.nases.of(from.Name); n != nil {
+		if err := n.wipe(folder); err != nil {
+			return fileFault(vmx.String(), err)
+		}
+	}
 	if err := os.RemoveAll(old); err != nil {
 		return fileFault(vmx.String(), err)
 	}

@@ -24,8 +24,9 @@ type layer struct {
 	kind   string // createType
 	ddb    map[string]string
 	store  store
-	opens  int  // images that read or write it
-	fresh  bool // nothing was written since it was made
+	opens  int      // images that read or write it
+	fresh  bool     // nothing was written since it was made
+	nas    *nasDisk // nil: it lies on this machine
 }
 
 // extentName is the name of the file below a descriptor.
@@ -122,6 +123,9 @@ func (l *layer) describe() error {
 			d.ParentHint = path.Base(l.parent.local)
 		}
 	}
+	if l.nas != nil {
+		return l.nas.describe(d.Append(nil))
+	}
 	if err := os.WriteFile(l.local+".tmp", d.Append(nil), 0o600); err != nil {
 		return err
 	}
@@ -217,6 +221,9 @@ func (l *layer) busy() bool { return l.opens > 0 }
 
 // remove deletes its files.
 func (l *layer) remove() error {
+	if l.nas != nil {
+		return l.nas.remove()
+	}
 	return errors.Join(l.store.close(), os.Remove(l.extent()), os.Remove(l.local))
 }
 

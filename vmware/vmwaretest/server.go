@@ -29,6 +29,7 @@ type Server struct {
 	overlays map[string][]mo.Reference // by type of managed object
 	services []service
 	extras   *extras // the one of them that is there
+	nases    *nases  // datastores that hosts mounted
 	// changeDisk, if set, is asked first about a change of a disk; ok is false where it is no business of its own.
 	changeDisk func(v *VM, c *types.VirtualDeviceConfigSpec, d *types.VirtualDisk) (pass bool, then func() types.BaseMethodFault, f types.BaseMethodFault, ok bool)
 	tasks      sync.WaitGroup // under way
@@ -55,6 +56,7 @@ func Start(opts *Options) (*Server, error) {
 		opts: o, stopping: make(chan struct{}), vms: map[types.ManagedObjectReference]*VM{}, layers: map[string]*layer{},
 		users: map[string]*user{}, jobs: map[types.ManagedObjectReference]*job{}, latency: map[string]int64{},
 	}
+	s.nases = newNASes(s)
 	s.AddUser(o.User, o.Password, nil)
 	if err := s.build(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start a vSphere: %w", err), s.Close())

@@ -12,7 +12,7 @@ type service interface {
 // newServices are those that a server has.
 func newServices(s *Server) []service {
 	s.extras = newExtras(s)
-	return []service{s.extras}
+	return []service{s.extras, s.nases}
 }
 
 func (s *Server) startServices() error {

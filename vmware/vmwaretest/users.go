@@ -73,6 +73,9 @@ var privilegesOf = map[string][]string{
 	"CreateVM_Task":               {"VirtualMachine.Inventory.Create"},
 	"Destroy_Task":                {"VirtualMachine.Inventory.Delete"},
 	"RelocateVM_Task":             {"Resource.HotMigrate"},
+	"CreateNasDatastore":          {"Host.Config.Storage"},
+	"RemoveDatastore":             {"Host.Config.Storage"},
+	"UnregisterVM":                {"VirtualMachine.Inventory.Unregister"},
 	"DisableMethods":              {"Global.DisableMethods"},
 	"EnableMethods":               {"Global.EnableMethods"},
 }

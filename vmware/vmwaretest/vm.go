@@ -96,7 +96,7 @@ func (v *VM) takeDisk(disk *types.VirtualDisk, fresh bool) error {
 		d.uuid = newUUID()
 		d.top, err = newBase(name, local, capacityOf(disk), d.uuid, d.thin)
 	default:
-		d.top, err = openBase(name, local)
+		d.top, err = v.s.openExisting(name, local)
 	}
 	if err != nil {
 		return err
@@ -198,6 +198,9 @@ func (v *VM) turn(to types.VirtualMachinePowerState) types.BaseMethodFault {
 		return &types.InvalidPowerState{RequestedState: to, ExistingState: was}
 	}
 	if to == types.VirtualMachinePowerStatePoweredOn {
+		if f := v.reach(); f != nil {
+			return f
+		}
 		v.settleTracking()
 	}
 	v.setPower(ctx, to)

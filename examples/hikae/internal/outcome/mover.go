@@ -42,8 +42,8 @@ func notForRole(err error) bool {
 	return strings.HasSuffix(forbidden(err), "is not for this peer's role")
 }
 
-// message is an error in words. What the movers say to each other of keys and roles is for logs: people get it in their
-// own words, after what the command was about to do.
+// message is an error in words. What the movers say to each other of keys and roles is for logs, and so are the stations of a
+// call to a server: people get it in their own words, after what the command was about to do.
 func message(err error) string {
 	plain := ""
 	switch {
@@ -56,6 +56,9 @@ func message(err error) string {
 	case notForRole(err):
 		plain = "this machine has the role append there, and may not do that"
 	default:
+		plain = vsphereMessage(err)
+	}
+	if plain == "" {
 		return err.Error()
 	}
 	if own, ok := errors.AsType[*Error](err); ok && own.Text != "" {

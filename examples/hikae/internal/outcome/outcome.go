@@ -125,7 +125,7 @@ func as[T error](err error) bool {
 
 // rules are tried from the top: what says more comes first. They are a function for want of constant slices.
 func rules() []rule {
-	return []rule{
+	return append(vsphereRules(), []rule{
 		{as[*repo.ErrCorrupt], KindCorrupt, Damaged, "Run `hikae verify --repo REPO --repair` to mend what can be mended, or `hikae restore --salvage` to get the rest."},
 		{as[*repo.ErrUnsupported], KindUnsupported, Failed, "Use a newer version of Hikae for this repository."},
 		{as[*repo.ErrRollback], KindRollback, Failed, "Reading still works. Find out who put an old copy there before anything is written to it."},
@@ -169,7 +169,7 @@ func rules() []rule {
 		{is(fs.ErrExist), KindExists, Failed, "Choose another name, or allow replacing it with --force."},
 		{is(fs.ErrPermission), KindPermission, Failed, "Run as a user who may read and write there."},
 		{is(context.DeadlineExceeded), KindDeadline, Failed, "Run the command again."},
-	}
+	}...)
 }
 
 // byKind are the exit statuses of errors that commands raise themselves.
