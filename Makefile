@@ -100,7 +100,7 @@ deps:
 	@tools/deps gcc:gcc ld:libc6-dev qemu-img:qemu-utils qemu-io:qemu-utils mke2fs:e2fsprogs debugfs:e2fsprogs \
 		mkfs.fat:dosfstools mcopy:mtools strace:strace \
 		mkfs.xfs:xfsprogs xfs_repair:xfsprogs ntfs-3g:ntfs-3g mkntfs:ntfs-3g \
-		sgdisk:gdisk sfdisk:fdisk parted:parted pvcreate:lvm2 libvirtd:libvirt-daemon virsh:libvirt-clients \
+		fusermount3:fuse3 sgdisk:gdisk sfdisk:fdisk parted:parted pvcreate:lvm2 libvirtd:libvirt-daemon virsh:libvirt-clients \
 		qemu-system-x86_64:qemu-system-x86 lz4:lz4 nbdkit:nbdkit nbdcopy:libnbd-bin \
 		ip:iproute2 tc:iproute2 smbd:samba smbpasswd:samba-common-bin \
 		/usr/sbin/sshd:openssh-server sudo:sudo tcsh:tcsh openssl:openssl unshare:util-linux mount:mount \

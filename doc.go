@@ -33,9 +33,15 @@
 //	repo             the repository: points that are complete each, packs with parity, one log
 //	  repo/store     where its objects lie: a directory, memory; storetest is the suite for another
 //	kvm              running QEMU virtual machines: QMP, dirty bitmaps, the guest agent
+//	vmware           virtual machines of vSphere: snapshots, changed blocks, transports, restore
+//	  vmware/vmdk    VMDK files of every kind, and their chains; vmware/nfc reads and writes disks over the network
+//	  vmware/nfsserve  a point's disks as a datastore; vmware/guestops is a way into a guest
+//	  vmware/vmwaretest  a vSphere to test backup software against; vmware/selftest tests a real one
+//	guest            inside a virtual machine: consistent applications, frozen file systems, logs
+//	proxy            which machine does what
 //	job              sessions: Backup and Restore of a whole VM, their results and records
 //	  job/diskvm     disk files as a VM, for backup and restore without a hypervisor
-//	  job/report     what a session did, as text, JSON or a page
+//	  job/report     what a session did, as text, JSON or a page; job/selftest is a whole cycle on a VM
 //	examples         programs: the command-line tool, quickstart, the smallest useful one
 //
 // # The nouns

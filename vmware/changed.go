@@ -19,6 +19,7 @@ import (
 func (s *snapshot) judge(d Disk, below *snapshotTree) pinnedDisk {
 	p := pinnedDisk{Disk: d, now: moment{
 		at: s.node.created.UTC(), disk: d.Key, file: fileOf(d.File), first: d.Size, host: s.was.release, on: below.current, size: d.Size,
+		restored: restoredMark(s.config),
 	}}
 	id, err := parseServerID(d.ChangeID)
 	switch {
@@ -68,9 +69,6 @@ func (s *snapshot) changes(ctx context.Context, d pinnedDisk, since hikae.Change
 	}
 	if d.blind != "" {
 		return nil, lost("%s", d.blind)
-	}
-	if why := restoredAfter(s.config, past.at); why != "" {
-		return nil, lost("%s", why)
 	}
 	if err := d.now.follows(past, s.below, filesOf(d.Virtual)); err != nil {
 		return nil, err

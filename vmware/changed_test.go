@@ -63,9 +63,9 @@ func TestUUIDChanged(t *testing.T) {
 }
 
 func TestFaultKeys(t *testing.T) {
-	for key, reason := range map[string]string{
+	for key, reason := range some(t, 1, map[string]string{
 		vmwaretest.NoTrack: "not tracked then", vmwaretest.NoEpoch: "earlier tracking", vmwaretest.CannotGetChanges: "damaged",
-	} {
+	}) {
 		l := newLab(t, vmwaretest.Options{DiskBytes: 1 << 20})
 		l.point(nil)
 		l.vm().Disk(0).FailTracking(key)
@@ -85,13 +85,11 @@ func TestExtendedDisk(t *testing.T) {
 
 // KB 95965: from the extension on, until tracking is reset.
 func TestExtendedDiskOnABadRelease(t *testing.T) {
-	l := newLab(t, vmwaretest.Options{Build: "22380479"})
+	l := newLab(t, vmwaretest.Options{Build: "22380479", DiskBytes: labDisk})
 	l.point(nil)
-	l.changed()
 	require.NoError(t, l.vm().Disk(0).Extend(labDisk+1<<20))
 	l.vm().Disk(0).LoseExtension()
 	l.read("resized")
-	l.read("95965")
 	l.read("95965")
 	require.NoError(t, l.provider().ResetTracking(t.Context(), l.vm().Ref().Value, nil))
 	l.read("begun anew")
@@ -107,7 +105,7 @@ func TestReverted(t *testing.T) {
 			require.NoError(l, l.vm().PowerOn())
 		}
 	}
-	for name, do := range map[string]func(l *lab){
+	for name, do := range some(t, 1, map[string]func(l *lab){
 		"to a snapshot from before the base point, which stays": func(l *lab) {
 			revert(l, l.userSnapshot())
 		},
@@ -131,13 +129,12 @@ func TestReverted(t *testing.T) {
 			revert(l, snap)
 			require.NoError(l, l.vm().RemoveSnapshot(snap, false))
 		},
-	} {
+	}) {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, vmwaretest.Options{DiskBytes: 2 << 20})
 			l.point(nil)
 			_, err := l.vm().CreateSnapshot("earlier", "")
 			require.NoError(t, err)
-			l.changed()
 			l.changed()
 			do(l)
 			res := l.point(nil)

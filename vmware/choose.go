@@ -181,7 +181,7 @@ func (o *TransportOptions) transport(name string) Transport {
 // open opens a disk by the first transport that can, when there is a place for it among those that are read at once. What it
 // says of its choice is how it began: the image is a [Chosen], for how it went on.
 func (c *chooser) open(ctx context.Context, p *Pinned) (pipe.Image, Choice, error) {
-	d := &chosen{pinned: p, left: c.order, choice: c.begin(p)}
+	d := &chosen{pinned: p, moving: make(chan struct{}, 1), left: c.order, choice: c.begin(p)}
 	release, err := p.place(ctx)
 	if err != nil {
 		return nil, d.Choice(), err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/vmware/nfc"
 )
 
 // ErrContent is wrapped by a transport's errors that are the disk's own: its host read it and could not. No other transport
@@ -45,14 +46,14 @@ type chosen struct {
 	pinned  *Pinned
 	release func() // of its place among the disks that are read at once
 
-	moving sync.Mutex // held while another transport is opened
+	moving chan struct{} // holds a token while another transport is opened: that may take long, and who waits may leave
 	mu     sync.Mutex
 	left   []Transport // not tried yet
 	now    *opened
 	old    []*opened // replaced ones
 	choice Choice
 	errs   []error
-	broken error // a *DisagreeError: final
+	broken error // final: transports disagree, or the disk is no longer what it was
 	sample sample
 	closed bool
 }
@@ -132,11 +133,14 @@ func (d *chosen) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 		}
 		n, err := by.img.ReadAt(ctx, p, off)
 		by.readers.Done()
+		if err == io.EOF && n >= 0 && n < len(p) && off+int64(n) < d.Size() {
+			err = fmt.Errorf("it ends at %d: %w", off+int64(n), io.ErrUnexpectedEOF)
+		}
 		if n > 0 && n <= len(p) && (err == nil || err == io.EOF) {
 			d.sample.see(p[:n], off)
 		}
 		if err == nil || !worthMoving(ctx, err) {
-			return n, err
+			return n, d.doubt(err)
 		}
 		if moveErr := d.move(ctx, by, err, off); moveErr != nil {
 			return n, moveErr
@@ -160,14 +164,35 @@ func (d *chosen) begin() (*opened, error) {
 
 // worthMoving reports whether an error is the transport's, and not the caller's, the disk's or the end of it.
 func worthMoving(ctx context.Context, err error) bool {
-	return ctx.Err() == nil && err != io.EOF && !errors.Is(err, ErrContent)
+	return ctx.Err() == nil && err != io.EOF && !errors.Is(err, ErrContent) && !isChanged(err)
+}
+
+// isChanged reports whether a transport says that what it reads is no longer what it opened: a pinned disk does not change, so
+// nothing that was read of it is of one moment, and no other transport can mend that.
+func isChanged(err error) bool {
+	var changed *FileChangedError
+	return errors.Is(err, nfc.ErrChanged) || errors.As(err, &changed) || errors.Is(err, errShrunk)
+}
+
+// doubt keeps an error that is about all that was read.
+func (d *chosen) doubt(err error) error {
+	if isChanged(err) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.broken = err
+	}
+	return err
 }
 
 // move replaces a transport that failed, unless somebody did so meanwhile. Where no other does it, the error is what the
 // failed one said.
 func (d *chosen) move(ctx context.Context, from *opened, why error, off int64) error {
-	d.moving.Lock()
-	defer d.moving.Unlock()
+	select {
+	case d.moving <- struct{}{}:
+		defer func() { <-d.moving }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	d.mu.Lock()
 	switch {
 	case d.closed:
@@ -288,6 +313,8 @@ func (d *chosen) Extents(ctx context.Context, off, n int64) iter.Seq2[pipe.Exten
 			}
 			if worthMoving(ctx, err) {
 				err = d.move(ctx, by, err, at)
+			} else {
+				err = d.doubt(err)
 			}
 			if err != nil {
 				yield(pipe.Extent{}, err)
@@ -313,7 +340,7 @@ func tell(ctx context.Context, by *opened, off, end int64, yield func(pipe.Exten
 	return at, false, nil
 }
 
-// Close undoes what all transports did that were in use.
+// Close undoes what all transports did that were in use. It may be called again after an error, for what could not be undone.
 func (d *chosen) Close() error {
 	d.mu.Lock()
 	all := d.old
@@ -323,12 +350,20 @@ func (d *chosen) Close() error {
 	first := !d.closed
 	d.closed, d.old, d.now = true, nil, nil
 	d.mu.Unlock()
-	var errs []error
 	if first && d.release != nil {
 		defer d.release()
 	}
+	var errs []error
 	for _, o := range all {
-		errs = append(errs, o.close())
+		err := o.close()
+		if err == nil {
+			continue
+		}
+		errs = append(errs, err)
+		d.mu.Lock()
+		o.retired = nil // it is closed again the next time
+		d.old = append(d.old, o)
+		d.mu.Unlock()
 	}
 	return errors.Join(errs...)
 }

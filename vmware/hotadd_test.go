@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -71,6 +72,10 @@ func TestHotAddCycle(t *testing.T) {
 			require.NoError(l, l.client.setTracking(l.Context(), l.proxyVM().Ref(), true))
 		}},
 	} {
+		quick := []string{"vCenter", "bare host", "linked clone", "has to be scanned"}
+		if !allSteps() && !slices.Contains(quick, name) {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			c.opts.DiskBytes = 2 << 20
 			l, view := newProxyLab(t, c.opts, c.hot)
@@ -363,7 +368,7 @@ func TestHotAddKilled(t *testing.T) {
 			}
 			if !allSteps() {
 				rand.Shuffle(len(steps), func(i, j int) { steps[i], steps[j] = steps[j], steps[i] })
-				steps = steps[:12]
+				steps = steps[:5]
 			}
 			for _, s := range steps {
 				l.hotKillAt(s, foreign)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"path"
 	"strings"
 	"sync"
@@ -407,10 +408,44 @@ func (c *Client) deleteChild(ctx context.Context, vm types.ManagedObjectReferenc
 	if err == nil {
 		_, err = c.Wait(ctx, res.Returnval)
 	}
-	if err != nil && !isFault[*types.FileNotFound](err) {
-		return fmt.Errorf("delete %s: %w", file, err)
+	if err == nil || isFault[*types.FileNotFound](err) {
+		return nil
 	}
-	return nil
+	// Other faults, too, may mean that it is not there: to look for it first would ask for one more privilege each time.
+	if there, lookErr := c.hasFile(ctx, vm, file); lookErr == nil && !there {
+		return nil
+	}
+	return fmt.Errorf("delete %s: %w", file, err)
+}
+
+// hasFile asks whether a file is on its datastore.
+func (c *Client) hasFile(ctx context.Context, vm types.ManagedObjectReference, file string) (bool, error) {
+	all, err := storesOf(ctx, c, vm)
+	if err != nil {
+		return false, err
+	}
+	at, err := all.find(file)
+	if err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.opts.CallTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, fileURL(c, at).String(), nil)
+	if err != nil {
+		return false, err
+	}
+	res, err := plain(c.HTTP()).Do(req)
+	if err != nil {
+		return false, unwrapURL(err)
+	}
+	res.Body.Close()
+	switch res.StatusCode {
+	case http.StatusOK:
+		return true, nil
+	case http.StatusNotFound:
+		return false, nil
+	}
+	return false, &StatusError{http.MethodHead, at.String(), res.StatusCode}
 }
 
 // datacenterRef is the datacenter that a VM lies in; nil: in none, as far as the user may see.

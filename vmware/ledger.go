@@ -13,7 +13,7 @@ import (
 // moment is what the ledger knows of one disk at the moment of a snapshot. It stands in the restore point itself, as the
 // disk's hikae.ChangeID, so it is committed with the point and with nothing else:
 //
-//	vmware1:at=TIME&change=UUID%2FN&disk=KEY&file=NAME&first=BYTES&host=VERSION-BUILD&on=MOREF&size=BYTES
+//	vmware1:at=TIME&change=UUID%2FN&disk=KEY&file=NAME&first=BYTES&host=VERSION-BUILD&on=MOREF&restored=TIME&size=BYTES
 //
 // The server's change id alone would not do: servers have told wrong changes for ids that they took for good, after a
 // disk was extended or a VM reverted (VMware KB 2090639, 2137546, 1021607).
@@ -26,6 +26,9 @@ type moment struct {
 	host   release
 	on     string // the snapshot that the VM stood on; empty: none
 	size   int64  // bytes
+	// restored is the VM's word for when a restore last wrote over it, empty where none did. A tracker does not see such writes,
+	// or not all of them. The words are compared and not the times: snapshots are stamped by another clock.
+	restored string
 }
 
 const (
@@ -37,7 +40,7 @@ const (
 func (m moment) id() hikae.ChangeID {
 	v := url.Values{
 		"at": {m.at.UTC().Format(time.RFC3339Nano)}, "change": {m.change.String()}, "disk": {m.disk}, "file": {m.file},
-		"first": {strconv.FormatInt(m.first, 10)}, "host": {m.host.String()}, "on": {m.on}, "size": {strconv.FormatInt(m.size, 10)},
+		"first": {strconv.FormatInt(m.first, 10)}, "host": {m.host.String()}, "on": {m.on}, "restored": {m.restored}, "size": {strconv.FormatInt(m.size, 10)},
 	}
 	return hikae.ChangeID(momentPrefix + v.Encode())
 }
@@ -55,7 +58,7 @@ func parseMoment(id hikae.ChangeID) (m moment, err error) {
 	if err != nil {
 		return m, fmt.Errorf("it is damaged: %w", err)
 	}
-	m.disk, m.file, m.on = v.Get("disk"), v.Get("file"), v.Get("on")
+	m.disk, m.file, m.on, m.restored = v.Get("disk"), v.Get("file"), v.Get("on"), v.Get("restored")
 	if m.at, err = time.Parse(time.RFC3339Nano, v.Get("at")); err != nil {
 		return m, fmt.Errorf("it is damaged: %w", err)
 	}

@@ -29,7 +29,7 @@ func later(m moment) moment {
 
 func TestMomentIsWrittenAndRead(t *testing.T) {
 	m := someMoment()
-	m.on, m.file = "snapshot-7", `web 0=&%/?-000001.vmdk`
+	m.on, m.file, m.restored = "snapshot-7", `web 0=&%/?-000001.vmdk`, "2026-03-04T05:06:07.123456789Z"
 	back, err := parseMoment(m.id())
 	require.NoError(t, err)
 	require.Equal(t, m, back)
@@ -53,7 +53,7 @@ func TestMomentIsParsedStrictly(t *testing.T) {
 
 func FuzzMoment(f *testing.F) {
 	f.Add(string(someMoment().id()))
-	f.Add(momentPrefix + "at=2026-03-04T05%3A06%3A07Z&change=a%2F1&disk=&file=&first=0&host=8.0-1&on=&size=0")
+	f.Add(momentPrefix + "at=2026-03-04T05%3A06%3A07Z&change=a%2F1&disk=&file=&first=0&host=8.0-1&on=&restored=&size=0")
 	f.Fuzz(func(t *testing.T, id string) {
 		m, err := parseMoment(hikae.ChangeID(id))
 		if err == nil {
@@ -119,6 +119,7 @@ func TestTrackingIsBelieved(t *testing.T) {
 		"UUID changed":                                  {now: func(m *moment) { m.change.uuid = "53 00" }, lost: "begun anew"},
 		"N went backwards":                              {now: func(m *moment) { m.change.n = 11 }, lost: "went back"},
 		"extended":                                      {now: func(m *moment) { m.size++ }, lost: "resized"},
+		"written over by a restore":                     {now: func(m *moment) { m.restored = "2026-03-04T04:00:00Z" }, lost: "written over"},
 		"another disk":                                  {now: func(m *moment) { m.disk = "x" }, lost: "another disk"},
 		"the file is gone":                              {files: []string{"web0-000002.vmdk"}, lost: "web0.vmdk"},
 		"a user's snapshot since":                       {tree: at("s1", "s1<@1m"), files: []string{"web0-000001.vmdk", "web0.vmdk"}},

@@ -26,6 +26,8 @@ func (now moment) follows(past moment, tree *snapshotTree, files []string) error
 	switch {
 	case past.disk != now.disk:
 		return lost("the base point's change id is of another disk, %s", past.disk)
+	case past.restored != now.restored:
+		return lost("its disks were written over by a restore since the base point (at %q)", now.restored)
 	case past.size != now.size:
 		return lost("the disk was resized from %d to %d bytes", past.size, now.size)
 	case past.change.uuid != now.change.uuid:

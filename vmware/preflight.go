@@ -177,7 +177,10 @@ func (c *Client) Preflight(ctx context.Context, vm types.ManagedObjectReference,
 		return nil, fmt.Errorf("%s: preflight: %w", c.Address(), err)
 	}
 	f := &preflight{c: c, m: m, o: o, out: &Preflight{VM: vm.Value, Name: m.Name}}
-	return f.out, f.look(ctx)
+	if err := f.look(ctx); err != nil {
+		return nil, err
+	}
+	return f.out, nil
 }
 
 const preflightTime = 30 * time.Second // for all that is looked at

@@ -307,16 +307,16 @@ func TestPreflightAsJSON(t *testing.T) {
 	assert.Equal(t, "severity(7)", Severity(7).String())
 }
 
-// Every privilege is a word of the API's, wanted somewhere and for something, and listed once.
+// Every privilege is a word of the API's, wanted somewhere and for something, and listed once for each place.
 func TestPrivileges(t *testing.T) {
-	seen := map[string]bool{}
+	seen, listed := map[string]bool{}, map[string]bool{}
 	for _, p := range Privileges() {
 		assert.Regexp(t, regexp.MustCompile(`^[A-Z]\w+(\.\w+)+$`), p.ID)
 		assert.NotEmpty(t, p.Name)
 		assert.NotEmpty(t, p.For, p.ID)
-		assert.Contains(t, []string{OnVM, OnProxy, OnDatastore, OnRoot, OnWhere}, p.On, p.ID)
-		assert.False(t, seen[p.ID], p.ID)
-		seen[p.ID] = true
+		assert.Contains(t, []string{OnVM, OnProxy, OnDatastore, OnRoot, OnWhere, OnHost}, p.On, p.ID)
+		assert.False(t, listed[p.ID+p.On], p.ID)
+		seen[p.ID], listed[p.ID+p.On] = true, true
 	}
 	for _, transport := range defaultOrder {
 		found := false

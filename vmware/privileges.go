@@ -18,6 +18,7 @@ const (
 	ForLicence    = "licence"
 	ForGuest      = "guest"
 	ForRestore    = "restore"
+	ForStart      = "start" // beside those of restore: to start a VM from a point at once, and to move it
 )
 
 // Where a privilege is wanted.
@@ -27,6 +28,7 @@ const (
 	OnDatastore = "datastore"
 	OnRoot      = "root folder"
 	OnWhere     = "folder, resource pool and network of the restored VM"
+	OnHost      = "host"
 )
 
 // Privilege is one that the server grants to users by roles.
@@ -78,6 +80,12 @@ var privileges = []Privilege{
 	{"Resource.AssignVMToPool", "Resource: Assign virtual machine to resource pool", OnWhere, []string{ForRestore}},
 	{"Network.Assign", "Network: Assign network", OnWhere, []string{ForRestore}},
 	{"Datastore.AllocateSpace", "Datastore: Allocate space", OnDatastore, []string{ForRestore}},
+	{"Host.Config.Storage", "Host configuration: Storage partition configuration", OnHost, []string{ForStart}},
+	{"VirtualMachine.Inventory.Unregister", "Edit inventory: Unregister", OnWhere, []string{ForStart}},
+	{"Resource.ColdMigrate", "Resource: Migrate powered off virtual machine", OnWhere, []string{ForStart}},
+	{"Resource.HotMigrate", "Resource: Migrate powered on virtual machine", OnWhere, []string{ForStart}},
+	{"VirtualMachine.Config.AddExistingDisk", "Change configuration: Add existing disk", OnWhere, []string{ForStart}},
+	{"VirtualMachine.Config.RemoveDisk", "Change configuration: Remove disk", OnWhere, []string{ForStart}},
 }
 
 // missingPrivilege is one that the user lacks on an object.

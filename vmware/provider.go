@@ -122,11 +122,11 @@ func (p *Provider) occupy(vm types.ManagedObjectReference) (free func(), err err
 		return nil, &hikae.BusyError{What: "VM " + vm.Value, Owner: "another session of this program"}
 	}
 	p.taken[vm.Value] = true
-	return func() {
+	return sync.OnceFunc(func() { // a snapshot may be released again, when the VM is another's by now
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		delete(p.taken, vm.Value)
-	}, nil
+	}), nil
 }
 
 // machine is a VM as its server describes it at one time.

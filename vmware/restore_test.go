@@ -32,6 +32,7 @@ type rack struct {
 	mu       sync.Mutex
 	disks    map[string]*pipe.Memory
 	replaces bool
+	fresh    atomic.Bool  // the last disk that was opened for writing was a new one
 	sent     atomic.Int64 // bytes written
 	opened   atomic.Int64 // images and targets that are open
 	failAt   atomic.Int64 // the write that fails; zero: none
@@ -62,6 +63,7 @@ func (s *rack) Open(_ context.Context, p *Pinned) (pipe.Image, error) {
 
 func (s *rack) OpenTarget(_ context.Context, p *Pinned) (pipe.Target, error) {
 	s.opened.Add(1)
+	s.fresh.Store(p.Fresh)
 	t := &rackTarget{Memory: s.disk(p), rack: s}
 	if s.replaces {
 		t.Memory, t.of = pipe.NewMemory(p.Disk.Size), p
@@ -317,6 +319,7 @@ func TestRestoreCreates(t *testing.T) {
 			require.NotContains(t, notes, "firmware's variables")
 			require.Equal(t, "web-again.nvram", settingOf(m.Config, "nvram"))
 			require.Zero(t, b.rack.opened.Load())
+			require.True(t, b.rack.fresh.Load())
 			require.Less(t, b.rack.sent.Load(), int64(2<<20), "zeros of a new disk are not sent")
 			n, err := b.sweep()
 			require.NoError(t, err)

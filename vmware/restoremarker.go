@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -29,7 +28,7 @@ const (
 	keyUnfinished = "hikae.restore.new"   // mark: the VM is being made
 	keyFiles      = "hikae.restore.files" // of the disks that were made with it
 	keyPlacing    = "hikae.restore.place" // mark, time, and "tracked" where tracking is to be turned on again: it is written over
-	keyRestored   = "hikae.restored"      // time: it was written over, and what is tracked from before says nothing of that
+	keyRestored   = "hikae.restored"      // time: it was written over, and what is tracked from before says nothing of that: see moment
 )
 
 // IncompleteError says that a restore of a VM was begun and did not come to its end: what its disks hold is of no one moment.
@@ -101,22 +100,13 @@ func unfinished(name string, config *types.VirtualMachineConfigInfo) error {
 	return nil
 }
 
-// restoredAfter says in words that a VM was written over by a restore at or after a moment, by the server's clock; empty: it
-// was not. A tracker does not see such writes, or not all of them.
-func restoredAfter(config *types.VirtualMachineConfigInfo, moment time.Time) string {
+// restoredMark is what a VM says of when a restore last wrote over it.
+func restoredMark(config *types.VirtualMachineConfigInfo) string {
 	text := settingOf(config, keyRestored)
-	if text == "" {
-		return ""
-	}
-	at, err := time.Parse(time.RFC3339Nano, text)
-	if err != nil {
-		return fmt.Sprintf("its disks were written over by a restore, when is not known (%.40q)", text)
-	}
-	if at.Before(moment) {
-		return ""
-	}
-	return "its disks were written over by a restore at " + at.UTC().Format(time.RFC3339)
+	return text[:min(len(text), maxRestored)]
 }
+
+const maxRestored = 64 // bytes; a time has 35 at most
 
 // placing is what the setting of a VM that is being written over holds.
 type placing struct {

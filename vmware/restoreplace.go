@@ -26,7 +26,7 @@ import (
 //	each disk in its turn is read by one transport, and what differs is written by one that writes
 //	the settings go, but for that by which the ledger knows; tracking is turned on again
 //
-// Trackers see some of such writes and not others, so no change id from before is believed afterwards: see restoredAfter.
+// Trackers see some of such writes and not others, so no change id from before is believed afterwards: see moment.
 
 // placeDraft is a VM that is being written over. It is a job.Placer, a job.Rereader and a job.Noter.
 type placeDraft struct {

@@ -45,6 +45,7 @@ func (b *bench) spoil(vm *machine) {
 // R104: what differs is written over, and nothing else; what was tracked before is void.
 func TestRestoreInPlace(t *testing.T) {
 	b, vm := placedBench(t)
+	b.client.limits.wants.DisksPerServer = 1 // the disk is opened twice, and has one place
 	before := time.Now().Add(-time.Minute)
 	on := true
 	require.NoError(t, b.client.reconfigure(t.Context(), vm.Self, specTracking(&on)))
@@ -58,13 +59,15 @@ func TestRestoreInPlace(t *testing.T) {
 		if !replaces {
 			require.Equal(t, int64(8<<10), b.rack.sent.Load(), "two cells differed")
 			require.Equal(t, int64(8<<10), res.Disks[0].Written)
+			require.False(t, b.rack.fresh.Load())
 		}
 		m := b.machine(res.ID)
 		require.NoError(t, unfinished(m.Name, m.Config))
 		require.Equal(t, "the web server", m.Config.Annotation)
 		require.True(t, isTrue(m.Config.ChangeTrackingEnabled))
-		require.NotEmpty(t, restoredAfter(m.Config, before))
-		require.Empty(t, restoredAfter(m.Config, time.Now().Add(time.Minute)))
+		at, err := time.Parse(time.RFC3339Nano, restoredMark(m.Config))
+		require.NoError(t, err)
+		require.WithinRange(t, at, before, time.Now().Add(time.Minute))
 		n, err := b.sweep()
 		require.NoError(t, err)
 		require.Zero(t, n)

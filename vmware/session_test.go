@@ -334,6 +334,28 @@ func TestLoginIsNotRepeatedForEver(t *testing.T) {
 	}
 	wg.Wait()
 	assert.Equal(t, 1, f.count("Login"))
+
+	// It is not final: after a while it is tried again, and after each refusal the while is longer.
+	later := func() (waited time.Duration) {
+		c.login.mu.Lock()
+		defer c.login.mu.Unlock()
+		c.login.until = time.Now()
+		return c.login.deaf
+	}
+	assert.Equal(t, firstDeaf, later())
+	for range 8 {
+		_, err := c.Find(t.Context(), Selection{})
+		assert.True(t, IsFault[*types.InvalidLogin](err), "%v", err)
+	}
+	assert.Equal(t, 2, f.count("Login"))
+	assert.Equal(t, moreDeaf*firstDeaf, later())
+	c.login.mu.Lock()
+	c.login.who.Password = "secret"
+	c.login.mu.Unlock()
+	_, err := c.Find(t.Context(), Selection{})
+	require.NoError(t, err)
+	assert.Equal(t, 3, f.count("Login"))
+	assert.Zero(t, later())
 }
 
 func TestCallsThatAreMadeAgain(t *testing.T) {

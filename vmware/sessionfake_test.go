@@ -5,9 +5,28 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/hikae/hikae/vmware/vmwaretest"
 )
+
+// A server that says of a session that it is none, and is wrong, is not logged in to again: it would refuse that, and count it.
+func TestSessionThatLives(t *testing.T) {
+	l := newLab(t, vmwaretest.Options{DiskBytes: 1 << 20})
+	key, _ := l.client.login.session()
+	for range 3 {
+		l.server.Fail(vmwaretest.Fault{Method: "RetrievePropertiesEx", Fault: &types.NotAuthenticated{}})
+		_, err := l.client.machine(t.Context(), l.vm().Ref())
+		require.NoError(t, err)
+	}
+	now, _ := l.client.login.session()
+	require.Equal(t, key, now)
+	l.server.ExpireSessions()
+	_, err := l.client.machine(t.Context(), l.vm().Ref())
+	require.NoError(t, err)
+	now, _ = l.client.login.session()
+	require.NotEqual(t, key, now)
+}
 
 // Login, inventory and preflight against our own fake leave nothing behind, and its one remark is right.
 func TestSessionLeavesNothingAtTheFake(t *testing.T) {

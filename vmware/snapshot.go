@@ -16,6 +16,7 @@ import (
 
 const (
 	freezeDeadline = 10 * time.Second
+	atOnce         = time.Second      // a wait after which the VM is looked at anew
 	undoDeadline   = 10 * time.Minute // for what a snapshot that failed has made already
 )
 
@@ -135,12 +136,16 @@ func (s *snapshot) wait(ctx context.Context) error {
 	case len(on) == 0:
 		return fmt.Errorf("it has no disk that can be backed up%s", why)
 	}
+	begun := time.Now()
 	leave, err := s.client.acquireSnapshot(ctx, on...)
 	if err != nil {
 		return err
 	}
 	occupied := s.free
 	s.free = func() { leave(); occupied() }
+	if time.Since(begun) < atOnce {
+		return nil
+	}
 	if s.was, err = s.client.machine(ctx, s.ref); err != nil {
 		return err
 	}
@@ -245,12 +250,15 @@ func (s *snapshot) Warnings() []string             { return slices.Clone(s.warni
 // Prepare implements [hikae.Snapshot]: the change ids of the snapshot's configuration, those of disks that are tracked. It
 // fails where the snapshot is not there any more: what was read since then is not of one moment.
 func (s *snapshot) Prepare(ctx context.Context) (map[string]hikae.ChangeID, error) {
-	m, err := s.client.machine(ctx, s.ref)
+	ref, found, err := s.pinned.look(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if n, ok := m.tree.nodes[s.node.ref.Value]; !ok || n.mark() != s.pinned.mark {
+	if !found || ref != s.node.ref {
 		return nil, fmt.Errorf("VM %s: snapshot %s was removed while it was read", s.ref.Value, s.node.ref.Value)
+	}
+	if err := s.stillPinned(ctx); err != nil {
+		return nil, err
 	}
 	out := map[string]hikae.ChangeID{}
 	for key, d := range s.disks {
@@ -259,6 +267,26 @@ func (s *snapshot) Prepare(ctx context.Context) (map[string]hikae.ChangeID, erro
 		}
 	}
 	return out, nil
+}
+
+// stillPinned sees that the snapshot's disks are the files that were read. Where somebody removes another snapshot of the VM
+// meanwhile, its files are merged, and a name may become another file's: what was read by name is then of nobody knows when.
+func (s *snapshot) stillPinned(ctx context.Context) error {
+	var now mo.VirtualMachineSnapshot
+	if err := s.client.properties(ctx, s.node.ref, []string{"config"}, &now); err != nil {
+		return fmt.Errorf("VM %s: snapshot %s: %w", s.ref.Value, s.node.ref.Value, err)
+	}
+	files := map[int32]string{}
+	for _, d := range DisksOf(&now.Config) {
+		files[d.Device] = d.File
+	}
+	for key, d := range s.disks {
+		if is := files[d.Device]; is != d.File {
+			return fmt.Errorf("VM %s: disk %s is %q in the snapshot now, and was %q when it was opened: another snapshot of the VM was removed while it was read; the backup has to be made again",
+				s.ref.Value, key, is, d.File)
+		}
+	}
+	return nil
 }
 
 // Commit implements [hikae.Snapshot]. The base is a number that the server counts on from, so there is nothing to drop.

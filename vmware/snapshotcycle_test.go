@@ -17,9 +17,9 @@ import (
 
 // R104, R105, R107, R114 to R117, R182: snapshot without memory, disks and configuration read, detached, removed, whole again.
 func TestCycle(t *testing.T) {
-	for name, opts := range map[string]vmwaretest.Options{
+	for name, opts := range some(t, 2, map[string]vmwaretest.Options{
 		"vCenter": {DisksPerVM: 2}, "single host": {ESX: true}, "old deltas": {Deltas: vmwaretest.COWD, Thick: true}, "SESparse backing": {SEBacking: true},
-	} {
+	}) {
 		t.Run(name, func(t *testing.T) {
 			opts.DiskBytes = 4 << 20
 			l := newLab(t, opts)
@@ -29,7 +29,7 @@ func TestCycle(t *testing.T) {
 			require.Empty(t, full.Warnings)
 			require.Equal(t, hikae.Filesystem.String(), full.Consistency)
 			require.Equal(t, "insider", full.Disks[0].Transport)
-			for range 3 {
+			for range 2 {
 				res := l.changed()
 				require.Empty(t, res.Warnings)
 				require.Less(t, res.Disks[0].Read, opts.DiskBytes/2)
@@ -95,7 +95,7 @@ func TestUserSnapshotsAreUntouched(t *testing.T) {
 
 // R106: VMware Tools quiesce, by policy, and what was reached is what is said.
 func TestQuiesce(t *testing.T) {
-	for name, c := range map[string]struct {
+	for name, c := range some(t, 4, map[string]struct {
 		how    vmwaretest.Quiescing
 		policy Quiesce
 		want   hikae.Consistency // reached
@@ -111,7 +111,7 @@ func TestQuiesce(t *testing.T) {
 		"required, unavailable": {how: vmwaretest.QuiesceRefused, policy: RequireQuiesce, stage: "snapshot"},
 		"no tools":              {how: vmwaretest.QuiesceNoTools, want: hikae.Crash},
 		"required, no tools":    {how: vmwaretest.QuiesceNoTools, policy: RequireQuiesce, stage: "find"},
-	} {
+	}) {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, vmwaretest.Options{DiskBytes: 1 << 20})
 			l.opts.Quiesce = c.policy
@@ -158,7 +158,7 @@ func (q *stiller) Thaw(context.Context) error {
 
 // R187: with a component in the guest VMware's own quiescing is off.
 func TestQuiescerOfTheCaller(t *testing.T) {
-	for name, c := range map[string]struct {
+	for name, c := range some(t, 3, map[string]struct {
 		q      *stiller
 		policy Quiesce
 		slow   bool
@@ -173,7 +173,7 @@ func TestQuiescerOfTheCaller(t *testing.T) {
 		"cannot thaw":              {q: &stiller{thaw: errors.New("stuck")}, err: "stuck"},
 		"the host is slow":         {q: &stiller{}, slow: true, want: hikae.Crash},
 		"the host is slow, but no": {q: &stiller{}, slow: true, policy: RequireQuiesce, err: "longer than"},
-	} {
+	}) {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, vmwaretest.Options{DiskBytes: 1 << 20})
 			l.opts.Quiesce, l.opts.KeepTracking = c.policy, true

@@ -26,6 +26,7 @@ type marked struct {
 	mark   string
 	name   string
 	ref    types.ManagedObjectReference // empty: not made, or made by a task whose answer was lost
+	task   types.ManagedObjectReference // that makes it; empty: not known
 	done   func(context.Context) error  // nil: settled
 }
 
@@ -45,8 +46,13 @@ func (c *Client) newMarked(ctx context.Context, journal hikae.Journal, m *machin
 
 func newMark() string { return strings.ToLower(rand.Text()) }
 
-// begin asks for the snapshot, without memory. A nil quiesce asks for none.
+// begin asks for the snapshot, without memory. A nil quiesce asks for none. The call is not cut short by who asked: one that is
+// may still arrive, after everybody has looked whether it did. It has a limit of its own, as every call.
 func (k *marked) begin(ctx context.Context, quiesce *quiesceBy) (types.ManagedObjectReference, error) {
+	if err := ctx.Err(); err != nil {
+		return types.ManagedObjectReference{}, err
+	}
+	ctx = context.WithoutCancel(ctx)
 	if quiesce != nil && quiesce.spec != nil {
 		res, err := methods.CreateSnapshotEx_Task(ctx, k.client.vim, &types.CreateSnapshotEx_Task{
 			This: k.vm, Name: k.name, Description: describe(k.mark), QuiesceSpec: quiesce.spec,
@@ -100,6 +106,7 @@ func (k *marked) create(ctx context.Context, quiesce *quiesceBy) error {
 	for try := 1; ; try++ {
 		task, err := k.begin(ctx, quiesce)
 		if err == nil {
+			k.task = task
 			return k.finish(ctx, task)
 		}
 		if isAnswer(err) || ctx.Err() != nil {
@@ -201,7 +208,11 @@ func (k *marked) look(ctx context.Context) (ref types.ManagedObjectReference, fo
 		if nodes := tree.marked(k.mark); len(nodes) > 0 {
 			return nodes[0].ref, true, nil
 		}
-		making, err := k.client.underWay(ctx, vm.RecentTask, "createsnapshot")
+		tasks := vm.RecentTask
+		if k.task.Value != "" {
+			tasks = append([]types.ManagedObjectReference{k.task}, tasks...) // a server need not list it
+		}
+		making, err := k.client.underWay(ctx, tasks, "createsnapshot")
 		if err != nil || making == nil {
 			return ref, false, err
 		}

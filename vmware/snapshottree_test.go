@@ -1,8 +1,11 @@
 package vmware
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
+	"strings"
 	"testing"
 	"time"
 
@@ -121,9 +124,12 @@ func TestConfigIsReadAsWritten(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, in, out)
 	require.Equal(t, DisksOf(in), DisksOf(out))
-	for _, bad := range [][]byte{nil, []byte("<config"), data[:len(data)/2], make([]byte, maxConfig+1)} {
+	deep := []byte(strings.Repeat("<config>", maxDepth+2) + strings.Repeat("</config>", maxDepth+2))
+	wrong := bytes.Replace(data, []byte(`type="VirtualDisk"`), []byte(`type="Description"`), 1)
+	require.NotEqual(t, data, wrong)
+	for _, bad := range [][]byte{nil, []byte("<config"), data[:len(data)/2], make([]byte, maxConfig+1), deep, wrong} {
 		_, err := ParseConfig(bad)
-		require.Error(t, err)
+		require.ErrorIs(t, err, fs.ErrInvalid)
 	}
 	require.Equal(t, "a_b_.vmx", configName("a/b:", ".vmx"))
 	require.Equal(t, "vm.vmx", configName("..", ".vmx"))
@@ -156,6 +162,23 @@ func TestDisksThatNoSnapshotCovers(t *testing.T) {
 		config := &types.VirtualMachineConfigInfo{Hardware: types.VirtualHardware{Device: []types.BaseVirtualDevice{bus("noSharing"), disk(b)}}}
 		require.Empty(t, coveredDisks(config)[0].Skip)
 	}
+}
+
+// A raw device in virtual mode has a UUID and is tracked as a file is.
+func TestRawDevice(t *testing.T) {
+	store := types.ManagedObjectReference{Type: "Datastore", Value: "datastore-7"}
+	backing := &types.VirtualDiskRawDiskMappingVer1BackingInfo{Uuid: "6000C29A", ChangeId: "52 de/7", CompatibilityMode: "virtualMode", DiskMode: "persistent"}
+	backing.FileName, backing.Datastore = "[fast1] web1/web1_2.vmdk", &store
+	disk := &types.VirtualDisk{CapacityInBytes: 1 << 30, VirtualDevice: types.VirtualDevice{Key: 2000, Backing: backing}}
+	config := &types.VirtualMachineConfigInfo{Hardware: types.VirtualHardware{Device: []types.BaseVirtualDevice{disk}}}
+	d := coveredDisks(config)[0]
+	require.Equal(t, "6000c29a", d.Key)
+	require.Equal(t, "52 de/7", d.ChangeID)
+	require.Equal(t, backing.FileName, d.File)
+	require.Equal(t, store, d.Datastore)
+	require.Empty(t, d.Skip)
+	backing.CompatibilityMode = "physicalMode"
+	require.Contains(t, coveredDisks(config)[0].Skip, "physical mode")
 }
 
 func TestStrayFiles(t *testing.T) {

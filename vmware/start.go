@@ -1,6 +1,7 @@
 package vmware
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base32"
@@ -44,7 +45,7 @@ type StartOptions struct {
 	Journal hikae.Journal
 	// Name of the VM. Empty: the one that it had.
 	Name string
-	// Home is the datastore of the VM's own files. Empty: the export.
+	// Home is the datastore of the VM's own files. Empty: that of the Restorer's options, else the export.
 	Home string
 	// Disconnected leaves the network cards of the VM there and unplugged. Otherwise they are plugged in as they were, on the
 	// networks that the Restorer's options say.
@@ -115,9 +116,8 @@ type Started struct {
 // starting is a VM that is being started.
 type starting struct {
 	*newVM
-	opts    StartOptions
-	mounted bool // the call was sent
-	lost    bool // its answer was not heard
+	opts StartOptions
+	lost bool // the answer to the mount was not heard
 }
 
 // Start makes a VM from its record with the export's files for its disks, and switches it on. What the guest writes is the
@@ -166,10 +166,7 @@ func (r *Restorer) starting(vm hikae.VM, opts *StartOptions) (*starting, error) 
 	mark := markOf(opts.Export.Path)
 	store := storePrefix + mark
 	own := *r
-	own.opts.Datastore, own.opts.DiskDatastores = store, map[string]string{}
-	if opts.Home != "" {
-		own.opts.Datastore = opts.Home
-	}
+	own.opts.Datastore, own.opts.DiskDatastores = cmp.Or(opts.Home, r.opts.Datastore, store), map[string]string{}
 	own.opts.Provisioning, own.opts.EmptyDisks = Thin, false
 	for _, d := range vm.Disks {
 		own.opts.DiskDatastores[d.Key] = store

@@ -110,7 +110,11 @@ func (e *exporter) start(ctx context.Context, c *Client, o *StartOptions) (*Star
 	o.Journal = j
 	r, err := NewRestorer(c, nil)
 	require.NoError(e, err)
-	return r.Start(ctx, e.vm(), o)
+	s, err := r.Start(ctx, e.vm(), o)
+	if err != nil {
+		require.NoError(e, j.Close())
+	}
+	return s, err
 }
 
 // started are the disks of the new VM, by their files' names.

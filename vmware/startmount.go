@@ -46,7 +46,6 @@ func (s *starting) mount(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.mounted = true
 	// As with a VM that is made: a call that is given up may still arrive, so it is never cut short.
 	_, err = methods.CreateNasDatastore(context.WithoutCancel(ctx), c.vim, &types.CreateNasDatastore{This: system, Spec: types.HostNasVolumeSpec{
 		RemoteHost: s.opts.Export.Address, RemotePath: s.opts.Export.Path, LocalPath: storePrefix + s.mark,

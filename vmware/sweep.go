@@ -140,6 +140,22 @@ func (c *Client) sameVM(ctx context.Context, e hikae.Effect) (vm types.ManagedOb
 	return *res.Returnval, true, nil
 }
 
+// sameOrRenumbered is sameVM for effects that a mark finds. A VM may have been given another UUID meanwhile, which administrators
+// do: then the one that has the reference is looked at too, and renumbered says that only what bears the mark is ours.
+func (c *Client) sameOrRenumbered(ctx context.Context, e hikae.Effect) (vm types.ManagedObjectReference, renumbered, found bool, err error) {
+	vm, found, err = c.sameVM(ctx, e)
+	if err != nil || found {
+		return vm, false, found, err
+	}
+	vm = types.ManagedObjectReference{Type: "VirtualMachine", Value: e.VM}
+	var m mo.VirtualMachine
+	err = c.properties(ctx, vm, []string{"name"}, &m)
+	if isGone(err) {
+		return vm, false, false, nil
+	}
+	return vm, true, err == nil, err
+}
+
 var goodMark = regexp.MustCompile(`^[a-z2-7]{26}$`)
 
 // undoSnapshot removes a snapshot by the mark in its description. One that was being made when its session died is waited for.
@@ -148,13 +164,15 @@ func undoSnapshot(ctx context.Context, c *Client, e hikae.Effect, _ []hikae.Chan
 	if !goodMark.MatchString(mark) {
 		return fmt.Errorf("effect %s: mark %.40q: %w", e.ID, mark, fs.ErrInvalid)
 	}
-	vm, found, err := c.sameVM(ctx, e)
+	ctx, cancel := context.WithTimeout(ctx, c.opts.TaskTimeout)
+	defer cancel()
+	vm, renumbered, found, err := c.sameOrRenumbered(ctx, e)
 	if err != nil || !found {
 		return err
 	}
 	k := &marked{client: c, vm: vm, mark: mark}
 	_, there, err := k.look(ctx)
-	if err != nil {
+	if err != nil || renumbered && !there {
 		return err
 	}
 	if there {
@@ -171,9 +189,9 @@ func undoRelocation(ctx context.Context, c *Client, e hikae.Effect, _ []hikae.Ch
 	if source == "" {
 		return fmt.Errorf("effect %s: it names no source: %w", e.ID, fs.ErrInvalid)
 	}
-	vm, found, err := c.sameVM(ctx, e)
+	vm, _, found, err := c.sameOrRenumbered(ctx, e)
 	if err != nil || !found {
 		return err
 	}
-	return c.allowRelocation(ctx, vm, source)
+	return c.allowRelocation(ctx, vm, source) // what others disabled stays: it is by source
 }

@@ -16,9 +16,9 @@ import (
 func (t *tool) vsphereCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "vsphere", Short: "List, check, test and clean up virtual machines of VMware vSphere", Args: want()}
 	cmd.RunE = func(*cobra.Command, []string) error {
-		return errors.New("what to do is missing: list, check, selftest, reset-tracking or sweep")
+		return errors.New("what to do is missing: list, check, start, selftest, reset-tracking or sweep")
 	}
-	cmd.AddCommand(t.vsphereListCommand(), t.vsphereCheckCommand(), t.vsphereSelftestCommand(), t.vsphereResetCommand(), t.vsphereSweepCommand())
+	cmd.AddCommand(t.vsphereListCommand(), t.vsphereCheckCommand(), t.vsphereStartCommand(), t.vsphereSelftestCommand(), t.vsphereResetCommand(), t.vsphereSweepCommand())
 	return cmd
 }
 

@@ -107,7 +107,7 @@ func TestVSphereFailsOver(t *testing.T) {
 		require.NoError(t, disk.Write(off, bytes.Repeat([]byte{byte(off>>20) + 1}, 1<<20)))
 	}
 	server.DiskService().Fail(nfctest.Fault{Kind: nfctest.Drop, After: 6 << 20, Times: 2}) // a look at its file systems, then the copy
-	server.DiskService().Fail(nfctest.Fault{Kind: nfctest.Drop, Times: -1}) // and it does not come back
+	server.DiskService().Fail(nfctest.Fault{Kind: nfctest.Drop, Times: -1})                // and it does not come back
 	home := t.TempDir()
 	repository, out := filepath.Join(home, "repo"), filepath.Join(home, "disk.raw")
 	command(t, home, outcome.Done, "init", repository, "--no-encryption")

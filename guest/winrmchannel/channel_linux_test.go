@@ -349,7 +349,7 @@ func TestProbe(t *testing.T) {
 		"thumbprint":    {server: winrmtest.Options{TLS: true}, way: Options{Thumbprints: []string{"00"}}, cred: cred, step: "certificate", hint: "thumbprint"},
 		"managed":       {cred: guest.Credential{User: "x", ManagedAccount: true}, step: "login", hint: "proxy"},
 		"clear basic":   {way: Options{Basic: true}, cred: cred, step: "login", hint: "TLS"},
-		"kerberos":      {cred: guest.Credential{User: "x", Password: secret, KerberosOnly: true}, step: "login", hint: "TLS"},
+		"kerberos":      {cred: guest.Credential{User: "x", Password: secret, KerberosOnly: true}, step: "login", hint: "name"},
 		"kerberos addr": {server: winrmtest.Options{TLS: true}, cred: guest.Credential{User: "x", Realm: "R"}, step: "login", hint: "name"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
-	"strings"
 
 	"github.com/hikae/hikae/guest"
 )
@@ -45,16 +44,6 @@ func New(addr string, cred guest.Credential, opts *Options) *Way {
 	if opts != nil {
 		w.opts = *opts
 	}
-	port := "5986"
-	if w.opts.Plain {
-		port = "5985"
-	}
-	if _, _, err := net.SplitHostPort(addr); err != nil {
-		w.addr = net.JoinHostPort(strings.Trim(addr, "[]"), port)
-	}
-	if w.opts.Dial == nil {
-		w.opts.Dial = (&net.Dialer{}).DialContext
-	}
 	return w
 }
 
@@ -73,11 +62,9 @@ func (w *Way) Open(ctx context.Context) (guest.Channel, error) {
 		return nil, err
 	}
 	// Logging on before any script runs tells a closed way from a guest that cannot run scripts.
-	c, err := l.dial(ctx)
-	if err != nil {
-		return nil, l.cut(err)
+	if err := l.over.Logon(ctx); err != nil {
+		return nil, l.worded(err)
 	}
-	l.put(c)
 	over, err := guest.Over(ctx, guest.WinRM, l, &guest.OverOptions{OS: "windows", Temp: w.opts.Temp})
 	if err != nil {
 		l.Close()

@@ -15,7 +15,6 @@ type call struct {
 	last    bool   // it is sent while the session ends
 
 	io     ioFrame // of a request for content
-	count  int     // chunks that are asked for
 	answer uint32  // length of the answer's payload; zero: any within bounds
 	buf    []byte  // takes what follows the answer's payload: content, or a bitmap
 
@@ -68,7 +67,7 @@ func newWrite(handle uint64, p []byte, off int64) *call {
 // newAllocated asks what holds anything.
 func newAllocated(handle uint64, chunk, start int64, count int) *call {
 	c := newCall(kindAllocated, askAllocated(handle, chunk, start, count), nil)
-	c.count, c.answer, c.buf = count, allocatedLen, make([]byte, bitmapLen(count))
+	c.answer, c.buf = allocatedLen, make([]byte, bitmapLen(count))
 	return c
 }
 

@@ -167,10 +167,19 @@ func askAllocated(handle uint64, chunk, start int64, count int) []byte {
 	return b
 }
 
-// checkAllocated holds the answer's payload to the question. The bitmap behind it has bitmapLen bytes.
-func checkAllocated(b []byte, count int) error {
-	if n := binary.LittleEndian.Uint64(b[32:]); n != uint64(count) {
-		return broken("%d chunks were asked for, %d are told of", count, n)
+// checkAllocated holds the answer's payload to the question. The bitmap behind it has bitmapLen bytes. Whether a host repeats
+// more than the count is not known; what it repeats must be what was asked.
+func checkAllocated(b, asked []byte) error {
+	if n, want := binary.LittleEndian.Uint64(b[32:]), binary.LittleEndian.Uint64(asked[32:]); n != want {
+		return broken("%d chunks were asked for, %d are told of", want, n)
+	}
+	for _, field := range []struct {
+		what string
+		at   int
+	}{{"handle", 0}, {"chunk's length", 16}, {"start", 24}} {
+		if is, want := binary.LittleEndian.Uint64(b[field.at:]), binary.LittleEndian.Uint64(asked[field.at:]); is != 0 && is != want {
+			return broken("an answer about the %s %#x, where it was asked about %#x", field.what, is, want)
+		}
 	}
 	return nil
 }

@@ -309,7 +309,7 @@ func (l *link) take(c *call, payload []byte) error {
 			}
 		}
 	case kindAllocated:
-		if err := checkAllocated(payload, c.count); err != nil {
+		if err := checkAllocated(payload, c.payload); err != nil {
 			return err
 		}
 		if err := l.fill(c, c.buf); err != nil {

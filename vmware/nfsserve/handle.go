@@ -17,10 +17,11 @@ import (
 )
 
 // handles names files to the host: a number that stays with the file, also when it is renamed and when this program is started
-// again, and a proof that it was given out. The number is the file's own (its inode), and of a disk made of its name.
+// again, how often that number was another file's before, and a proof that it was given out. The number is the file's own (its
+// inode), and of a disk made of its name.
 //
-//	0        8                  40
-//	│ number │ HMAC-SHA-256 of it │
+//	0        8            12                   44
+//	│ number │ generation │ HMAC-SHA-256 of both │
 type handles struct {
 	share *share
 	key   []byte
@@ -30,7 +31,8 @@ type handles struct {
 }
 
 const (
-	handleSize = 8 + sha256.Size
+	named      = 8 + 4 // number and generation
+	handleSize = named + sha256.Size
 	maxKnown   = 1 << 16
 	maxWalked  = 1 << 16 // files that are looked at to find one again
 )
@@ -69,14 +71,18 @@ func (h *handles) ToHandle(_ billy.Filesystem, elems []string) []byte {
 	h.paths[n] = name
 	h.mu.Unlock()
 	out := binary.BigEndian.AppendUint64(nil, n)
+	out = binary.BigEndian.AppendUint32(out, h.share.lives.of(n))
 	return append(out, h.proof(out)...)
 }
 
 func (h *handles) FromHandle(handle []byte) (billy.Filesystem, []string, error) {
-	if len(handle) != handleSize || !hmac.Equal(h.proof(handle[:8]), handle[8:]) {
+	if len(handle) != handleSize || !hmac.Equal(h.proof(handle[:named]), handle[named:]) {
 		return nil, nil, errStale
 	}
 	n := binary.BigEndian.Uint64(handle)
+	if binary.BigEndian.Uint32(handle[8:]) != h.share.lives.of(n) {
+		return nil, nil, errStale
+	}
 	h.mu.Lock()
 	name, known := h.paths[n]
 	h.mu.Unlock()

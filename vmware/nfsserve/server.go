@@ -76,6 +76,7 @@ const (
 	filesFolder    = "files"
 	overlaysFolder = "overlays"
 	secretFile     = "secret"
+	livesFile      = "lives"
 )
 
 func (s *Server) open(disks []Disk) error {
@@ -89,6 +90,9 @@ func (s *Server) open(disks []Disk) error {
 	}
 	s.share = &share{ctx: s.ctx, root: root, flats: map[string]*volume{}, started: time.Now(),
 		room: &room{folder: s.opts.Folder, least: s.opts.LeastFree, async: s.opts.Async}}
+	if s.share.lives, err = openLives(filepath.Join(s.opts.Folder, livesFile)); err != nil {
+		return err
+	}
 	if s.secret, err = secretIn(s.opts.Folder); err != nil {
 		return err
 	}

@@ -370,3 +370,37 @@ func FuzzCheck(f *testing.F) {
 		}
 	})
 }
+
+// A removed file's handle leads to no other file, though systems give its number to the next one; also after a restart.
+func TestHandleOfARemovedFile(t *testing.T) {
+	folder := t.TempDir()
+	s := serve(t, folder, nil)
+	_, err := s.create(s.dir, "old.log")
+	require.NoError(t, err)
+	old, _, err := s.lookup(s.dir, "old.log")
+	require.NoError(t, err)
+	require.NoError(t, s.remove(s.dir, "old.log"))
+	for i := range 8 {
+		name := fmt.Sprintf("new%d", i)
+		_, err = s.create(s.dir, name)
+		require.NoError(t, err)
+		_, _, err = s.lookup(s.dir, name)
+		require.NoError(t, err)
+	}
+	_, err = s.read(old, 0, 100)
+	require.ErrorIs(t, err, stale)
+	require.NoError(t, s.rename(s.dir, "new0", "new1"))
+	require.NoError(t, s.Close())
+	again := serve(t, folder, nil)
+	_, err = again.read(old, 0, 100)
+	require.ErrorIs(t, err, stale)
+
+	l, err := openLives(filepath.Join(t.TempDir(), "lives"))
+	require.NoError(t, err)
+	l.lines = maxLines
+	require.NoError(t, l.end(7))
+	require.NoError(t, l.end(7))
+	back, err := openLives(l.path)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, back.of(7))
+}

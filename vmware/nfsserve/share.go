@@ -25,6 +25,7 @@ type share struct {
 	started time.Time
 	written atomic.Int64 // in nanoseconds since 1970: when a disk was last written to
 	room    *room
+	lives   *lives
 }
 
 var (
@@ -126,6 +127,9 @@ func (s *share) Rename(from, to string) error {
 	if s.disk(from) != nil || s.disk(to) != nil {
 		return denied("rename", from)
 	}
+	if err := s.end(to); err != nil {
+		return err
+	}
 	return s.root.Rename(from, to)
 }
 
@@ -133,7 +137,19 @@ func (s *share) Remove(name string) error {
 	if s.disk(name) != nil {
 		return denied("remove", name)
 	}
+	if err := s.end(name); err != nil {
+		return err
+	}
 	return s.root.Remove(name)
+}
+
+// end makes the handles of a file stale that is about to go.
+func (s *share) end(name string) error {
+	n, err := s.number(name)
+	if err != nil {
+		return nil // it is not there
+	}
+	return s.lives.end(n)
 }
 
 func (s *share) MkdirAll(name string, perm os.FileMode) error {

@@ -26,7 +26,13 @@ const relocate = "RelocateVM_Task"
 
 func (t *test) refs() []types.ManagedObjectReference { return []types.ManagedObjectReference{t.vm} }
 
-func (t *test) get(ctx context.Context, of types.ManagedObjectReference, names []string, into any) error {
+// get asks for properties. The library panics where a server answers with a value of another type than it should.
+func (t *test) get(ctx context.Context, of types.ManagedObjectReference, names []string, into any) (err error) {
+	defer func() {
+		if what := recover(); what != nil {
+			err = fmt.Errorf("%s: the server's answer makes no sense: %v", of.Value, what)
+		}
+	}()
 	return property.DefaultCollector(t.client.Vim()).RetrieveOne(ctx, of, names, into)
 }
 

@@ -13,17 +13,13 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/types"
-	"go.uber.org/goleak"
 
 	"github.com/hikae/hikae/job/selftest"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/vmware"
 	"github.com/hikae/hikae/vmware/vmwaretest"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // lab is a fake server with one VM of two disks, and a client of it.
 type lab struct {
@@ -33,16 +29,22 @@ type lab struct {
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	s, err := vmwaretest.Start(&vmwaretest.Options{DisksPerVM: 2, DiskBytes: 8 << 20})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	l := newLabOf(t, &vmwaretest.Options{DisksPerVM: 2, DiskBytes: 8 << 20})
 	rnd := rand.NewChaCha8([32]byte{1})
-	for _, d := range s.VM("web0").Disks() {
+	for _, d := range l.VM("web0").Disks() {
 		p := make([]byte, 3<<20+512)
 		_, err := io.ReadFull(rnd, p)
 		require.NoError(t, err)
 		require.NoError(t, d.Write(1<<20, p))
 	}
+	return l
+}
+
+func newLabOf(t *testing.T, opts *vmwaretest.Options) *lab {
+	t.Helper()
+	s, err := vmwaretest.Start(opts)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	c, err := vmware.Connect(t.Context(), s.URL(), vmware.Login{User: s.User(), Password: s.Password()},
 		&vmware.ConnectOptions{Thumbprint: s.Thumbprint(), CallTimeout: 20 * time.Second, Latency: vmware.LatencyOptions{Off: true}})
 	require.NoError(t, err)
@@ -62,15 +64,16 @@ func (l *lab) left() (out []string) {
 	return out
 }
 
-// tools says that VMware Tools run.
+// tools says that VMware Tools run in web0.
 func (l *lab) tools(t *testing.T) {
 	t.Helper()
-	spec := types.VirtualMachineConfigSpec{ExtraConfig: []types.BaseOptionValue{
-		&types.OptionValue{Key: "SET.guest.toolsRunningStatus", Value: string(types.VirtualMachineToolsRunningStatusGuestToolsRunning)}}}
-	res, err := methods.ReconfigVM_Task(t.Context(), l.client.Vim(), &types.ReconfigVM_Task{This: l.vm(), Spec: spec})
-	require.NoError(t, err)
-	_, err = l.client.Wait(t.Context(), res.Returnval)
-	require.NoError(t, err)
+	l.toolsOf(t, l.vm())
+}
+
+func (l *lab) toolsOf(t *testing.T, vm types.ManagedObjectReference) {
+	t.Helper()
+	require.NoError(t, l.reconfigure(vm, types.VirtualMachineConfigSpec{ExtraConfig: []types.BaseOptionValue{
+		&types.OptionValue{Key: "SET.guest.toolsRunningStatus", Value: string(types.VirtualMachineToolsRunningStatusGuestToolsRunning)}}}))
 }
 
 func byName(r selftest.Result) map[string]selftest.Step {

@@ -40,7 +40,7 @@ func (d *attachedDevice) take(ctx context.Context, a attachment) (err error) {
 func (i *Image) again(l *layer, write bool) *Image {
 	i.vm.mu.Lock()
 	defer i.vm.mu.Unlock()
-	for _, p := range l.chain() {
+	for _, p := range l.own() {
 		p.opens++
 	}
 	return &Image{vm: i.vm, disk: i.disk, layer: l, write: write}

@@ -38,6 +38,9 @@ func (s *Server) holdOf(file string) (h hold) {
 					continue
 				}
 				h.used, h.data = true, h.data || file != name
+				if file != name {
+					h.key = d.crypto
+				}
 				h.top = h.top || l == d.top
 				h.running = h.running || on && l == d.top
 				for _, a := range s.extras.attachments.of(name, v.ref) {

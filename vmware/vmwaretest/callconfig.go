@@ -31,6 +31,11 @@ func (c *vmCalls) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigVM_T
 
 func (v *VM) reconfigure(asked, ctx *simulator.Context, req *types.ReconfigVM_Task) types.BaseMethodFault {
 	spec := req.Spec
+	v.nameControllers(&spec)
+	before := map[int32]bool{}
+	for _, d := range v.hardware() {
+		before[d.GetVirtualDevice().Key] = true
+	}
 	var rest []types.BaseVirtualDeviceConfigSpec
 	var after []func() types.BaseMethodFault
 	for _, c := range spec.DeviceChange {
@@ -58,6 +63,7 @@ func (v *VM) reconfigure(asked, ctx *simulator.Context, req *types.ReconfigVM_Ta
 	}
 	for _, then := range after {
 		if f := then(); f != nil {
+			v.takeBack(before)
 			return f
 		}
 	}
@@ -157,6 +163,7 @@ func (v *VM) removed(key int32, destroy bool) types.BaseMethodFault {
 			continue
 		}
 		v.disks = append(v.disks[:i:i], v.disks[i+1:]...)
+		d.letGo()
 		if !destroy {
 			return nil
 		}

@@ -76,10 +76,19 @@ func (v *VM) destroy(asked *simulator.Context, req *types.Destroy_Task) types.Ba
 		}
 	}
 	v.mu.Lock()
+	for _, d := range v.disks {
+		for _, l := range d.files {
+			if l.clones > 0 {
+				v.mu.Unlock()
+				return &types.FileLocked{FileFault: types.FileFault{File: l.name.String()}}
+			}
+		}
+	}
 	for len(v.roots) > 0 {
 		v.cut(asked, v.roots[0], true)
 	}
 	for _, d := range v.disks {
+		d.letGo()
 		for _, l := range d.files {
 			v.s.forget(l)
 			_ = l.store.close() // the file goes with its folder
@@ -106,25 +115,4 @@ func (v *VM) destroy(asked *simulator.Context, req *types.Destroy_Task) types.Ba
 	delete(v.s.vms, v.ref)
 	v.s.mu.Unlock()
 	return asFault(err)
-}
-
-// UnregisterVM forgets a machine and leaves its files.
-func (c *vmCalls) UnregisterVM(ctx *simulator.Context, req *types.UnregisterVM) soap.HasFault {
-	vm, ok := c.s.reg.Get(req.This).(*simulator.VirtualMachine)
-	if !ok {
-		return &methods.UnregisterVMBody{Fault_: simulator.Fault("", &types.ManagedObjectNotFound{Obj: req.This})}
-	}
-	if v := c.s.VMByRef(req.This); v != nil {
-		if err := v.push(); err != nil { // the last that its host writes
-			return &methods.UnregisterVMBody{Fault_: simulator.Fault("", fileFault(v.Folder(), err))}
-		}
-	}
-	var res soap.HasFault
-	ctx.WithLock(vm, func() { res = vm.UnregisterVM(ctx, req) })
-	if res.Fault() == nil {
-		c.s.mu.Lock()
-		delete(c.s.vms, req.This)
-		c.s.mu.Unlock()
-	}
-	return res
 }

@@ -19,10 +19,7 @@ func (s *Server) claim(ctx *simulator.Context, vm, on types.ManagedObjectReferen
 	if f := v.begin(name); f != nil {
 		return types.ManagedObjectReference{}, simulator.Fault("another operation is under way", f)
 	}
-	return s.start(ctx, on, name, false, func(j *job) (types.AnyType, types.BaseMethodFault) {
-		defer v.end()
-		return do(v, j)
-	}), nil
+	return s.startHolding(ctx, on, name, false, v.end, func(j *job) (types.AnyType, types.BaseMethodFault) { return do(v, j) }), nil
 }
 
 // CreateSnapshotTask creates a snapshot.

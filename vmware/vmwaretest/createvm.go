@@ -2,6 +2,7 @@ package vmwaretest
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/vmware/govmomi/object"
@@ -50,14 +51,21 @@ func (s *Server) discard(v *VM) {
 	v.destroy(s.context(), &types.Destroy_Task{This: v.ref})
 }
 
-// checkNewVM refuses what names a datastore that the VM's host does not have: the simulator takes it for granted, and ends the
-// process.
+// checkNewVM refuses a name that another one in the folder has, and what names a datastore that the VM's host does not have: the
+// simulator takes that for granted, and ends the process.
 func (s *Server) checkNewVM(req *types.CreateVM_Task) types.BaseMethodFault {
 	if req.Config.Name == "" || len(req.Config.Name) > 80 {
 		return &types.InvalidName{Name: req.Config.Name}
 	}
 	if req.Config.Files == nil || req.Config.Files.VmPathName == "" {
 		return &types.InvalidVmConfig{Property: "configSpec.files.vmPathName"}
+	}
+	if folder, ok := s.reg.Get(req.This).(*simulator.Folder); ok {
+		var children []types.ManagedObjectReference
+		s.context().WithLock(folder, func() { children = slices.Clone(folder.ChildEntity) })
+		if other := s.reg.FindByName(req.Config.Name, children); other != nil {
+			return &types.DuplicateName{Name: req.Config.Name, Object: other.Reference()}
+		}
 	}
 	files := []string{req.Config.Files.VmPathName}
 	for _, change := range req.Config.DeviceChange {

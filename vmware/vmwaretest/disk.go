@@ -24,6 +24,9 @@ type Disk struct {
 	untracked bool   // it is taken out of tracking by itself
 	stale     bool   // areas past the end that it had are not tracked
 	tracked   int64  // bytes that are, where stale
+	crypto    string // the id of the key that it is encrypted with; empty: it is not
+	from      *VM    // of a linked clone: whose file it stands on
+	on        *layer // that file
 }
 
 // Key is the disk's UUID, in lower case: what the product calls it by.
@@ -117,6 +120,23 @@ func (d *Disk) SetIndependent() error {
 	return nil
 }
 
+// SetEncrypted makes the disk one that is encrypted with a key of that id. Its backing names it; its files show ciphertext where
+// they are read as files, and its content where its host reads it. Empty: it is not.
+func (d *Disk) SetEncrypted(keyID string) {
+	d.vm.mu.Lock()
+	defer d.vm.mu.Unlock()
+	d.crypto = keyID
+	d.vm.publish(d.vm.s.context())
+}
+
+// keyID is what configurations say of the disk's encryption.
+func (d *Disk) keyID() *types.CryptoKeyId {
+	if d.crypto == "" {
+		return nil
+	}
+	return &types.CryptoKeyId{KeyId: d.crypto, ProviderId: &types.KeyProviderId{Id: "keys"}}
+}
+
 // Extend makes the disk longer. A host refuses where the VM has snapshots, and so is it here.
 func (d *Disk) Extend(size int64) error {
 	d.vm.mu.Lock()
@@ -204,9 +224,11 @@ func joined(text string) string {
 
 // freeName is a name for the next delta: the first number that no file has.
 func (d *Disk) freeName() (object.DatastorePath, string, error) {
-	stem := strings.TrimSuffix(d.top.base().name.Path, ".vmdk")
+	own := d.top.own()
+	first := own[len(own)-1].name
+	stem := strings.TrimSuffix(first.Path, ".vmdk")
 	for i := 1; i < 1_000_000; i++ {
-		p := object.DatastorePath{Datastore: d.top.base().name.Datastore, Path: fmt.Sprintf("%s-%06d.vmdk", stem, i)}
+		p := object.DatastorePath{Datastore: first.Datastore, Path: fmt.Sprintf("%s-%06d.vmdk", stem, i)}
 		local, err := d.vm.s.local(p)
 		if err != nil {
 			return p, "", err

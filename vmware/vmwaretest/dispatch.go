@@ -12,13 +12,13 @@ import (
 // overlaid is the root of objects whose methods take the place of the simulator's, for all objects of one type. A call finds
 // the method by its name ("CreateSnapshot_Task" is CreateSnapshotTask), and in the request's This the object that is meant.
 // They are called without any lock of the simulator's.
+//
+// A managed object comes first in them, as in all that is in the simulator's registry: its searches look into every object there,
+// and end the call where there is none.
 type overlaid struct {
-	s    *Server
-	Self types.ManagedObjectReference
+	mo.ExtensibleManagedObject
+	s *Server
 }
-
-// Reference implements mo.Reference.
-func (o *overlaid) Reference() types.ManagedObjectReference { return o.Self }
 
 // Lock and Unlock make the simulator take no lock around a call.
 func (o *overlaid) Lock()   {}
@@ -32,7 +32,8 @@ func (s *Server) lay(kind string, o mo.Reference) {
 
 // over is the root of an overlay for a type.
 func (s *Server) over(kind, part string) overlaid {
-	return overlaid{s: s, Self: types.ManagedObjectReference{Type: "Overlay" + kind, Value: part}}
+	self := types.ManagedObjectReference{Type: "Overlay" + kind, Value: part}
+	return overlaid{ExtensibleManagedObject: mo.ExtensibleManagedObject{Self: self}, s: s}
 }
 
 // overlay lays all that this package does better.
@@ -42,6 +43,7 @@ func (s *Server) overlay() {
 	s.lay("VirtualMachineSnapshot", &snapshotCalls{s.over("VirtualMachineSnapshot", "core")})
 	s.lay("Task", &taskCalls{s.over("Task", "core")})
 	s.lay("Folder", &folderCalls{s.over("Folder", "core")})
+	s.lay("SearchIndex", &searchCalls{s.over("SearchIndex", "core")})
 	s.lay("Datastore", &datastoreCalls{s.over("Datastore", "core")})
 	s.lay("AuthorizationManager", &authorizationCalls{s.over("AuthorizationManager", "core")})
 	s.lay("PerformanceManager", &performanceCalls{s.over("PerformanceManager", "core")})

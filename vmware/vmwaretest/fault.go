@@ -3,8 +3,10 @@ package vmwaretest
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"github.com/vmware/govmomi/simulator"
@@ -110,7 +112,7 @@ func (s *Server) serveSDK(service *simulator.Service, w http.ResponseWriter, r *
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	f := s.onWire(body)
 	if f == nil {
-		service.ServeSDK(w, r)
+		s.call(service, w, r)
 		return
 	}
 	s.pause(f.Delay)
@@ -118,11 +120,29 @@ func (s *Server) serveSDK(service *simulator.Service, w http.ResponseWriter, r *
 	case f.Status != 0:
 		http.Error(w, http.StatusText(f.Status), f.Status)
 	case f.Lost:
-		service.ServeSDK(&deaf{header: http.Header{}}, r)
+		s.call(service, &deaf{header: http.Header{}}, r)
 		fallthrough
 	default:
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// call leads a request to the simulator. A call that panics there keeps the simulator's lock of its object, and whoever needs that
+// next waits for ever: so it is noted, and Close fails with it.
+func (s *Server) call(service *simulator.Service, w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		s.mu.Lock()
+		if s.broken == nil {
+			s.broken = fmt.Errorf("a call panicked: %v\n%s", p, debug.Stack())
+		}
+		s.mu.Unlock()
+		panic(http.ErrAbortHandler)
+	}()
+	service.ServeSDK(w, r)
 }
 
 // onWire is the fault that a request meets before it is looked at. Where there are none nothing is decoded twice.

@@ -50,7 +50,7 @@ func (d *Disk) Open(path string, write bool) (*Image, error) {
 	case l == d.top && on || write && (l != d.top || on):
 		return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrPermission}
 	}
-	for _, p := range l.chain() {
+	for _, p := range l.own() {
 		p.opens++
 	}
 	return &Image{vm: d.vm, disk: d, layer: l, write: write}, nil
@@ -147,7 +147,7 @@ func (i *Image) Close() error {
 	i.once.Do(func() {
 		i.vm.mu.Lock()
 		defer i.vm.mu.Unlock()
-		for _, p := range i.layer.chain() {
+		for _, p := range i.layer.own() {
 			p.opens--
 		}
 	})

@@ -25,6 +25,8 @@ type layer struct {
 	ddb    map[string]string
 	store  store
 	opens  int      // images that read or write it
+	clones int      // disks of other machines that stand on it
+	linked bool     // its parent is another machine's
 	fresh  bool     // nothing was written since it was made
 	nas    *nasDisk // nil: it lies on this machine
 }
@@ -216,8 +218,18 @@ func (l *layer) chain() (out []*layer) {
 	return out
 }
 
-// busy reports whether any of its files is read or written right now.
-func (l *layer) busy() bool { return l.opens > 0 }
+// own are the disks of the chain that belong to the machine, itself first: the parent of a linked clone is another's.
+func (l *layer) own() (out []*layer) {
+	for ; l != nil; l = l.parent {
+		if out = append(out, l); l.linked {
+			break
+		}
+	}
+	return out
+}
+
+// busy reports whether its files are read or written right now, or stood on by clones.
+func (l *layer) busy() bool { return l.opens > 0 || l.clones > 0 }
 
 // remove deletes its files.
 func (l *layer) remove() error {

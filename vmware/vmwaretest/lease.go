@@ -43,12 +43,13 @@ func (s *Server) SetLeaseTimeout(d time.Duration) {
 type lease struct {
 	mo.HttpNfcLease
 
-	s       *Server
-	token   string
-	session string // key of the session that it was made in
-	vm      types.ManagedObjectReference
-	upload  bool
-	disks   []*leaseDisk
+	s      *Server
+	token  string
+	upload bool
+
+	// Guarded by the lock of all leases.
+	vm    types.ManagedObjectReference
+	disks []*leaseDisk
 
 	mu      sync.Mutex // all below
 	timer   *time.Timer
@@ -78,36 +79,47 @@ type leaseDisk struct {
 // newLease makes a lease in the session of a call. It is not ready yet.
 func (s *Server) newLease(ctx *simulator.Context, vm types.ManagedObjectReference, upload bool) (*lease, types.BaseMethodFault) {
 	all := &s.extras.leases
+	l := &lease{s: s, token: strings.ToLower(rand.Text()), vm: vm, upload: upload, ended: make(chan struct{})}
+	l.Self = types.ManagedObjectReference{Type: "HttpNfcLease", Value: fmt.Sprintf("session[%s]%s", ctx.Session.Key, newUUID())}
+	l.State = types.HttpNfcLeaseStateInitializing
+	l.Mode = string(types.HttpNfcLeaseModePushOrGet)
+	if fault := all.admit(l); fault != nil {
+		return nil, fault
+	}
+	ctx.Session.Registry.Put(l) // it has its name already, which others may be reading
+	return l, nil
+}
+
+// admit notes a lease, unless its VM has one.
+func (all *leases) admit(l *lease) types.BaseMethodFault {
 	all.mu.Lock()
 	defer all.mu.Unlock()
+	if l.timeout = all.timeout; l.timeout <= 0 {
+		l.timeout = leaseTimeout
+	}
 	for _, other := range all.open {
-		if other.vm == vm && vm.Value != "" {
-			return nil, &types.TaskInProgress{Task: other.Self}
+		if other.vm == l.vm && l.vm.Value != "" {
+			return &types.TaskInProgress{Task: other.Self}
 		}
 	}
 	if all.closed {
-		return nil, &types.HostNotConnected{}
+		return &types.HostNotConnected{}
 	}
-	l := &lease{s: s, token: strings.ToLower(rand.Text()), session: ctx.Session.Key, vm: vm, upload: upload, ended: make(chan struct{})}
-	l.timeout = all.timeout
-	if l.timeout <= 0 {
-		l.timeout = leaseTimeout
-	}
-	l.Self.Type = "HttpNfcLease"
-	l.State = types.HttpNfcLeaseStateInitializing
-	l.Mode = string(types.HttpNfcLeaseModePushOrGet)
-	ctx.Session.Put(l)
 	if all.open == nil {
 		all.open = map[string]*lease{}
 	}
 	all.open[l.token] = l
-	return l, nil
+	return nil
 }
 
 // ready opens the lease for transfers and starts its clock.
 func (l *lease) ready(ctx *simulator.Context) {
-	info := &types.HttpNfcLeaseInfo{Lease: l.Self, Entity: l.vm, LeaseTimeout: int32(max(1, l.timeout/time.Second))}
-	for _, d := range l.disks {
+	all := &l.s.extras.leases
+	all.mu.Lock()
+	vm, disks := l.vm, l.disks
+	all.mu.Unlock()
+	info := &types.HttpNfcLeaseInfo{Lease: l.Self, Entity: vm, LeaseTimeout: int32(max(1, l.timeout/time.Second))}
+	for _, d := range disks {
 		info.TotalDiskCapacityInKB += d.size >> 10
 		info.DeviceUrl = append(info.DeviceUrl, types.HttpNfcLeaseDeviceUrl{
 			Key: d.key, ImportKey: d.importKey, TargetId: d.name, Disk: types.NewBool(true), Url: l.url(d),
@@ -115,6 +127,10 @@ func (l *lease) ready(ctx *simulator.Context) {
 		})
 	}
 	l.mu.Lock()
+	if l.over { // by the end of the server, say
+		l.mu.Unlock()
+		return
+	}
 	l.timer = time.AfterFunc(l.timeout, func() { l.fail(l.s.context(), &types.Timedout{}, "the lease timed out") })
 	l.mu.Unlock()
 	l.update(ctx, []types.PropertyChange{{Name: "info", Val: info}, {Name: "state", Val: types.HttpNfcLeaseStateReady}})
@@ -131,12 +147,45 @@ func (l *lease) url(d *leaseDisk) string {
 	return u.String()
 }
 
+// Lock and Unlock make the simulator take no lock around a call: what an end takes down has locks of its own.
+func (l *lease) Lock()   {}
+func (l *lease) Unlock() {}
+
+// update tells the lease's properties. It is the only thing done under the simulator's lock of the lease, which goes by its
+// reference, as the lease itself opts out of it; and no lock of ours is held meanwhile.
 func (l *lease) update(ctx *simulator.Context, changes []types.PropertyChange) {
-	ctx.WithLock(l, func() { ctx.Update(l, changes) })
+	ctx.WithLock(l.Self, func() { ctx.Update(l, changes) })
+}
+
+// holds are the disks that the lease is on.
+func (l *lease) holds() []*leaseDisk {
+	all := &l.s.extras.leases
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	return l.disks
+}
+
+// on says what the lease is on.
+func (l *lease) on(vm types.ManagedObjectReference, disks []*leaseDisk) {
+	all := &l.s.extras.leases
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	l.vm, l.disks = vm, disks
 }
 
 // finish ends the lease once, and says whether this was the time.
 func (l *lease) finish(why *types.LocalizedMethodFault) bool {
+	if !l.end(why) {
+		return false
+	}
+	all := &l.s.extras.leases
+	all.mu.Lock()
+	delete(all.open, l.token)
+	all.mu.Unlock()
+	return true
+}
+
+func (l *lease) end(why *types.LocalizedMethodFault) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.over {
@@ -147,10 +196,6 @@ func (l *lease) finish(why *types.LocalizedMethodFault) bool {
 	if l.timer != nil {
 		l.timer.Stop()
 	}
-	all := &l.s.extras.leases
-	all.mu.Lock()
-	delete(all.open, l.token)
-	all.mu.Unlock()
 	return true
 }
 
@@ -160,8 +205,11 @@ func (l *lease) fail(ctx *simulator.Context, fault types.BaseMethodFault, text s
 	if !l.finish(why) {
 		return
 	}
-	if l.undo != nil {
-		l.undo()
+	l.mu.Lock()
+	undo := l.undo
+	l.mu.Unlock()
+	if undo != nil {
+		undo()
 	}
 	l.update(ctx, []types.PropertyChange{{Name: "error", Val: why}, {Name: "state", Val: types.HttpNfcLeaseStateError}})
 }
@@ -205,7 +253,7 @@ func (l *lease) HttpNfcLeaseComplete(ctx *simulator.Context, _ *types.HttpNfcLea
 	if body.Fault_ != nil {
 		return body
 	}
-	for _, d := range l.disks {
+	for _, d := range l.holds() {
 		if l.upload && !d.whole() {
 			fault := &types.FileFault{File: d.file}
 			body.Fault_ = simulator.Fault(d.name+" did not come whole", fault)
@@ -238,7 +286,7 @@ func (l *lease) HttpNfcLeaseAbort(ctx *simulator.Context, req *types.HttpNfcLeas
 // HttpNfcLeaseGetManifest implements the API's method: what passed whole, with its digest.
 func (l *lease) HttpNfcLeaseGetManifest(*types.HttpNfcLeaseGetManifest) soap.HasFault {
 	res := new(types.HttpNfcLeaseGetManifestResponse)
-	for _, d := range l.disks {
+	for _, d := range l.holds() {
 		d.mu.Lock()
 		if d.sha1 != "" {
 			res.Returnval = append(res.Returnval, types.HttpNfcLeaseManifestEntry{
@@ -260,8 +308,8 @@ func (d *leaseDisk) whole() bool {
 // find returns an open lease and its disk by what an address says.
 func (all *leases) find(token, name string) (*lease, *leaseDisk) {
 	all.mu.Lock()
+	defer all.mu.Unlock()
 	l := all.open[token]
-	all.mu.Unlock()
 	if l == nil {
 		return nil, nil
 	}

@@ -35,12 +35,6 @@ func (c *machineCalls) ExportVm(ctx *simulator.Context, req *types.ExportVm) soa
 	return body
 }
 
-// CloneVMTask refuses: the simulator's clones have disks without content, and one that is taken for a copy is worse than none. A
-// delta over a snapshot's file is attached to a VM by ReconfigVM_Task.
-func (c *machineCalls) CloneVMTask(*types.CloneVM_Task) soap.HasFault {
-	return &methods.CloneVM_TaskBody{Fault_: simulator.Fault("clones are not made here", &types.NotSupported{})}
-}
-
 // pinnedCalls are the calls on snapshots that are done here.
 type pinnedCalls struct{ overlaid }
 
@@ -66,20 +60,29 @@ func (c *pinnedCalls) ExportSnapshot(ctx *simulator.Context, req *types.ExportSn
 
 // export makes a lease on the disks of a configuration.
 func (s *Server) export(ctx *simulator.Context, v *VM, devices []types.BaseVirtualDevice) (types.ManagedObjectReference, types.BaseMethodFault) {
+	if v.encrypted() {
+		return types.ManagedObjectReference{}, &types.NotSupported{} // hosts do not export what they would have to decrypt
+	}
 	l, fault := s.newLease(ctx, v.ref, false)
 	if fault != nil {
 		return types.ManagedObjectReference{}, fault
 	}
-	l.disks = leaseDisks(v.ref.Value, v.Name(), devices)
+	l.on(v.ref, leaseDisks(v.ref.Value, v.Name(), devices))
 	s.later(l.begin)
 	return l.Self, nil
+}
+
+func (v *VM) encrypted() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.keyID() != nil
 }
 
 // begin looks whether the disks can be read, as a real host does while the lease is initializing.
 func (l *lease) begin() {
 	ctx, cancel := context.WithTimeout(l.s.extras.ctx, time.Minute)
 	defer cancel()
-	for _, d := range l.disks {
+	for _, d := range l.holds() {
 		img, err := l.s.openFile(ctx, d.file)
 		if err == nil {
 			d.size = img.Size()

@@ -58,8 +58,9 @@ func (l *lease) make(folder *simulator.Folder, create *types.CreateVM_Task) {
 		return
 	}
 	disks := leaseDisks(v.ref.Value, v.Name(), v.hardware())
+	l.on(v.ref, disks)
 	l.mu.Lock()
-	l.vm, l.disks, l.undo = v.ref, disks, func() { l.s.discard(v) }
+	l.undo = func() { l.s.discard(v) }
 	gone := l.over
 	l.mu.Unlock()
 	if gone {

@@ -21,6 +21,7 @@ func (v *VM) publish(ctx *simulator.Context) {
 	ctx.WithLock(vm, func() {
 		changes := []types.PropertyChange{
 			{Name: "config.hardware.device", Val: v.devices(vm.Config.Hardware.Device)},
+			{Name: "config.keyId", Val: v.keyID()},
 			{Name: "config.changeTrackingEnabled", Val: v.tracking},
 			{Name: "config.extraConfig", Val: v.ctkOptions(vm.Config.Hardware.Device, vm.Config.ExtraConfig)},
 			{Name: "runtime.consolidationNeeded", Val: v.consolidate},
@@ -47,6 +48,16 @@ func (v *VM) devices(old []types.BaseVirtualDevice) []types.BaseVirtualDevice {
 	return out
 }
 
+// keyID is the key of the machine's own files: the first that one of its disks has.
+func (v *VM) keyID() types.AnyType {
+	for _, d := range v.disks {
+		if id := d.keyID(); id != nil {
+			return *id
+		}
+	}
+	return nil
+}
+
 func (d *Disk) liveID() string {
 	if d.tracker == nil {
 		return ""
@@ -70,7 +81,7 @@ func (d *Disk) backing(l *layer, changeID string) types.BaseVirtualDeviceBacking
 	if d.vm.s.opts.SEBacking && l.kind == "seSparse" {
 		b := &types.VirtualDiskSeSparseBackingInfo{
 			VirtualDeviceFileBackingInfo: file, DiskMode: d.mode, Uuid: d.uuid, ContentId: l.ddb["longContentID"], ChangeId: changeID,
-			DeltaDiskFormat: "seSparseFormat",
+			DeltaDiskFormat: "seSparseFormat", KeyId: d.keyID(),
 		}
 		b.Parent, _ = d.backing(l.parent, "").(*types.VirtualDiskSeSparseBackingInfo)
 		return b
@@ -79,6 +90,7 @@ func (d *Disk) backing(l *layer, changeID string) types.BaseVirtualDeviceBacking
 		VirtualDeviceFileBackingInfo: file, DiskMode: d.mode, Uuid: d.uuid, ContentId: l.ddb["longContentID"], ChangeId: changeID,
 		ThinProvisioned: types.NewBool(d.thin), EagerlyScrub: types.NewBool(d.eager), WriteThrough: types.NewBool(false),
 		Split: types.NewBool(false), DigestEnabled: types.NewBool(false), Sharing: string(types.VirtualDiskSharingSharingNone),
+		KeyId: d.keyID(),
 	}
 	switch l.kind {
 	case "seSparse":

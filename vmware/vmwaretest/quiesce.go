@@ -17,11 +17,14 @@ const (
 	QuiesceTimeout Quiescing = "timeout"     // the guest never answers: FilesystemQuiesceFault
 )
 
-// SetQuiescing says how the guest answers from now on.
+// SetQuiescing says how the guest answers from now on. With QuiesceNoTools its properties tell of no VMware Tools; with any other,
+// of some that run while the machine is on.
 func (v *VM) SetQuiescing(q Quiescing) {
+	power := v.power()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.quiescing = q
+	v.tellTools(v.s.context(), power)
 }
 
 // OnQuiesce is called when a snapshot asks the guest to be still, before the disks are frozen: what it writes is in a

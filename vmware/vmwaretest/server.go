@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -33,17 +34,20 @@ type Server struct {
 	// changeDisk, if set, is asked first about a change of a disk; ok is false where it is no business of its own.
 	changeDisk func(v *VM, c *types.VirtualDeviceConfigSpec, d *types.VirtualDisk) (pass bool, then func() types.BaseMethodFault, f types.BaseMethodFault, ok bool)
 	tasks      sync.WaitGroup // under way
+	whole      chan struct{}  // closed when all that answers is in its place
 	stopping   chan struct{}
 
 	mu         sync.Mutex
 	vms        map[types.ManagedObjectReference]*VM
-	layers     map[string]*layer // by datastore path
+	retired    map[string]retired // by the path of the file that they are registered by
+	layers     map[string]*layer  // by datastore path
 	users      map[string]*user
 	faults     []*Fault
 	nextTask   int
 	jobs       map[types.ManagedObjectReference]*job
 	latency    map[string]int64 // milliseconds, by name of datastore
 	restricted bool
+	broken     error // the first call that panicked
 }
 
 // Start starts a server with its machines. Close ends it and leaves nothing.
@@ -53,7 +57,7 @@ func Start(opts *Options) (*Server, error) {
 		return nil, fmt.Errorf("start a vSphere: %w", err)
 	}
 	s := &Server{
-		opts: o, stopping: make(chan struct{}), vms: map[types.ManagedObjectReference]*VM{}, layers: map[string]*layer{},
+		opts: o, whole: make(chan struct{}), stopping: make(chan struct{}), vms: map[types.ManagedObjectReference]*VM{}, layers: map[string]*layer{}, retired: map[string]retired{},
 		users: map[string]*user{}, jobs: map[types.ManagedObjectReference]*job{}, latency: map[string]int64{},
 	}
 	s.nases = newNASes(s)
@@ -61,7 +65,18 @@ func Start(opts *Options) (*Server, error) {
 	if err := s.build(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start a vSphere: %w", err), s.Close())
 	}
+	close(s.whole)
 	return s, nil
+}
+
+// gate keeps who connects waiting until the server is whole: the simulator listens before what stands in front of it can be set.
+func (s *Server) gate(*tls.ClientHelloInfo) (*tls.Config, error) {
+	select {
+	case <-s.whole:
+		return nil, nil // the one that there is
+	case <-s.stopping:
+		return nil, net.ErrClosed
+	}
 }
 
 func (s *Server) build() (err error) {
@@ -91,7 +106,7 @@ func (s *Server) listen() (err error) {
 		}
 	}()
 	service := s.model.Service
-	service.TLS = new(tls.Config)
+	service.TLS = &tls.Config{GetConfigForClient: s.gate}
 	service.Listen = &url.URL{Host: s.opts.Listen, User: url.UserPassword(s.opts.User, s.opts.Password)}
 	s.reg.SessionManager().ValidLogin = s.mayLogin
 	service.RegisterEndpoints = true
@@ -118,6 +133,7 @@ func (s *Server) Close() error {
 	}
 	s.tasks.Wait()
 	s.mu.Lock()
+	err = errors.Join(err, s.broken)
 	for _, l := range s.layers {
 		err = errors.Join(err, l.store.close())
 	}

@@ -19,12 +19,18 @@ type job struct {
 	ctx    *simulator.Context
 	cancel chan struct{} // nil: it cannot be cancelled
 	fault  *Fault
+	done   func() // gives back what was taken for the task, whether its work was done or not; nil: nothing was
 }
 
 type work func(*job) (types.AnyType, types.BaseMethodFault)
 
 // start runs work as a task on an object.
 func (s *Server) start(ctx *simulator.Context, on types.ManagedObjectReference, name string, cancelable bool, do work) types.ManagedObjectReference {
+	return s.startHolding(ctx, on, name, cancelable, nil, do)
+}
+
+// startHolding is start for work on what was taken before, and is given back by done before the task's end is told.
+func (s *Server) startHolding(ctx *simulator.Context, on types.ManagedObjectReference, name string, cancelable bool, done func(), do work) types.ManagedObjectReference {
 	t := simulator.CreateTask(on, name+"Task", nil)
 	s.mu.Lock()
 	s.nextTask++
@@ -36,7 +42,7 @@ func (s *Server) start(ctx *simulator.Context, on types.ManagedObjectReference, 
 	}
 	now := time.Now()
 	t.Info.StartTime, t.Info.State = &now, types.TaskInfoStateRunning
-	j := &job{s: s, task: t, ctx: s.context(), fault: faultOf(ctx)}
+	j := &job{s: s, task: t, ctx: s.context(), fault: faultOf(ctx), done: done}
 	if cancelable {
 		j.cancel = make(chan struct{})
 	}
@@ -51,6 +57,9 @@ func (s *Server) start(ctx *simulator.Context, on types.ManagedObjectReference, 
 
 func (j *job) run(do work) {
 	res, f := j.attempt(do)
+	if j.done != nil {
+		j.done()
+	}
 	j.s.mu.Lock()
 	delete(j.s.jobs, j.task.Self)
 	j.s.mu.Unlock()
@@ -105,10 +114,6 @@ func (j *job) broken() types.BaseMethodFault {
 		return nil
 	}
 	return j.fault.Fault
-}
-
-func (j *job) progress(percent int32) {
-	j.s.reg.AtomicUpdate(j.ctx, j.task, []types.PropertyChange{{Name: "info.progress", Val: percent}})
 }
 
 // taskCalls are the calls on tasks.

@@ -21,7 +21,6 @@ const ticketLives = 5 * time.Minute
 type diskService struct {
 	s      *Server
 	server *nfctest.Server
-	print  string // SHA-1 of its certificate
 
 	mu      sync.Mutex
 	allowed map[string]grant // by session

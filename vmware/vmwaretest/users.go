@@ -73,6 +73,8 @@ var privilegesOf = map[string][]string{
 	"CreateVM_Task":               {"VirtualMachine.Inventory.Create"},
 	"Destroy_Task":                {"VirtualMachine.Inventory.Delete"},
 	"RelocateVM_Task":             {"Resource.HotMigrate"},
+	"CloneVM_Task":                {"VirtualMachine.Provisioning.Clone"},
+	"RegisterVM_Task":             {"VirtualMachine.Inventory.Register"},
 	"CreateNasDatastore":          {"Host.Config.Storage"},
 	"RemoveDatastore":             {"Host.Config.Storage"},
 	"UnregisterVM":                {"VirtualMachine.Inventory.Unregister"},

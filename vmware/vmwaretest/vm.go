@@ -90,7 +90,7 @@ func (v *VM) takeDisk(disk *types.VirtualDisk, fresh bool) error {
 		}
 	}
 	switch l := v.s.layerOf(name.String()); {
-	case l != nil:
+	case l != nil && !fresh:
 		d.top = l
 	case fresh:
 		d.uuid = newUUID()
@@ -101,10 +101,11 @@ func (v *VM) takeDisk(disk *types.VirtualDisk, fresh bool) error {
 	if err != nil {
 		return err
 	}
-	if id := joined(d.top.base().ddb["uuid"]); id != "" {
+	own := d.top.own()
+	if id := joined(own[len(own)-1].ddb["uuid"]); id != "" {
 		d.uuid = id
 	}
-	for _, l := range d.top.chain() {
+	for _, l := range own {
 		v.s.keep(l)
 		d.files = append(d.files, l)
 	}
@@ -201,6 +202,9 @@ func (v *VM) turn(to types.VirtualMachinePowerState) types.BaseMethodFault {
 		if f := v.reach(); f != nil {
 			return f
 		}
+		if f := v.heldElsewhere(); f != nil {
+			return f
+		}
 		v.settleTracking()
 	}
 	v.setPower(ctx, to)
@@ -215,6 +219,7 @@ func (v *VM) setPower(ctx *simulator.Context, to types.VirtualMachinePowerState)
 			{Name: "runtime.powerState", Val: to}, {Name: "summary.runtime.powerState", Val: to},
 		})
 	})
+	v.tellTools(ctx, to)
 }
 
 // NeedsConsolidation reports whether files are left of snapshots that are gone.

@@ -1,21 +1,18 @@
 package winrmtest
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/base64"
-	"encoding/binary"
-	"fmt"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/hikae/hikae/internal/winrm/listener"
 )
 
 // Options of a listener. Zero fields are good defaults.
@@ -44,6 +41,7 @@ type Process struct {
 type Server struct {
 	*httptest.Server
 	opts    Options
+	door    *listener.Door
 	program func(context.Context, *Process) int
 
 	mu     sync.Mutex
@@ -55,8 +53,6 @@ type Server struct {
 	group  sync.WaitGroup
 }
 
-type key struct{}
-
 // Start starts one on 127.0.0.1, whose programs are a function. It ends with the test.
 func Start(t testing.TB, opts *Options, program func(context.Context, *Process) int) *Server {
 	t.Helper()
@@ -66,9 +62,8 @@ func Start(t testing.TB, opts *Options, program func(context.Context, *Process) 
 	}
 	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
 	s.Config.ErrorLog = log.New(io.Discard, "", 0) // tests end connections at will
-	s.Config.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
-		return context.WithValue(ctx, key{}, &ntlmServer{user: opts.User, password: opts.Password, flags: s.flags()})
-	}
+	s.door = listener.New(listener.Options{User: opts.User, Password: opts.Password, TLS: opts.TLS, Basic: opts.Basic, Weak: opts.Weak})
+	s.Config.ConnContext = s.door.Context
 	if opts.ClientCA != nil {
 		s.Server.TLS = opts.ClientCA
 	}
@@ -79,13 +74,6 @@ func Start(t testing.TB, opts *Options, program func(context.Context, *Process) 
 	}
 	t.Cleanup(s.end)
 	return s
-}
-
-func (s *Server) flags() uint32 {
-	if s.opts.Weak {
-		return strongFlags &^ (1 << 5)
-	}
-	return strongFlags
 }
 
 func (s *Server) end() {
@@ -123,28 +111,16 @@ func (s *Server) Seen() []string {
 func (s *Server) Clear() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.clear }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	n := r.Context().Value(key{}).(*ntlmServer)
-	body, err := io.ReadAll(io.LimitReader(r.Body, 600<<10))
-	if err != nil {
+	in := s.door.Enter(w, r)
+	if in == nil {
 		return
-	}
-	if !s.admit(w, r, n, body) {
-		return
-	}
-	sealed := n.done && !s.opts.TLS
-	message := body
-	if sealed {
-		if message, err = openParts(n, body); err != nil {
-			w.WriteHeader(http.StatusBadRequest)
-			return
-		}
 	}
 	s.mu.Lock()
-	s.clear = s.clear || !sealed && !s.opts.TLS
+	s.clear = s.clear || in.Clear
 	s.count++
 	count := s.count
 	s.mu.Unlock()
-	e, err := parse(message)
+	e, err := parse(in.Message)
 	if err != nil {
 		w.WriteHeader(http.StatusBadRequest)
 		return
@@ -161,76 +137,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		Cut(w)
 		return
 	}
-	w.Header().Set("Content-Type", "application/soap+xml;charset=UTF-8")
-	if sealed {
-		answer = sealParts(n, answer)
-		w.Header().Set("Content-Type", `multipart/encrypted;protocol="application/HTTP-SPNEGO-session-encrypted";boundary="Encrypted Boundary"`)
-	}
-	w.WriteHeader(status)
-	w.Write(answer)
+	in.Answer(status, answer)
 }
 
 // Cut ends a connection without an answer.
-func Cut(w http.ResponseWriter) {
-	c, _, err := w.(http.Hijacker).Hijack()
-	if err == nil {
-		c.Close()
-	}
-}
-
-// admit lets a message through, or answers what logging on takes.
-func (s *Server) admit(w http.ResponseWriter, r *http.Request, n *ntlmServer, body []byte) bool {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	blob, _ := base64.StdEncoding.DecodeString(token)
-	refuse := func(offers ...string) bool {
-		for _, o := range offers {
-			w.Header().Add("WWW-Authenticate", o)
-		}
-		w.WriteHeader(http.StatusUnauthorized)
-		return false
-	}
-	switch {
-	case n.done:
-		return true
-	case r.TLS != nil && len(r.TLS.VerifiedChains) > 0:
-		return strings.HasSuffix(r.Header.Get("Authorization"), "/secprofile/https/mutual") || refuse("Negotiate")
-	case scheme == "Basic" && s.opts.Basic:
-		account := string(blob[bytes.LastIndexByte(blob, '\\')+1:]) // with or without the machine's name
-		return account == s.opts.User+":"+s.opts.Password || refuse("Negotiate", `Basic realm="WSMAN"`)
-	case scheme == "Negotiate" && len(blob) > 12 && blob[8] == 1:
-		return refuse("Negotiate " + base64.StdEncoding.EncodeToString(n.offer()))
-	case scheme == "Negotiate":
-		if n.accept(blob) != nil {
-			return refuse("Negotiate")
-		}
-		if len(body) > 0 {
-			return true
-		}
-		w.WriteHeader(http.StatusOK)
-		return false
-	}
-	return refuse("Negotiate", "Kerberos")
-}
-
-const boundary = "--Encrypted Boundary"
-
-func openParts(n *ntlmServer, body []byte) ([]byte, error) {
-	parts := bytes.SplitN(body, []byte(boundary+"\r\n"), 3)
-	if len(parts) != 3 || !bytes.Contains(parts[1], []byte("OriginalContent: type=application/soap+xml;charset=UTF-8;Length=")) {
-		return nil, fmt.Errorf("parts")
-	}
-	_, data, ok := bytes.Cut(parts[2], []byte("Content-Type: application/octet-stream\r\n"))
-	data, ended := bytes.CutSuffix(data, []byte(boundary+"--\r\n"))
-	if !ok || !ended || len(data) < 20 || binary.LittleEndian.Uint32(data) != 16 {
-		return nil, fmt.Errorf("octets")
-	}
-	return n.open(data[4:20], data[20:])
-}
-
-func sealParts(n *ntlmServer, message []byte) []byte {
-	signature, sealed := n.seal(message)
-	b := fmt.Appendf(nil, "%s\r\nContent-Type: application/HTTP-SPNEGO-session-encrypted\r\nOriginalContent: type=application/soap+xml;charset=UTF-8;Length=%d\r\n%s\r\nContent-Type: application/octet-stream\r\n",
-		boundary, len(message), boundary)
-	b = binary.LittleEndian.AppendUint32(b, 16)
-	return append(append(append(b, signature...), sealed...), boundary+"--\r\n"...)
-}
+func Cut(w http.ResponseWriter) { listener.Cut(w) }

@@ -248,6 +248,8 @@ func (p *Problem) locate(err error) {
 		if p.Offset == nil && at >= 0 {
 			p.Offset = &at
 		}
+	default:
+		object = vsphereObject(err)
 	}
 	if p.Object == "" {
 		p.Object = object

@@ -59,6 +59,9 @@ func vsphereMessage(err error) string {
 	if vmware.IsFault[*types.InvalidLogin](err) {
 		return "the server does not take this user with this password"
 	}
+	if vmware.IsFault[*types.RestrictedVersion](err) {
+		return "the licence of the server, or of the host, forbids that by its API"
+	}
 	if f, ok := vmware.AsFault[*types.NoPermission](err); ok && f.PrivilegeId != "" {
 		return fmt.Sprintf("%v: the privilege %s is missing on %s", err, f.PrivilegeId, objectOf(f))
 	}
@@ -70,4 +73,15 @@ func objectOf(f *types.NoPermission) string {
 		return "an object that the server does not name"
 	}
 	return f.Object.Value
+}
+
+// vsphereObject is the disk or VM that an error of vSphere is about.
+func vsphereObject(err error) string {
+	if e, ok := errors.AsType[*vmware.NoTransportError](err); ok {
+		return e.Choice.Disk
+	}
+	if e, ok := errors.AsType[*vmware.PreflightError](err); ok {
+		return e.Preflight.Name
+	}
+	return ""
 }

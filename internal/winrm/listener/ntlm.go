@@ -1,4 +1,4 @@
-package winrmtest
+package listener
 
 import (
 	"bytes"
@@ -144,3 +144,7 @@ func (n *ntlmServer) open(signature, sealed []byte) ([]byte, error) {
 	}
 	return message, nil
 }
+
+func (n *ntlmServer) size() int { return 16 }
+
+func (n *ntlmServer) protocol() string { return "application/HTTP-SPNEGO-session-encrypted" }

@@ -1,28 +1,18 @@
-package winrmchannel
+package winrm
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/bodgit/ntlmssp"
 )
 
-// A message that is encrypted goes as two parts: what it was, and its bytes. [MS-WSMV] 2.2.9.1.
-const (
-	sealedType = `multipart/encrypted;protocol="application/HTTP-SPNEGO-session-encrypted";boundary="Encrypted Boundary"`
-	plainType  = "application/soap+xml;charset=UTF-8"
-	boundary   = "--Encrypted Boundary"
-	signature  = 16 // bytes
-)
-
-var errSealed = errors.New("malformed encrypted answer")
+const ntlmSignature = 16 // bytes
 
 // ntlm logs on one connection, and seals what goes over it. The library's code meets a stranger's bytes: what it may not
 // get was checked before, and a panic in it is an error.
@@ -90,25 +80,18 @@ func checkChallenge(b []byte) error {
 	return nil
 }
 
-// seal makes the body of a request.
+func (n *ntlm) protocol() string { return "application/HTTP-SPNEGO-session-encrypted" }
+
 func (n *ntlm) seal(message []byte) ([]byte, error) {
 	sealed, sum, err := n.client.SecuritySession().Wrap(message)
 	if err != nil {
 		return nil, err
 	}
-	var b bytes.Buffer
-	fmt.Fprintf(&b, boundary+"\r\n\tContent-Type: application/HTTP-SPNEGO-session-encrypted\r\n"+
-		"\tOriginalContent: type=%s;Length=%d\r\n"+boundary+"\r\n\tContent-Type: application/octet-stream\r\n", plainType, len(message))
-	b.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(sum))))
-	b.Write(sum)
-	b.Write(sealed)
-	b.WriteString(boundary + "--\r\n")
-	return b.Bytes(), nil
+	return pack(n.protocol(), len(message), sum, sealed), nil
 }
 
-// open reads the body of an answer.
 func (n *ntlm) open(body []byte) (message []byte, err error) {
-	sum, sealed, err := unpack(body)
+	sum, sealed, err := unpack(body, ntlmSignature)
 	if err != nil {
 		return nil, err
 	}
@@ -121,33 +104,6 @@ func (n *ntlm) open(body []byte) (message []byte, err error) {
 		return nil, fmt.Errorf("%w: %v", errSealed, err)
 	}
 	return message, nil
-}
-
-// unpack finds the signature and the sealed bytes. Their length is known from the header: they may hold anything, also
-// what looks like a boundary.
-func unpack(body []byte) (sum, sealed []byte, err error) {
-	head, rest, ok := bytes.Cut(body, []byte(boundary+"\r\n"))
-	if !ok || len(head) > 0 {
-		return nil, nil, errSealed
-	}
-	head, rest, ok = bytes.Cut(rest, []byte(boundary+"\r\n"))
-	if !ok {
-		return nil, nil, errSealed
-	}
-	_, length, ok := bytes.Cut(head, []byte("Length="))
-	n, err := strconv.ParseUint(string(bytes.TrimSpace(length)), 10, 31)
-	if !ok || err != nil {
-		return nil, nil, errSealed
-	}
-	_, rest, ok = bytes.Cut(rest, []byte("application/octet-stream\r\n"))
-	if !ok || len(rest) < 4+signature || binary.LittleEndian.Uint32(rest) != signature || uint64(len(rest)-4-signature) < n {
-		return nil, nil, errSealed
-	}
-	sum, sealed = rest[4:4+signature], rest[4+signature:4+signature+int(n)]
-	if end := bytes.TrimSpace(rest[4+signature+int(n):]); string(end) != boundary+"--" {
-		return nil, nil, errSealed
-	}
-	return sum, sealed, nil
 }
 
 // bindings ties a logon to the TLS connection that it goes over, so that nobody in between can use it elsewhere. RFC 5929,

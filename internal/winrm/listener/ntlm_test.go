@@ -1,4 +1,4 @@
-package winrmtest
+package listener
 
 import (
 	"crypto/rc4"

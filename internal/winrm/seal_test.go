@@ -1,4 +1,4 @@
-package winrmchannel
+package winrm
 
 import (
 	"encoding/binary"
@@ -42,16 +42,16 @@ func FuzzUnpack(f *testing.F) {
 	f.Add([]byte(head + "abcd" + boundary + "--\r\n"))
 	f.Add([]byte(head))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		sum, sealed, err := unpack(b)
+		sum, sealed, err := unpack(b, ntlmSignature)
 		if err == nil {
-			require.Len(t, sum, signature)
+			require.Len(t, sum, ntlmSignature)
 			require.LessOrEqual(t, len(sealed), len(b))
 		}
 	})
-	sum, sealed, err := unpack([]byte(head + "abc" + boundary + "--\r\n"))
+	sum, sealed, err := unpack([]byte(head+"abc"+boundary+"--\r\n"), ntlmSignature)
 	require.NoError(f, err)
 	require.Equal(f, "0123456789abcdef", string(sum))
 	require.Equal(f, "abc", string(sealed))
-	_, _, err = unpack([]byte(head + "abcd" + boundary + "--\r\n"))
+	_, _, err = unpack([]byte(head+"abcd"+boundary+"--\r\n"), ntlmSignature)
 	require.ErrorIs(f, err, errSealed)
 }
