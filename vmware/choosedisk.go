@@ -275,8 +275,12 @@ func (d *chosen) take(by *opened) error {
 		d.now.retire()
 		d.old = append(d.old, d.now)
 	}
-	d.now, d.choice.Transport, d.broken = by, by.Name(), nil
-	return nil
+	d.now, d.choice.Transport = by, by.Name()
+	var disagree *DisagreeError
+	if errors.As(d.broken, &disagree) {
+		d.broken = nil
+	}
+	return d.broken
 }
 
 func openBy(ctx context.Context, t Transport, p *Pinned) (pipe.Image, error) {

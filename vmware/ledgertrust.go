@@ -139,21 +139,45 @@ func begun(t types.TaskInfo) time.Time {
 	return t.QueueTime
 }
 
-const maxRecent = 256 // tasks of a list that are looked at; a vCenter Server lists 200
+const (
+	maxRecent    = 256 // tasks of a list that are looked at; a vCenter Server lists 200
+	maxForgotten = 16  // of them that are left out one after the other
+)
 
-// tasks are the tasks of a list that there still are.
-func (c *Client) tasks(ctx context.Context, refs []types.ManagedObjectReference) (out []types.TaskInfo, err error) {
+// tasks are the tasks of a list that there still are. Where one of them is forgotten servers answer for none, and name that one.
+func (c *Client) tasks(ctx context.Context, refs []types.ManagedObjectReference) ([]types.TaskInfo, error) {
+	refs = slices.Clone(refs[max(0, len(refs)-maxRecent):]) // the newest come last
+	for range maxForgotten {
+		out, err := c.tasksOf(ctx, refs)
+		gone, ok := faultAs[*types.ManagedObjectNotFound](err)
+		if !ok {
+			return out, err
+		}
+		i := slices.Index(refs, gone.Obj)
+		if i < 0 {
+			break
+		}
+		refs = slices.Delete(refs, i, i+1)
+	}
+	return c.tasksOneByOne(ctx, refs)
+}
+
+func (c *Client) tasksOneByOne(ctx context.Context, refs []types.ManagedObjectReference) (out []types.TaskInfo, err error) {
+	for i := range refs {
+		one, err := c.tasksOf(ctx, refs[i:i+1])
+		if err != nil && !isGone(err) {
+			return nil, err
+		}
+		out = append(out, one...)
+	}
+	return out, nil
+}
+
+func (c *Client) tasksOf(ctx context.Context, refs []types.ManagedObjectReference) (out []types.TaskInfo, err error) {
 	if len(refs) == 0 {
 		return nil, nil
 	}
-	refs = refs[max(0, len(refs)-maxRecent):] // the newest come last
 	for o, err := range c.objects(ctx, filterOf(refs, []string{"info"})) {
-		if isGone(err) && len(refs) > 1 {
-			return c.tasksOneByOne(ctx, refs)
-		}
-		if isGone(err) {
-			return nil, nil
-		}
 		var t mo.Task
 		if err == nil {
 			err = fillIn(o, &t)
@@ -162,18 +186,6 @@ func (c *Client) tasks(ctx context.Context, refs []types.ManagedObjectReference)
 			return nil, fmt.Errorf("tasks: %w", err)
 		}
 		out = append(out, t.Info)
-	}
-	return out, nil
-}
-
-// tasksOneByOne: where one of them is forgotten, servers answer for none.
-func (c *Client) tasksOneByOne(ctx context.Context, refs []types.ManagedObjectReference) (out []types.TaskInfo, err error) {
-	for i := range refs {
-		one, err := c.tasks(ctx, refs[i:i+1])
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, one...)
 	}
 	return out, nil
 }

@@ -17,7 +17,7 @@ import (
 
 // R104, R105, R107, R114 to R117, R182: snapshot without memory, disks and configuration read, detached, removed, whole again.
 func TestCycle(t *testing.T) {
-	for name, opts := range some(t, 2, map[string]vmwaretest.Options{
+	for name, opts := range some(t, 1, map[string]vmwaretest.Options{
 		"vCenter": {DisksPerVM: 2}, "single host": {ESX: true}, "old deltas": {Deltas: vmwaretest.COWD, Thick: true}, "SESparse backing": {SEBacking: true},
 	}) {
 		t.Run(name, func(t *testing.T) {
@@ -95,7 +95,7 @@ func TestUserSnapshotsAreUntouched(t *testing.T) {
 
 // R106: VMware Tools quiesce, by policy, and what was reached is what is said.
 func TestQuiesce(t *testing.T) {
-	for name, c := range some(t, 4, map[string]struct {
+	for name, c := range some(t, 3, map[string]struct {
 		how    vmwaretest.Quiescing
 		policy Quiesce
 		want   hikae.Consistency // reached

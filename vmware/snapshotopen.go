@@ -111,12 +111,13 @@ func (r *reading) leave(o *openImage) {
 	}
 }
 
-// openImage is an image that Release closes if nobody else did: no disk may be attached when the snapshot is removed.
+// openImage is an image that Release closes if nobody else did, or could: no disk may be attached when the snapshot is removed.
 type openImage struct {
 	pipe.Image
-	of   *reading
-	once sync.Once
-	err  error
+	of *reading
+
+	closing sync.Mutex
+	closed  bool
 }
 
 func (r *reading) keep(img pipe.Image) pipe.Image {
@@ -129,13 +130,19 @@ func (r *reading) keep(img pipe.Image) pipe.Image {
 
 func (o *openImage) Unwrap() pipe.Image { return o.Image }
 
-// Close closes the image once, and answers the same each time.
+// Close closes the image. After an error it is still open, and may be closed again: Release does.
 func (o *openImage) Close() error {
-	o.once.Do(func() {
-		o.err = o.Image.Close()
-		o.of.leave(o)
-	})
-	return o.err
+	o.closing.Lock()
+	defer o.closing.Unlock()
+	if o.closed {
+		return nil
+	}
+	if err := o.Image.Close(); err != nil {
+		return err
+	}
+	o.closed = true
+	o.of.leave(o)
+	return nil
 }
 
 // close closes what is open.

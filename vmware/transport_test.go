@@ -3,7 +3,6 @@ package vmware
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -116,10 +115,10 @@ func (r *ranch) readers(t *testing.T, p *Pinned) []Transport {
 // TestTransportsAgree: every transport reads what the snapshot pinned, byte for byte, while the guest goes on writing; on a
 // bare host as through vCenter, over deltas of both kinds and over snapshots of the VM's own (R108, R113).
 func TestTransportsAgree(t *testing.T) {
-	for _, opts := range []vmwaretest.Options{
-		{DiskBytes: 6 << 20, Deltas: vmwaretest.SESparse}, {DiskBytes: 6 << 20, Deltas: vmwaretest.COWD, ESX: true, DisksPerVM: 2},
-	} {
-		t.Run(fmt.Sprintf("esx=%v,%s", opts.ESX, opts.Deltas), func(t *testing.T) {
+	for name, opts := range some(t, 1, map[string]vmwaretest.Options{
+		"vCenter, SESparse": {DiskBytes: 6 << 20, Deltas: vmwaretest.SESparse}, "ESXi, COWD": {DiskBytes: 6 << 20, Deltas: vmwaretest.COWD, ESX: true, DisksPerVM: 2},
+	}) {
+		t.Run(name, func(t *testing.T) {
 			r := newRanch(t, &opts)
 			n := max(1, opts.DisksPerVM) - 1
 			disk := r.VM("web0").Disk(n)

@@ -27,6 +27,9 @@ const (
 	maxMessage = 2 << 20 // a write of 1 MiB and its call
 	idleLimit  = 30 * time.Minute
 	writeLimit = time.Minute
+
+	acceptPause    = 5 * time.Millisecond
+	acceptPatience = 30 * time.Second // the longest pause
 )
 
 var errLong = errors.New("a message is longer than any that is answered")
@@ -37,11 +40,18 @@ func newGate(l net.Listener, clients []netip.Prefix, most int) *gate {
 
 // Accept implements net.Listener.
 func (g *gate) Accept() (net.Conn, error) {
+	pause := acceptPause
 	for {
 		c, err := g.Listener.Accept()
+		if err != nil && !errors.Is(err, net.ErrClosed) && pause <= acceptPatience {
+			time.Sleep(pause) // out of descriptors for a moment: the datastore of VMs that run does not go for that
+			pause *= 2
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
+		pause = acceptPause
 		if !g.knows(c.RemoteAddr()) {
 			c.Close()
 			continue

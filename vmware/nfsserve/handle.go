@@ -60,6 +60,8 @@ func (h *handles) proof(number []byte) []byte {
 // nothing, which nobody is given.
 func (h *handles) ToHandle(_ billy.Filesystem, elems []string) []byte {
 	name := h.share.Join(elems...)
+	h.share.going.RLock()
+	defer h.share.going.RUnlock()
 	n, err := h.share.number(name)
 	if err != nil {
 		return make([]byte, handleSize)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"sync"
@@ -11,7 +12,7 @@ import (
 
 // lives counts how many files had a number before the one that has it now: systems give an inode's number to the next file, and
 // a host that still holds a handle of the old one must not read that. It is a file of lines, NUMBER TIMES, of which the last
-// counts, and is durable before a file goes.
+// counts, and is durable before another file can be made.
 type lives struct {
 	path string
 
@@ -32,14 +33,27 @@ func openLives(path string) (*lives, error) {
 		return nil, err
 	}
 	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
+	whole := true
+	for lines := bufio.NewReader(f); ; {
+		line, err := lines.ReadString('\n')
 		var n uint64
 		var times uint32
-		if _, err := fmt.Sscanf(lines.Text(), "%d %d", &n, &times); err != nil {
-			break // torn at the end: that file did not go
+		if err == io.EOF {
+			whole = whole && line == "" // torn at the end: that file did not go
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		if _, err := fmt.Sscanf(line, "%d %d\n", &n, &times); err != nil {
+			whole = false
+			continue
 		}
 		l.times[n] = max(l.times[n], times)
 		l.lines++
+	}
+	if !whole { // nothing is appended to half a line
+		return l, l.shorten()
 	}
 	return l, nil
 }
@@ -50,7 +64,7 @@ func (l *lives) of(n uint64) uint32 {
 	return l.times[n]
 }
 
-// end is called before a file goes: its handles are stale from now on, whether it goes or not.
+// end makes the handles of a number stale, durably. It is called after its file has gone and before anybody can make another.
 func (l *lives) end(n uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -76,22 +90,10 @@ func (l *lives) end(n uint64) error {
 }
 
 func (l *lives) shorten() error {
-	temp := l.path + ".tmp"
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	w := bufio.NewWriter(f)
+	var b []byte
 	for n, times := range l.times {
-		fmt.Fprintf(w, "%d %d\n", n, times)
-	}
-	err = w.Flush()
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
+		b = fmt.Appendf(b, "%d %d\n", n, times)
 	}
 	l.lines = len(l.times)
-	return os.Rename(temp, l.path)
+	return writeDurable(l.path, b)
 }

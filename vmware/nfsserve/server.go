@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -131,19 +132,50 @@ func (s *Server) add(d Disk, overlays string) error {
 func secretIn(folder string) ([]byte, error) {
 	name := filepath.Join(folder, secretFile)
 	secret, err := os.ReadFile(name)
-	if err == nil && len(secret) == sha256.Size {
+	switch {
+	case err == nil && len(secret) == sha256.Size:
 		return secret, nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	case err == nil: // another would make every host's mount a stale one, without a word
+		return nil, fmt.Errorf("%s: %d bytes are no secret: %w", name, len(secret), fs.ErrInvalid)
+	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
 	secret = make([]byte, sha256.Size)
 	rand.Read(secret)
+	return secret, writeDurable(name, secret)
+}
+
+// writeDurable makes a file that is there whole or not at all.
+func writeDurable(name string, data []byte) error {
 	temp := name + ".tmp"
-	if err := os.WriteFile(temp, secret, 0o600); err != nil {
-		return nil, err
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
 	}
-	return secret, os.Rename(temp, name)
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, name); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(name))
+}
+
+// syncFolder makes names durable, where the system has such a thing.
+func syncFolder(name string) error {
+	d, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && runtime.GOOS != "windows" {
+		return err
+	}
+	return nil
 }
 
 func (s *Server) derive(use string) []byte {

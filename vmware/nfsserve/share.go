@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -26,6 +27,7 @@ type share struct {
 	written atomic.Int64 // in nanoseconds since 1970: when a disk was last written to
 	room    *room
 	lives   *lives
+	going   sync.RWMutex // held for writing while a file goes, and for reading while one is made or named: a number is one file's
 }
 
 var (
@@ -68,6 +70,8 @@ func (s *share) OpenFile(name string, flag int, perm os.FileMode) (billy.File, e
 		if err := s.room.ask(); err != nil {
 			return nil, err
 		}
+		s.going.RLock()
+		defer s.going.RUnlock()
 	}
 	f, err := s.root.OpenFile(name, flag&^os.O_EXCL, perm&0o777|0o600)
 	if err != nil {
@@ -107,9 +111,12 @@ func (s *share) ReadDir(name string) ([]os.FileInfo, error) {
 		return nil, err
 	}
 	defer d.Close()
-	entries, err := d.Readdir(maxEntries)
+	entries, err := d.Readdir(maxEntries + 1)
 	if err != nil && err != io.EOF {
 		return nil, err
+	}
+	if len(entries) > maxEntries {
+		return nil, &fs.PathError{Op: "list", Path: name, Err: syscall.EFBIG}
 	}
 	if name == "." {
 		for _, v := range s.flats {
@@ -127,27 +134,26 @@ func (s *share) Rename(from, to string) error {
 	if s.disk(from) != nil || s.disk(to) != nil {
 		return denied("rename", from)
 	}
-	if err := s.end(to); err != nil {
-		return err
-	}
-	return s.root.Rename(from, to)
+	return s.end(to, func() error { return s.root.Rename(from, to) })
 }
 
 func (s *share) Remove(name string) error {
 	if s.disk(name) != nil {
 		return denied("remove", name)
 	}
-	if err := s.end(name); err != nil {
-		return err
-	}
-	return s.root.Remove(name)
+	return s.end(name, func() error { return s.root.Remove(name) })
 }
 
-// end makes the handles of a file stale that is about to go.
-func (s *share) end(name string) error {
-	n, err := s.number(name)
-	if err != nil {
-		return nil // it is not there
+// end has a file go, and makes its handles stale. One that did not go keeps them.
+func (s *share) end(name string, goes func() error) error {
+	s.going.Lock()
+	defer s.going.Unlock()
+	n, there := s.number(name)
+	if err := goes(); err != nil {
+		return err
+	}
+	if there != nil {
+		return nil
 	}
 	return s.lives.end(n)
 }
@@ -156,6 +162,8 @@ func (s *share) MkdirAll(name string, perm os.FileMode) error {
 	if err := s.room.ask(); err != nil {
 		return err
 	}
+	s.going.RLock()
+	defer s.going.RUnlock()
 	return s.root.MkdirAll(name, perm&0o777|0o700)
 }
 

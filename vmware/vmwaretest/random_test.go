@@ -169,7 +169,7 @@ func (m *model) same(want, got []byte, log []string, format string, args ...any)
 // of each by qemu-img; and what is left is one file for each disk (R117).
 func TestRandom(t *testing.T) {
 	seed := seedOf(t)
-	for i := range rounds(4, 60) {
+	for i := range rounds(2, 60) {
 		format := []DeltaFormat{SESparse, COWD}[i%2]
 		t.Run(fmt.Sprintf("%d-%s", i, format), func(t *testing.T) {
 			s, err := Start(&Options{DiskBytes: 1<<20 + 512*int64(i), DisksPerVM: 2, Deltas: format})
@@ -178,9 +178,9 @@ func TestRandom(t *testing.T) {
 			v := s.VM("web0")
 			m := newModel(t, v, seed+int64(i))
 			var log []string
-			for n := range 60 {
+			for n := range rounds(40, 60) {
 				log = append(log, m.step())
-				if n%6 == 0 {
+				if n%rounds(10, 6) == 0 {
 					m.check(log, content)
 				}
 			}
@@ -208,7 +208,7 @@ func TestIncrements(t *testing.T) {
 	d := v.Disk(0)
 	copyOf := make([]byte, d.Size())
 	since := "*"
-	for range rounds(12, 200) {
+	for range rounds(6, 200) {
 		for range m.rng.Intn(8) {
 			switch m.rng.Intn(10) {
 			case 0:
