@@ -450,7 +450,8 @@ func (s *backup) diskDone(d hikae.Disk, method Method, stats pipe.Stats) DiskRes
 	res := DiskResult{
 		Key: d.Key, Size: d.Size, Method: method, Read: stats.Read, Skipped: reasons(stats.Skipped),
 		Deduplicated: stats.Deduplicated, Moved: stats.Moved, Stored: stats.Stored, Sampled: s.sampled[d.Key],
-		Bad: ranges(stats.Bad), Seconds: seconds(stats.Duration),
+		Consistency: s.res.Consistency,
+		Bad:         ranges(stats.Bad), Seconds: seconds(stats.Duration),
 	}
 	if n := total(stats.Bad); n > 0 {
 		s.warn("disk %s: %d bytes in %d ranges could not be read and stand as zero in the point", d.Key, n, len(stats.Bad))

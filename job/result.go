@@ -44,6 +44,7 @@ type DiskResult struct {
 	Moved        int64            `json:"moved"`        // plain bytes handed to the target
 	Stored       int64            `json:"stored"`       // bytes in packs, without parity
 	Parity       int64            `json:"parity"`
+	Consistency  string           `json:"consistency"`         // of what was read: one for all disks of a snapshot
 	Transport    string           `json:"transport,omitempty"` // how the content came, where there are several ways
 	Tried        []hikae.Detour   `json:"tried,omitempty"`     // other ways, and why not
 	Sampled      int64            `json:"sampled,omitempty"`   // said to be unchanged, and read and compared all the same

@@ -2,6 +2,7 @@ package vmware
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"iter"
@@ -18,8 +19,8 @@ import (
 // snapshot's: the running VM has another change id by now.
 func (s *snapshot) judge(d Disk, below *snapshotTree) pinnedDisk {
 	p := pinnedDisk{Disk: d, now: moment{
-		at: s.node.created.UTC(), disk: d.Key, file: fileOf(d.File), first: d.Size, host: s.was.release, on: below.current, size: d.Size,
-		restored: restoredMark(s.config),
+		at: s.node.created.UTC(), disk: d.Key, file: fileOf(d.File), first: d.Size, host: s.was.release, number: s.node.number,
+		on: below.current, size: d.Size, restored: restoredMark(s.config), vm: s.was.identity(s.client),
 	}}
 	id, err := parseServerID(d.ChangeID)
 	switch {
@@ -79,8 +80,8 @@ func (s *snapshot) changes(ctx context.Context, d pinnedDisk, since hikae.Change
 	return s.client.changedAreas(ctx, s.ref, s.node.ref, d.Disk, past.change.String())
 }
 
-// revertedSince asks the server, once for all disks, whether it remembers a revert. A user who may not ask, and a server
-// that cannot tell, leave what the tree of snapshots and the disk's files say.
+// revertedSince asks the server, once for all disks, whether it remembers a revert. Where it cannot be asked, a VM without
+// snapshots is believed by what its tree of snapshots and its disk's files say, and no other.
 func (s *snapshot) revertedSince(ctx context.Context, since time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,7 +90,9 @@ func (s *snapshot) revertedSince(ctx context.Context, since time.Time) error {
 	}
 	why, err := s.client.revertTask(ctx, s.ref, s.recent, since)
 	switch {
-	case cannot(err):
+	case (cannot(err) || errors.Is(err, errNoHistory)) && s.below.current != "":
+		err = lost("the VM stands on snapshot %s, and whether it was reverted to that since the base point is not known: %v", s.below.current, err)
+	case cannot(err) || errors.Is(err, errNoHistory):
 		err = nil
 	case err != nil:
 		return err // it is asked again for the next disk

@@ -2,6 +2,7 @@ package vmware
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -24,6 +25,8 @@ func lost(format string, args ...any) error {
 // those that the disk is made of now, the one that the guest wrote to last first.
 func (now moment) follows(past moment, tree *snapshotTree, files []string) error {
 	switch {
+	case past.vm != now.vm:
+		return lost("the base point's change id is of another VM (%s; this is %s)", past.vm, now.vm)
 	case past.disk != now.disk:
 		return lost("the base point's change id is of another disk, %s", past.disk)
 	case past.restored != now.restored:
@@ -46,8 +49,29 @@ func (now moment) follows(past moment, tree *snapshotTree, files []string) error
 	return nil
 }
 
-// revertedSince says what in the tree of snapshots, as it was before our own, speaks for a revert since a moment.
+// identity is which VM an id is of: by the server that knows it, by its reference there, and by its own UUID. A copy, or one that
+// was put back into the inventory, differs in one of them.
+func (m *machine) identity(c *Client) string {
+	return c.vim.ServiceContent.About.InstanceUuid + "," + m.Self.Value + "," + m.Config.InstanceUuid
+}
+
+// revertedSince says what in the tree of snapshots, as it was before our own, speaks for a revert since a moment; or why there
+// may have been one.
+//
+// A VM that stands on a snapshot can be reverted to it again and again, and stands on it as before: its files get the names that
+// they had, and the change number goes on as soon as anybody makes snapshots. What remains of that is a task. A single host
+// remembers its tasks for minutes, and a vCenter Server does not hear of reverts that are made at the host. So an id from a VM
+// that stood on a snapshot is not believed at all, which also rules out tracking that was enabled over a snapshot of that time.
+// One that stood on none has nothing older to go back to.
 func (t *snapshotTree) revertedSince(past moment) string {
+	if why := t.movedSince(past); why != "" || past.on == "" {
+		return why
+	}
+	return fmt.Sprintf("the VM stood on snapshot %s at the base point, and a revert to that since then cannot be ruled out: hosts forget such tasks, and tell a vCenter Server of none that are made at the host itself", past.on)
+}
+
+// movedSince says how the VM came to stand on another snapshot than one that was made since, on top of what it stood on.
+func (t *snapshotTree) movedSince(past moment) string {
 	if t.current == past.on {
 		return ""
 	}
@@ -62,7 +86,7 @@ func (t *snapshotTree) revertedSince(past moment) string {
 			}
 			return fmt.Sprintf("the VM does not stand on snapshot %s any more, as it did at the base point: it was reverted, or that was removed", past.on)
 		}
-		if n.created.Before(past.at) {
+		if n.number <= past.number || n.created.Before(past.at) { // either is enough: hosts differ in their clocks
 			return fmt.Sprintf("the VM stands on snapshot %s, which is older than the base point, and did not then: it was reverted", ref)
 		}
 		ref = n.parent
@@ -71,25 +95,43 @@ func (t *snapshotTree) revertedSince(past moment) string {
 }
 
 const (
-	tasksAtOnce = 500
-	maxTasks    = 50_000 // of one VM that are looked through
+	tasksAtOnce     = 500
+	historiesAtOnce = 1      // that are asked for of one server: it grants a session 32, of all its programs' questions
+	maxTasks        = 50_000 // of one VM that are looked through
 )
 
+// clockSlack is how far a host's clock, which stamps snapshots, may be ahead of the clock that stamps tasks. A revert that was
+// made so shortly before the base point makes it be read in full once more.
+const clockSlack = time.Hour
+
+// errNoHistory says that there is nobody to ask for the tasks of a time.
+var errNoHistory = errors.New("a single host remembers its tasks for minutes only")
+
 // revertTask looks for a revert of a VM among the tasks that its server remembers since a time: a revert to a snapshot that
-// was made and removed since then leaves no other trace. A single host remembers minutes only, a vCenter Server weeks.
+// was made and removed since then leaves no other trace. A single host remembers minutes only, a vCenter Server weeks. An
+// error says that it is not known.
 func (c *Client) revertTask(ctx context.Context, vm types.ManagedObjectReference, recent []types.ManagedObjectReference, since time.Time) (string, error) {
 	tasks, err := c.tasks(ctx, recent)
 	if err != nil {
 		return "", err
 	}
-	if why := revertAmong(tasks, since); why != "" || !c.IsVCenter() || c.vim.ServiceContent.TaskManager == nil {
+	if why := revertAmong(tasks, since); why != "" {
 		return why, nil
 	}
+	if !c.IsVCenter() || c.vim.ServiceContent.TaskManager == nil {
+		return "", errNoHistory
+	}
+	begin := since.Add(-clockSlack)
+	leave, err := c.limits.places.take(ctx, []claim{{key: "history", limit: historiesAtOnce, what: "questions about past tasks of " + c.address.Host}})
+	if err != nil {
+		return "", err
+	}
+	defer leave()
 	res, err := methods.CreateCollectorForTasks(ctx, c.vim, &types.CreateCollectorForTasks{
 		This: *c.vim.ServiceContent.TaskManager,
 		Filter: types.TaskFilterSpec{
 			Entity: &types.TaskFilterSpecByEntity{Entity: vm, Recursion: types.TaskFilterSpecRecursionOptionSelf},
-			Time:   &types.TaskFilterSpecByTime{TimeType: types.TaskFilterSpecTimeOptionStartedTime, BeginTime: &since},
+			Time:   &types.TaskFilterSpecByTime{TimeType: types.TaskFilterSpecTimeOptionStartedTime, BeginTime: &begin},
 		},
 	})
 	if err != nil {
@@ -125,7 +167,7 @@ func revertAmong(tasks []types.TaskInfo, since time.Time) string {
 		if !strings.Contains(strings.ToLower(t.DescriptionId+" "+t.Name), "revert") || t.State == types.TaskInfoStateError {
 			continue
 		}
-		if when := begun(t); !when.Before(since) {
+		if when := begun(t); !when.Before(since.Add(-clockSlack)) {
 			return fmt.Sprintf("the VM was reverted to a snapshot at %s", when.UTC().Format(time.RFC3339))
 		}
 	}

@@ -5,7 +5,10 @@ import (
 	"strings"
 )
 
-const maxTold = 16 // findings of a preflight that are told of one snapshot
+const (
+	maxTold  = 16   // findings of a preflight that are told of one snapshot
+	maxNotes = 1024 // bytes of those that stand with the VM's facts
+)
 
 // preflight looks for what would stop the backup before anything is touched: that is a *PreflightError. What weakens it is a
 // warning, where the snapshot or its disks do not say so themselves, and what is worth knowing stands with the VM's facts.
@@ -48,6 +51,7 @@ func (s *snapshot) tell(findings []Finding) {
 		}
 	}
 	if len(notes) > 0 {
-		s.vm.Facts["preflight"] = strings.Join(notes, "; ")
+		text := strings.Join(notes, "; ")
+		s.vm.Facts["preflight"] = strings.ToValidUTF8(text[:min(len(text), maxNotes)], "")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
@@ -179,33 +180,42 @@ snapshots is refused.`),
 	return cmd
 }
 
-func (t *tool) vsphereReset(ctx context.Context, source string) (*reply, error) {
+// vsphereOne logs in and finds the one VM that is meant. What it opens is let go of when the command ends.
+func (t *tool) vsphereOne(ctx context.Context, source string) (*vsphere, vmware.Found, *hikae.FileJournal, error) {
 	v, err := t.vsphereAt(ctx, source)
 	if err != nil {
-		return nil, err
+		return nil, vmware.Found{}, nil, err
 	}
-	defer v.close()
+	t.atEnd(v.close)
 	t.server = v
 	found, err := v.found(ctx, source)
 	if err != nil {
-		return nil, err
+		return nil, vmware.Found{}, nil, err
 	}
 	if len(found) != 1 {
-		return nil, outcome.Usage("Name one VM by &vm=.", "%d VMs are meant, and one is reset at a time", len(found))
+		return nil, vmware.Found{}, nil, outcome.Usage("Name one VM by &vm=.", "%d VMs are meant, and one is worked on at a time", len(found))
 	}
 	journal, err := t.openJournal()
 	if err != nil {
-		return nil, err
+		return nil, vmware.Found{}, nil, err
 	}
-	defer journal.Close()
-	p, err := vmware.New(v.Client, vmware.Refs(found), nil)
+	t.atEnd(func() { journal.Close() })
+	return v, found[0], journal, nil
+}
+
+func (t *tool) vsphereReset(ctx context.Context, source string) (*reply, error) {
+	v, vm, journal, err := t.vsphereOne(ctx, source)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.ResetTracking(ctx, found[0].Ref.Value, journal); err != nil {
-		return nil, &outcome.Error{Object: found[0].Path, Text: "reset tracking of " + found[0].Name, Err: err}
+	p, err := vmware.New(v.Client, []types.ManagedObjectReference{vm.Ref}, nil)
+	if err != nil {
+		return nil, err
 	}
-	doc := listedVM{found[0].Ref.Value, found[0].Name, found[0].Path, ""}
+	if err := p.ResetTracking(ctx, vm.Ref.Value, journal); err != nil {
+		return nil, &outcome.Error{Object: vm.Path, Text: "reset tracking of " + vm.Name, Err: err}
+	}
+	doc := listedVM{vm.Ref.Value, vm.Name, vm.Path, ""}
 	return &reply{doc: doc, text: func(w *show.Printer) error {
 		return w.Printf("changed-block tracking of %s has begun anew; its next backup reads the disks whole\n", outcome.Clean(doc.Name))
 	}}, nil

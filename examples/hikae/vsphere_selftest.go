@@ -50,28 +50,14 @@ hikae vsphere selftest 'vsphere://root@esx1.example.org/?vm=web1&tracking=keep&t
 }
 
 func (t *tool) vsphereSelftest(ctx context.Context, f *vsphereTestFlags, source string) (*reply, error) {
-	v, err := t.vsphereAt(ctx, source)
+	v, vm, journal, err := t.vsphereOne(ctx, source)
 	if err != nil {
 		return nil, err
 	}
-	defer v.close()
-	t.server = v
-	found, err := v.found(ctx, source)
-	if err != nil {
-		return nil, err
-	}
-	if len(found) != 1 {
-		return nil, outcome.Usage("Name one VM by &vm=.", "%d VMs are meant, and one is tested", len(found))
-	}
-	journal, err := t.openJournal()
-	if err != nil {
-		return nil, err
-	}
-	defer journal.Close()
-	result, err := vspheretest.Run(ctx, v.Client, found[0].Ref, &vspheretest.Options{VMware: &v.address.Options, Scratch: f.scratch,
+	result, err := vspheretest.Run(ctx, v.Client, vm.Ref, &vspheretest.Options{VMware: &v.address.Options, Scratch: f.scratch,
 		Journal: journal, Names: f.names, Step: func(s selftest.Step) { t.tell("%-22s %-8s %s", s.Name, s.Status, s.Detail) }})
 	if err != nil {
-		return nil, &outcome.Error{Object: found[0].Path, Text: "selftest of " + found[0].Name, Err: err}
+		return nil, &outcome.Error{Object: vm.Path, Text: "selftest of " + vm.Name, Err: err}
 	}
 	left := &reply{doc: result, loud: true, text: func(w *show.Printer) error { return printVSphereTest(w, result) }}
 	switch {

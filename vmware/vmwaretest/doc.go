@@ -31,8 +31,12 @@
 //     give too little: the worst of what was reported. [VM.RevertBreaksTracking] makes it refuse instead.
 //   - Files of a datastore are ordinary files, not locked against other programs on this machine. Disks opened by
 //     [Server.OpenDisk] do block a merge, which then leaves a disk that needs consolidation.
-//   - Memory snapshots are noted, without a memory file. Encrypted disks are marked as such only.
-//   - vMotion and relocation take place at once. A machine that the simulator below clones or registers has no content.
+//   - Memory snapshots are noted, without a memory file. A disk that [Disk.SetEncrypted] made one lies in the clear on this machine;
+//     it is what a datastore's files show by HTTP that is ciphertext.
+//   - vMotion and relocation take place at once. A machine that was unregistered here comes back as it was; one that is registered
+//     from files of others has no disks, as .vmx files are not read.
+//   - VMware Tools run wherever a machine is on; they do nothing but what [VM.SetQuiescing] and [VM.OnQuiesce] say.
 //   - Tracking that is enabled over snapshots begins and then tells nothing: the silent loss that was reported of real ones.
+//   - Clones are copied, or stand on a snapshot's files, which then are not merged while a clone is there.
 //   - A fault that a task shall meet works for calls that are done here; for those of the simulator below, use one of the call.
 package vmwaretest

@@ -292,9 +292,17 @@ func TestWireFaults(t *testing.T) {
 		_, err := methods.CreateSnapshot_Task(r.ctx, r.c, &types.CreateSnapshot_Task{This: v.Ref(), Name: "s"})
 		return err
 	}
+	done := func(snapshots int) func() bool { // and the VM takes the next call
+		return func() bool {
+			v.mu.Lock()
+			idle := v.busy == ""
+			v.mu.Unlock()
+			return idle && len(v.Snapshots()) == snapshots
+		}
+	}
 	r.s.Fail(Fault{Method: "CreateSnapshot_Task", Status: http.StatusServiceUnavailable, Times: 2, Skip: 1})
 	require.NoError(t, create())
-	require.Eventually(t, func() bool { return len(v.Snapshots()) == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, done(1), 5*time.Second, time.Millisecond)
 	for range 2 {
 		require.ErrorContains(t, create(), "503")
 	}
@@ -303,7 +311,7 @@ func TestWireFaults(t *testing.T) {
 	assert.Len(t, v.Snapshots(), 1)
 	r.s.Fail(Fault{Method: "CreateSnapshot_Task", Cut: true, Lost: true})
 	require.ErrorIs(t, create(), io.EOF)
-	require.Eventually(t, func() bool { return len(v.Snapshots()) == 2 }, 5*time.Second, time.Millisecond, "it was done, and the answer lost")
+	require.Eventually(t, done(2), 5*time.Second, time.Millisecond, "it was done, and the answer lost")
 	r.s.Fail(Fault{Method: "CreateSnapshot_Task", InTask: true, After: true, Fault: &types.SystemError{}})
 	res, err := methods.CreateSnapshot_Task(r.ctx, r.c, &types.CreateSnapshot_Task{This: v.Ref(), Name: "s"})
 	require.NoError(t, err)

@@ -12,8 +12,8 @@ import (
 // searchCalls are the calls on the search index.
 type searchCalls struct{ overlaid }
 
-// FindByUuid looks at machines and hosts alone. The simulator looks at everything in its registry, while it holds that, and
-// what is laid over its objects here is more than it can bear: it would never answer anybody again.
+// FindByUuid looks at machines and hosts alone, each under its lock, and takes a UUID in any case. The simulator looks at everything
+// in its registry.
 func (c *searchCalls) FindByUuid(ctx *simulator.Context, req *types.FindByUuid) soap.HasFault {
 	body := &methods.FindByUuidBody{Res: new(types.FindByUuidResponse)}
 	if req.Uuid == "" {

@@ -1,0 +1,328 @@
+package hypervtest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hikae/hikae/internal/winrm/listener"
+
+	"encoding/xml"
+)
+
+// Options of a host. Nil and zero fields are good defaults.
+type Options struct {
+	User, Password string        // who may log on. Empty: eva, with the password "pw"
+	TLS            bool          // a certificate of its own; see [Host.Certificate]
+	Name           string        // of the machine. Empty: HV1
+	Page           int           // instances in an answer at most. Zero: as many as asked for
+	JobTime        time.Duration // that a job takes. Zero: 20 ms
+	Late           time.Duration // after which a checkpoint is in listings, from its job's end
+	// Before sees each call and may fail it. It is called with one call at a time.
+	Before func(c Seen) *Failure
+}
+
+// Seen is a call as the host saw it.
+type Seen struct {
+	N      int    // from 1
+	Action string // Get, Put, Enumerate, Pull, Release, or a method's name
+	Class  string // * for a query
+	Query  string
+}
+
+// Host is a fake one.
+type Host struct {
+	Store
+	opts   Options
+	door   *listener.Door
+	server *httptest.Server
+
+	calls    sync.Mutex
+	seen     []Seen
+	clear    bool
+	contexts map[string]*listing
+	made     int
+	jobs     []*job
+	machine  *Object
+	services map[string]*Object
+}
+
+// listing is an enumeration under way.
+type listing struct {
+	items []string
+}
+
+// Start starts one on 127.0.0.1.
+func Start(opts *Options) (*Host, error) {
+	h := &Host{contexts: map[string]*listing{}, services: map[string]*Object{}}
+	if opts != nil {
+		h.opts = *opts
+	}
+	if h.opts.User == "" {
+		h.opts.User, h.opts.Password = "eva", "pw"
+	}
+	if h.opts.Name == "" {
+		h.opts.Name = "HV1"
+	}
+	if h.opts.JobTime <= 0 {
+		h.opts.JobTime = 20 * time.Millisecond
+	}
+	h.classes = map[string]*Class{}
+	h.seed()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	h.door = listener.New(listener.Options{User: h.opts.User, Password: h.opts.Password, TLS: h.opts.TLS})
+	h.server = &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(h.serve), ConnContext: h.door.Context,
+		ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: 10 * time.Second}}
+	if h.opts.TLS {
+		h.server.StartTLS()
+	} else {
+		h.server.Start()
+	}
+	return h, nil
+}
+
+// Close ends it.
+func (h *Host) Close() {
+	h.server.CloseClientConnections()
+	h.server.Close()
+}
+
+// Addr is HOST:PORT.
+func (h *Host) Addr() string { return h.server.Listener.Addr().String() }
+
+// Certificate is that of TLS, as DER.
+func (h *Host) Certificate() []byte { return h.server.Certificate().Raw }
+
+// Seen are the calls so far; Clear says that one came unencrypted and without TLS; Open counts enumerations under way.
+func (h *Host) Seen() []Seen { h.calls.Lock(); defer h.calls.Unlock(); return slices.Clone(h.seen) }
+
+// Clear says that a message came unencrypted and without TLS.
+func (h *Host) Clear() bool { h.calls.Lock(); defer h.calls.Unlock(); return h.clear }
+
+// Open counts the enumerations that are neither at their end nor released.
+func (h *Host) Open() int { h.Lock(); defer h.Unlock(); return len(h.contexts) }
+
+func (h *Host) serve(w http.ResponseWriter, r *http.Request) {
+	in := h.door.Enter(w, r)
+	if in == nil {
+		return
+	}
+	req := &request{}
+	if err := xml.Unmarshal(in.Message, req); err != nil || !strings.HasSuffix(r.URL.Path, "/wsman") {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	f := h.note(req, in.Clear)
+	switch {
+	case f == nil:
+	case f.Forget:
+		h.door.Forget(w, r)
+		return
+	case f.Cut:
+		listener.Cut(w)
+		return
+	case f.Body != nil:
+		in.Answer(http.StatusOK, f.Body)
+		return
+	case f.Subcode != "":
+		in.Answer(http.StatusInternalServerError, f.document(req))
+		return
+	}
+	body, failed := h.answer(req)
+	if f != nil && f.Lose {
+		listener.Cut(w)
+		return
+	}
+	if failed != nil {
+		in.Answer(http.StatusInternalServerError, failed.document(req))
+		return
+	}
+	action := req.Header.Action + "Response"
+	if answer := reply(req, action, body); len(answer) <= max(req.Header.Envelope, 8192) {
+		in.Answer(http.StatusOK, answer)
+		return
+	}
+	in.Answer(http.StatusInternalServerError, (&Failure{Subcode: "EncodingLimit", Reason: "the answer is larger than MaxEnvelopeSize"}).document(req))
+}
+
+// note counts a call and asks whether it fails.
+func (h *Host) note(r *request, clear bool) *Failure {
+	h.calls.Lock()
+	defer h.calls.Unlock()
+	_, class := place(r.Header.Resource)
+	s := Seen{N: len(h.seen) + 1, Action: r.Header.Action[strings.LastIndexByte(r.Header.Action, '/')+1:], Class: class}
+	if e := r.Body.Enumerate; e != nil && e.Filter != nil {
+		s.Query = e.Filter.Text
+	}
+	h.seen = append(h.seen, s)
+	h.clear = h.clear || clear
+	if h.opts.Before == nil {
+		return nil
+	}
+	return h.opts.Before(s)
+}
+
+func (h *Host) answer(r *request) (string, *Failure) {
+	h.Lock()
+	defer h.Unlock()
+	h.tick(time.Now())
+	if r.Header.MessageID == "" || r.Header.ReplyTo == "" || r.Header.To == "" {
+		return "", &Failure{Subcode: "InvalidMessage", Reason: "a header is missing"}
+	}
+	namespace, class := place(r.Header.Resource)
+	if !strings.HasPrefix(r.Header.Resource, wmiBase) || class != "*" && h.classes[key(namespace, class)] == nil {
+		return "", missing(errClass)
+	}
+	switch r.Header.Action {
+	case enumBase + "Enumerate":
+		return h.enumerate(r, namespace, class)
+	case enumBase + "Pull":
+		return h.pull(r)
+	case enumBase + "Release":
+		delete(h.contexts, r.Body.Release.Context)
+		return "", nil
+	}
+	o := h.find(namespace, class, r.keys())
+	if o == nil {
+		return "", missing(errObject)
+	}
+	switch r.Header.Action {
+	case transfer + "Get":
+		return h.objectXML(o, nil), nil
+	case transfer + "Put":
+		return h.put(r, o)
+	}
+	return h.invoke(r, o)
+}
+
+func missing(err error) *Failure {
+	if errors.Is(err, errWQL) {
+		return &Failure{Subcode: "CannotProcessFilter", Code: 2150858819, HRESULT: 0x80041017, Reason: "The WQL query is invalid."}
+	}
+	code := uint32(0x80041002)
+	if errors.Is(err, errClass) {
+		code = 0x80041010
+	}
+	return &Failure{Subcode: "DestinationUnreachable", Code: 2150858752, HRESULT: code, Reason: err.Error()}
+}
+
+func (h *Host) enumerate(r *request, namespace, class string) (string, *Failure) {
+	e := r.Body.Enumerate
+	if e == nil {
+		return "", &Failure{Subcode: "InvalidMessage", Reason: "nothing to enumerate"}
+	}
+	query := "SELECT * FROM " + class
+	if e.Filter != nil {
+		if query = e.Filter.Text; e.Filter.Dialect != wqlName {
+			return "", &Failure{Subcode: "FilterDialectRequestedUnavailable", Reason: "this dialect is not here"}
+		}
+	}
+	found, names, err := h.query(namespace, query)
+	if err != nil {
+		return "", missing(err)
+	}
+	l := &listing{}
+	for _, o := range found {
+		if e.Poly == "None" && !strings.EqualFold(o.Class, class) {
+			continue
+		}
+		item := h.objectXML(o, names)
+		if e.Mode == "EnumerateObjectAndEPR" {
+			item = `<w:Item>` + item + `<a:EndpointReference>` + h.eprParts(o) + `</a:EndpointReference></w:Item>`
+		}
+		l.items = append(l.items, item)
+	}
+	h.made++
+	id := fmt.Sprintf("uuid:%08d-0000-4000-8000-000000000000", h.made)
+	h.contexts[id] = l
+	return `<n:EnumerateResponse>` + h.page(id, l, e.Max, r.Header.Envelope, "w:") + `</n:EnumerateResponse>`, nil
+}
+
+func (h *Host) pull(r *request) (string, *Failure) {
+	p := r.Body.Pull
+	l := h.contexts[p.Context]
+	if l == nil {
+		return "", &Failure{Subcode: "InvalidEnumerationContext", Reason: "no such enumeration"}
+	}
+	return `<n:PullResponse>` + h.page(p.Context, l, max(p.Max, 1), r.Header.Envelope, "n:") + `</n:PullResponse>`, nil
+}
+
+// page gives as many as are asked for and as fit.
+func (h *Host) page(id string, l *listing, most, envelope int, prefix string) string {
+	if h.opts.Page > 0 {
+		most = min(most, h.opts.Page)
+	}
+	n, size := 0, 4096
+	for n < min(most, len(l.items)) && (n == 0 || size+len(l.items[n]) < envelope) {
+		size += len(l.items[n])
+		n++
+	}
+	items := strings.Join(l.items[:n], "")
+	l.items = l.items[n:]
+	end := ""
+	if len(l.items) == 0 {
+		delete(h.contexts, id)
+		id, end = "", `<`+prefix+`EndOfSequence/>`
+	}
+	return `<n:EnumerationContext>` + id + `</n:EnumerationContext><` + prefix + `Items>` + items + `</` + prefix + `Items>` + end
+}
+
+func (h *Host) put(r *request, o *Object) (string, *Failure) {
+	if r.Body.Any == nil || r.Body.Any.XMLName.Local != o.Class {
+		return "", &Failure{Subcode: "SchemaValidationError", Reason: "another class"}
+	}
+	for _, p := range r.Body.Any.Elements {
+		if _, ok := o.Values[p.XMLName.Local]; !ok {
+			return "", &Failure{Subcode: "SchemaValidationError", Reason: "no property " + p.XMLName.Local}
+		}
+		if p.Nil == "true" {
+			o.Set(p.XMLName.Local, nil)
+		} else {
+			o.Set(p.XMLName.Local, p.Text)
+		}
+	}
+	return h.objectXML(o, nil), nil
+}
+
+func (h *Host) invoke(r *request, o *Object) (string, *Failure) {
+	method, ok := strings.CutPrefix(r.Header.Action, r.Header.Resource+"/")
+	m := h.methodOf(o, method)
+	if !ok || m == nil || r.Body.Any == nil || r.Body.Any.XMLName.Local != method+"_INPUT" || r.Body.Any.XMLName.Space != r.Header.Resource {
+		return "", &Failure{Subcode: "ActionNotSupported", HRESULT: 0x80041055, Reason: "no method " + method}
+	}
+	c := &Call{Host: h, Object: o, In: map[string][]string{}, Refs: map[string]*Object{}}
+	for _, a := range r.Body.Any.Elements {
+		name := a.XMLName.Local
+		switch {
+		case a.Nil == "true":
+		case a.Resource != "":
+			ns, class := place(a.Resource)
+			if c.Refs[name] = h.find(ns, class, keysIn(a.Selectors)); c.Refs[name] == nil {
+				return "", missing(errObject)
+			}
+		case a.Wrapped != "":
+			c.In[name] = append(c.In[name], a.Wrapped)
+		default:
+			c.In[name] = append(c.In[name], a.Text)
+		}
+	}
+	code, out := m(c)
+	var b strings.Builder
+	fmt.Fprintf(&b, `<p:%s_OUTPUT xmlns:p="%s">`, method, r.Header.Resource)
+	for i := 0; i+1 < len(out); i += 2 {
+		h.valueXML(&b, "p:"+out[i].(string), out[i+1])
+	}
+	fmt.Fprintf(&b, `<p:ReturnValue>%d</p:ReturnValue></p:%s_OUTPUT>`, code, method)
+	return b.String(), nil
+}
