@@ -141,9 +141,53 @@ func TestReverted(t *testing.T) {
 			require.Equal(t, job.Allocated, res.Disks[0].Method)
 			require.NotEmpty(t, res.Fallbacks[0].Reason)
 			t.Log(res.Fallbacks[0].Reason)
-			l.changed()
+			l.read("revert") // within an hour of it clocks may differ, and on a snapshot no point is believed
 		})
 	}
+}
+
+// Reverts that leave no task: a single host forgets in minutes, and a vCenter Server never hears of one made at the host. By the
+// second one the disk's file has its old name, and other programs' snapshots have counted the change number up.
+func TestRevertedWithoutATask(t *testing.T) {
+	for _, esx := range []bool{true, false} {
+		l := newLab(t, vmwaretest.Options{ESX: esx, DiskBytes: 8 << 20})
+		o := &job.BackupOptions{Sample: -1}
+		_, _, err := l.try(o)
+		require.NoError(t, err)
+		user, err := l.vm().CreateSnapshot("mine", "")
+		require.NoError(t, err)
+		_, _, err = l.try(o)
+		require.NoError(t, err)
+		l.scribbleAll(6)
+		_, _, err = l.try(o) // the base: holds what the revert throws away
+		require.NoError(t, err)
+		for range 2 {
+			require.NoError(t, l.vm().Revert(user))
+			require.NoError(t, l.vm().PowerOn())
+		}
+		for range 4 { // another program's snapshots
+			ref, err := l.vm().CreateSnapshot("theirs", "")
+			require.NoError(t, err)
+			require.NoError(t, l.vm().RemoveSnapshot(ref, false))
+		}
+		l.scribbleAll(1)
+		res, want, err := l.try(o)
+		require.NoError(t, err)
+		l.holds(res.Point, want)
+		require.Equal(t, job.Allocated, res.Disks[0].Method)
+		require.Contains(t, res.Fallbacks[0].Reason, "cannot be ruled out")
+	}
+}
+
+// Who may not ask for tasks does not know that nothing happened: a VM on a snapshot is read, and one without is believed.
+func TestHistoryThatMayNotBeRead(t *testing.T) {
+	l := newLab(t, vmwaretest.Options{DiskBytes: 1 << 20})
+	l.point(nil)
+	l.server.Fail(vmwaretest.Fault{Method: "CreateCollectorForTasks", Times: 100, Fault: &types.NoPermission{}})
+	l.changed()
+	_, err := l.vm().CreateSnapshot("mine", "")
+	require.NoError(t, err)
+	l.read("is not known")
 }
 
 // A tracker that forgets something is found by the sample, and is not used the next time either.

@@ -31,6 +31,21 @@ func (e *TaskError) Error() string {
 	return what + ": " + text
 }
 
+// AnswerError says that a server's answer holds something of a type that cannot stand there.
+type AnswerError struct {
+	Object string // a reference, or which answer
+	Path   string // the property; empty: not known
+	Why    string
+}
+
+func (e *AnswerError) Error() string {
+	what := e.Object
+	if e.Path != "" {
+		what += ": " + e.Path
+	}
+	return what + ": it is of a type that cannot stand there: " + e.Why
+}
+
 // faultName is the name of a fault's type.
 func faultName(f types.BaseMethodFault) string {
 	if f == nil {

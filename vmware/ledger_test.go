@@ -18,12 +18,12 @@ const trackUUID = "52 de c0 d9 b9 43 9d 10-61 d4 1b 32 79 ac 8f 0f"
 func someMoment() moment {
 	return moment{
 		at: time.Date(2026, 3, 4, 5, 6, 7, 890, time.UTC), change: serverID{trackUUID, 12}, disk: "6000c29a-1", file: "web0.vmdk",
-		first: 8 << 30, host: release{8, 0, "3", 24022510}, size: 8 << 30,
+		first: 8 << 30, host: release{8, 0, "3", 24022510}, number: 7, size: 8 << 30, vm: "server,vm-1,5000",
 	}
 }
 
 func later(m moment) moment {
-	m.at, m.change.n = m.at.Add(time.Hour), m.change.n+1
+	m.at, m.change.n, m.number = m.at.Add(time.Hour), m.change.n+1, m.number+10
 	return m
 }
 
@@ -39,6 +39,7 @@ func TestMomentIsWrittenAndRead(t *testing.T) {
 func TestMomentIsParsedStrictly(t *testing.T) {
 	good := string(someMoment().id())
 	for name, id := range map[string]string{
+		"older": strings.Replace(good, momentPrefix, oldMoment, 1), "number": strings.Replace(good, "number=7", "number=4294967296", 1),
 		"empty": "", "another's": "hikae-bitmap-1", "longer": good + strings.Repeat(" ", maxMoment), "trailing": good + "&", "twice": good + "&size=1",
 		"no change": strings.Replace(good, "change=", "chance=", 1), "no number": strings.Replace(good, "%2F12", "", 1),
 		"negative": strings.Replace(good, "size=8", "size=-8", 1), "plus": strings.Replace(good, "size=8", "size=%2B8", 1),
@@ -53,7 +54,7 @@ func TestMomentIsParsedStrictly(t *testing.T) {
 
 func FuzzMoment(f *testing.F) {
 	f.Add(string(someMoment().id()))
-	f.Add(momentPrefix + "at=2026-03-04T05%3A06%3A07Z&change=a%2F1&disk=&file=&first=0&host=8.0-1&on=&restored=&size=0")
+	f.Add(momentPrefix + "at=2026-03-04T05%3A06%3A07Z&change=a%2F1&disk=&file=&first=0&host=8.0-1&number=1&on=&restored=&size=0&vm=")
 	f.Fuzz(func(t *testing.T, id string) {
 		m, err := parseMoment(hikae.ChangeID(id))
 		if err == nil {
@@ -90,7 +91,7 @@ func TestReleaseIsReadAsWritten(t *testing.T) {
 	})
 }
 
-// tree of snapshots, each "name<parent@minute"; the first is current.
+// treeFor is a tree of snapshots, each "name<parent@age", age being when it was made after the base point, and its number too.
 func treeFor(t *testing.T, base time.Time, current string, list ...string) *snapshotTree {
 	t.Helper()
 	out := &snapshotTree{current: current, nodes: map[string]snapshotNode{}}
@@ -99,7 +100,8 @@ func treeFor(t *testing.T, base time.Time, current string, list ...string) *snap
 		parent, age, _ := strings.Cut(rest, "@")
 		after, err := time.ParseDuration(age)
 		require.NoError(t, err)
-		out.nodes[name] = snapshotNode{ref: types.ManagedObjectReference{Type: "VirtualMachineSnapshot", Value: name}, parent: parent, created: base.Add(after)}
+		out.nodes[name] = snapshotNode{ref: types.ManagedObjectReference{Type: "VirtualMachineSnapshot", Value: name}, parent: parent, created: base.Add(after),
+			number: someMoment().number + int32(after/time.Minute)}
 	}
 	return out
 }
@@ -115,6 +117,7 @@ func TestTrackingIsBelieved(t *testing.T) {
 		lost      string // what the reason says; empty: believed
 	}{
 		"nothing happened":                              {},
+		"another VM":                                    {now: func(m *moment) { m.vm = "server,vm-2,5000" }, lost: "another VM"},
 		"the same number":                               {now: func(m *moment) { m.change.n-- }},
 		"UUID changed":                                  {now: func(m *moment) { m.change.uuid = "53 00" }, lost: "begun anew"},
 		"N went backwards":                              {now: func(m *moment) { m.change.n = 11 }, lost: "went back"},
@@ -124,8 +127,8 @@ func TestTrackingIsBelieved(t *testing.T) {
 		"the file is gone":                              {files: []string{"web0-000002.vmdk"}, lost: "web0.vmdk"},
 		"a user's snapshot since":                       {tree: at("s1", "s1<@1m"), files: []string{"web0-000001.vmdk", "web0.vmdk"}},
 		"two of them":                                   {tree: at("s2", "s1<@1m", "s2<s1@2m"), files: []string{"web0-000002.vmdk", "web0-000001.vmdk", "web0.vmdk"}},
-		"stands on the same":                            {past: func(m *moment) { m.on = "s0" }, tree: at("s0", "s0<@-1h")},
-		"stands on a child of the same":                 {past: func(m *moment) { m.on = "s0" }, tree: at("s1", "s0<@-1h", "s1<s0@1m")},
+		"stands on the same":                            {past: func(m *moment) { m.on = "s0" }, tree: at("s0", "s0<@-1h"), lost: "cannot be ruled out"},
+		"stands on a child of the same":                 {past: func(m *moment) { m.on = "s0" }, tree: at("s1", "s0<@-1h", "s1<s0@1m"), lost: "cannot be ruled out"},
 		"reverted to an older one":                      {past: func(m *moment) { m.on = "s1" }, tree: at("s0", "s0<@-2h", "s1<s0@-1h"), lost: "older"},
 		"reverted and snapshotted":                      {past: func(m *moment) { m.on = "s1" }, tree: at("s2", "s0<@-2h", "s1<s0@-1h", "s2<s0@1m"), lost: "older"},
 		"the one it stood on was removed":               {past: func(m *moment) { m.on = "s0" }, tree: at(""), lost: "is gone"},
@@ -166,17 +169,30 @@ func TestTrackingIsBelieved(t *testing.T) {
 	}
 }
 
+// Hosts that stamp snapshots differ in their clocks: the numbers of a VM's snapshots tell which is older.
+func TestNumbersTellWhichIsOlder(t *testing.T) {
+	past := someMoment()
+	tree := treeFor(t, past.at, "s1", "s1<@5m")
+	require.Empty(t, tree.revertedSince(past))
+	node := tree.nodes["s1"]
+	node.number = past.number - 1
+	tree.nodes["s1"] = node
+	require.Contains(t, tree.revertedSince(past), "older")
+}
+
 // A revert to a snapshot that was made and removed since leaves a task behind, and nothing else.
 func TestRevertIsFoundAmongTasks(t *testing.T) {
 	since := time.Now()
 	after := since.Add(time.Minute)
-	before := since.Add(-time.Minute)
+	shortly := since.Add(-clockSlack / 2) // by a host whose clock is behind, it may be after
+	before := since.Add(-clockSlack - time.Minute)
 	for _, c := range []struct {
 		task  types.TaskInfo
 		found bool
 	}{
 		{types.TaskInfo{DescriptionId: "vm.Snapshot.revert", StartTime: &after, State: types.TaskInfoStateSuccess}, true},
 		{types.TaskInfo{DescriptionId: "VirtualMachine.revertToCurrentSnapshot", QueueTime: after, State: types.TaskInfoStateRunning}, true},
+		{types.TaskInfo{DescriptionId: "vm.Snapshot.revert", StartTime: &shortly, State: types.TaskInfoStateSuccess}, true},
 		{types.TaskInfo{DescriptionId: "vm.Snapshot.revert", StartTime: &before}, false},
 		{types.TaskInfo{DescriptionId: "vm.Snapshot.revert", StartTime: &after, State: types.TaskInfoStateError}, false},
 		{types.TaskInfo{DescriptionId: "VirtualMachine.createSnapshot", StartTime: &after}, false},

@@ -40,6 +40,11 @@ type Options struct {
 	// removed then, ALSO THOSE OF ITS USERS.
 	HuntSnapshots bool
 
+	// AdoptStale removes a snapshot of this program that is older, and that no session of this process is at work with, before a
+	// new one is taken, with a warning. It is for the case that its session died and its journal is lost. Another machine's
+	// session may be alive: it must be longer than any backup takes. Zero: never, the VM is in use.
+	AdoptStale time.Duration
+
 	// SkipPreflight takes snapshots without a look at what would stop or weaken the backup: see [Client.Preflight].
 	SkipPreflight bool
 	// FreePercent and DeltaBytes are what that look wants of datastores: see [PreflightOptions].

@@ -45,8 +45,10 @@ func (s *snapshot) pinByTools(ctx context.Context) error {
 	}
 	switch {
 	case err == nil && by.spec != nil:
+		s.toolsAsked = true
 		s.consistency = hikae.Application
 	case err == nil:
+		s.toolsAsked = true
 		s.consistency = hikae.Filesystem
 	case notQuiesced(err):
 		if left := s.pinned.vanish(ctx); left != nil {
@@ -55,6 +57,21 @@ func (s *snapshot) pinByTools(ctx context.Context) error {
 		return s.unquiesced(ctx, "snapshot", err)
 	}
 	return err
+}
+
+// trustQuiesced takes the server's word for whether the guest was quiet: where Tools do not answer, or end in between, a host
+// takes the snapshot all the same, and no fault tells.
+func (s *snapshot) trustQuiesced() error {
+	if !s.toolsAsked || s.node.quiesced {
+		return nil
+	}
+	s.consistency = hikae.Crash
+	why := errors.New("VMware Tools were asked, and the server says that the snapshot is not quiesced")
+	if s.provider.opts.Quiesce == RequireQuiesce {
+		return &hikae.QuiesceError{Stage: "snapshot", Err: why}
+	}
+	s.warn("the guest was not quiesced, the snapshot is as after a power cut: %v", why)
+	return nil
 }
 
 // unquiesced goes on without a quiet guest, where the policy lets it.

@@ -41,6 +41,10 @@ type RestorerOptions struct {
 	// UnderSnapshots writes over a VM that has snapshots: what it stands on now changes, and its snapshots do not. Otherwise
 	// such a VM is refused.
 	UnderSnapshots bool
+	// TakeOver writes over a VM that is marked as being written over by a restore that is none of ours: one of another machine,
+	// or whose journal is lost. Say so only when that one is known to have ended. One that this process, or a dead session of
+	// the same journal, has left is taken over without it.
+	TakeOver bool
 
 	Transports *TransportOptions
 	// Scratch is a folder of this machine for what a transport must keep. Empty: the system's.
@@ -168,6 +172,22 @@ func (e *SnapshotsError) Error() string {
 // Hint is what a person can do about it.
 func (e *SnapshotsError) Hint() string {
 	return "Remove the snapshots, or ask for a restore under snapshots, or restore to a new VM."
+}
+
+// AlteredError says that a VM is not any more what it was when a restore in place began to write over it. Nothing more was
+// written.
+type AlteredError struct {
+	VM   string
+	What string // what is different
+}
+
+func (e *AlteredError) Error() string {
+	return fmt.Sprintf("VM %s was changed by somebody while it was being restored: %s", e.VM, e.What)
+}
+
+// Hint is what a person can do about it.
+func (e *AlteredError) Hint() string {
+	return "See to it that nobody works on the VM, then restore again."
 }
 
 // PowerOnError says that a VM was brought back, whole, and could not be started.

@@ -27,7 +27,7 @@ const (
 const (
 	keyUnfinished = "hikae.restore.new"   // mark: the VM is being made
 	keyFiles      = "hikae.restore.files" // of the disks that were made with it
-	keyPlacing    = "hikae.restore.place" // mark, time, and "tracked" where tracking is to be turned on again: it is written over
+	keyPlacing    = "hikae.restore.place" // it is written over: see placing
 	keyRestored   = "hikae.restored"      // time: it was written over, and what is tracked from before says nothing of that: see moment
 )
 
@@ -108,14 +108,20 @@ func restoredMark(config *types.VirtualMachineConfigInfo) string {
 
 const maxRestored = 64 // bytes; a time has 35 at most
 
-// placing is what the setting of a VM that is being written over holds.
+// placing is what the setting of a VM that is being written over holds:
+//
+//	MARK TIME [on=MACHINE] [tracked]
 type placing struct {
 	mark, since string
-	tracked     bool
+	by          string // the machine that does it, empty: not said
+	tracked     bool   // tracking is to be turned on again
 }
 
 func (p placing) String() string {
 	text := p.mark + " " + p.since
+	if p.by != "" {
+		text += " on=" + p.by
+	}
 	if p.tracked {
 		text += " tracked"
 	}
@@ -135,7 +141,12 @@ func placingOf(config *types.VirtualMachineConfigInfo) (placing, bool) {
 	if len(words) > 1 {
 		p.since = words[1]
 	}
-	p.tracked = len(words) > 2 && words[2] == "tracked"
+	for _, word := range words[min(2, len(words)):] {
+		if by, ok := strings.CutPrefix(word, "on="); ok {
+			p.by = by
+		}
+		p.tracked = p.tracked || word == "tracked"
+	}
 	return p, true
 }
 

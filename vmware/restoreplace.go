@@ -22,11 +22,14 @@ import (
 //
 //	the VM is looked at: it is off, it has no snapshots, its disks are those of the point
 //	the effect is written down
+//	nobody can start it, move it or take a snapshot of it, where the server has the means for that
 //	the VM gets settings: it is being written over; what was tracked before this moment is void. Tracking is turned off
 //	each disk in its turn is read by one transport, and what differs is written by one that writes
-//	the settings go, but for that by which the ledger knows; tracking is turned on again
+//	the settings go, but for that by which the ledger knows; tracking is turned on again, unless there are snapshots
+//	what was disabled is enabled
 //
-// Trackers see some of such writes and not others, so no change id from before is believed afterwards: see moment.
+// Trackers see some of such writes and not others, so no change id from before is believed afterwards: see moment. What keeps
+// others off, and what does not, is told at guard.
 
 // placeDraft is a VM that is being written over. It is a job.Placer, a job.Rereader and a job.Noter.
 type placeDraft struct {
@@ -42,6 +45,7 @@ type placeDraft struct {
 	placing placing
 	broken  bool // a restore before this one did not come to its end
 	settle  func(context.Context) error
+	held    *hold
 	marked  bool // the settings may be there
 	closed  bool
 }
@@ -75,6 +79,9 @@ func (r *Restorer) InPlace(ctx context.Context, id string, opts *hikae.RestoreOp
 	var err error
 	if d.machine, err = r.client.machine(ctx, ref); err == nil {
 		err = d.check()
+	}
+	if err == nil {
+		err = d.refuseForeign(ctx, d.machine)
 	}
 	if err != nil {
 		d.free()
@@ -167,11 +174,6 @@ func (d *placeDraft) begin(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("the server's time: %w", err)
 	}
-	d.placing = placing{mark: d.mark, since: now.UTC().Format(time.RFC3339), tracked: isTrue(m.Config.ChangeTrackingEnabled)}
-	if p, ok := placingOf(m.Config); ok {
-		d.broken = true
-		d.placing.tracked = d.placing.tracked || p.tracked
-	}
 	if d.settle == nil {
 		d.settle, err = intend(ctx, d.journal, c.effect(kindRestore, m.Self.Value, map[string]string{
 			"what": restoresPlace, "mark": d.mark, "uuid": m.Config.InstanceUuid, "name": m.Name,
@@ -186,10 +188,25 @@ func (d *placeDraft) begin(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if err := d.guard(ctx); err != nil {
+		return err
+	}
+	if m, err = d.unaltered(ctx); err != nil {
+		return err
+	}
+	if err := d.refuseForeign(ctx, m); err != nil {
+		return err
+	}
+	d.placing = placing{mark: d.mark, since: now.UTC().Format(time.RFC3339), by: machineName(), tracked: isTrue(m.Config.ChangeTrackingEnabled)}
+	if p, ok := placingOf(m.Config); ok {
+		d.broken = true
+		d.placing.tracked = d.placing.tracked || p.tracked
+	}
 	d.marked = true
 	off := false
 	spec := types.VirtualMachineConfigSpec{
-		Annotation: unfinishedLine(d.mark) + withoutLine(m.Config.Annotation),
+		ChangeVersion: m.Config.ChangeVersion, // a server that compares it refuses the second of two restores
+		Annotation:    unfinishedLine(d.mark) + withoutLine(m.Config.Annotation),
 		ExtraConfig: []types.BaseOptionValue{
 			&types.OptionValue{Key: keyPlacing, Value: d.placing.String()},
 			&types.OptionValue{Key: keyRestored, Value: now.UTC().Format(time.RFC3339Nano)},
@@ -198,10 +215,15 @@ func (d *placeDraft) begin(ctx context.Context) (err error) {
 	if isTrue(m.Config.ChangeTrackingEnabled) {
 		spec.ChangeTrackingEnabled = &off
 	}
-	if err := c.reconfigure(ctx, m.Self, spec); err != nil {
+	err = c.reconfigure(ctx, m.Self, spec)
+	if isFault[*types.ConcurrentAccess](err) {
+		err = errors.Join(&hikae.BusyError{What: "VM " + m.Name, Owner: "somebody who changes its configuration"}, err)
+	}
+	if err != nil {
 		return fmt.Errorf("mark VM %s as being restored: %w", m.Name, err)
 	}
-	return nil
+	_, err = d.unaltered(ctx) // of two that marked it at once the last one goes on
+	return err
 }
 
 func (d *placeDraft) powerOff(ctx context.Context) error {
@@ -240,7 +262,7 @@ func (d *placeDraft) OpenDisk(ctx context.Context, key string) (pipe.Target, err
 	if p.target != nil {
 		return nil, fmt.Errorf("disk %s: it is open already: %w", key, fs.ErrExist)
 	}
-	if err := d.stillOff(ctx); err != nil {
+	if _, err := d.unaltered(ctx); err != nil {
 		return nil, err
 	}
 	to, choice, err := d.restorer.by.openTarget(ctx, d.pinned(p.Disk))
@@ -254,6 +276,10 @@ func (d *placeDraft) OpenDisk(ctx context.Context, key string) (pipe.Target, err
 		d.notes = append(d.notes, fmt.Sprintf("disk %s was written whole: %v", key, err))
 	}
 	p.target = newPlaceTarget(ctx, to, is, func() { p.whole = true })
+	p.target.ready = func(ctx context.Context) error {
+		_, err := d.unaltered(ctx)
+		return err
+	}
 	return p.target, nil
 }
 
@@ -274,18 +300,6 @@ func (d *placeDraft) beside(ctx context.Context, to pipe.Target, p *placeDisk) (
 		return nil, fmt.Errorf("it cannot be read beside: %w", err)
 	}
 	return is, nil
-}
-
-// stillOff: a VM that somebody started meanwhile is not written to.
-func (d *placeDraft) stillOff(ctx context.Context) error {
-	m, err := d.restorer.client.machine(ctx, d.machine.Self)
-	if err != nil {
-		return err
-	}
-	if s := m.Runtime.PowerState; s != types.VirtualMachinePowerStatePoweredOff {
-		return &RunningError{VM: m.Name, State: string(s)}
-	}
-	return nil
 }
 
 // Changed has no answer: a disk is compared as a whole, because what a tracker says of a VM that is off, and maybe was reverted
@@ -322,11 +336,15 @@ func (d *placeDraft) Commit(ctx context.Context) (string, error) {
 			d.notes = append(d.notes, fmt.Sprintf("parts of disk %s could not be read before, and were written without a look", p.key))
 		}
 	}
-	if err := d.stillOff(ctx); err != nil {
+	m, err := d.unaltered(ctx)
+	if err != nil {
 		return "", err
 	}
-	if err := d.unmark(ctx); err != nil {
+	if err := d.unmark(ctx, m); err != nil {
 		return "", err
+	}
+	if err := d.held.letGo(ctx); err != nil {
+		d.notes = append(d.notes, fmt.Sprintf("the VM is whole, and cannot be started or moved until the next sweep: %v", err))
 	}
 	d.closed = true
 	d.free()
@@ -337,23 +355,21 @@ func (d *placeDraft) Commit(ctx context.Context) (string, error) {
 	return id, nil
 }
 
-// unmark makes the VM one like any other again.
-func (d *placeDraft) unmark(ctx context.Context) error {
-	c, ref := d.restorer.client, d.machine.Self
-	m, err := c.machine(ctx, ref)
-	if err != nil {
-		return err
-	}
+// unmark makes the VM one like any other again. A mark that is not ours stays: somebody else writes over the VM.
+func (d *placeDraft) unmark(ctx context.Context, m *machine) error {
 	spec := types.VirtualMachineConfigSpec{
 		Annotation:  annotationOf(withoutLine(m.Config.Annotation)),
 		ExtraConfig: []types.BaseOptionValue{&types.OptionValue{Key: keyPlacing, Value: ""}},
 	}
-	if d.placing.tracked {
+	switch {
+	case d.placing.tracked && len(m.tree.nodes) > 0: // whatever an older mark says: see ErrHasSnapshots
+		d.notes = append(d.notes, "changed-block tracking was on, and is off now: it cannot be enabled while the VM has snapshots")
+	case d.placing.tracked:
 		on := true
 		spec.ChangeTrackingEnabled = &on
 	}
-	if _, there := placingOf(m.Config); there {
-		if err := c.reconfigure(ctx, ref, spec); err != nil {
+	if p, _ := placingOf(m.Config); p.mark == d.mark {
+		if err := d.restorer.client.reconfigure(ctx, m.Self, spec); err != nil {
 			return fmt.Errorf("VM %s stays marked as half restored: %w", d.machine.Name, err)
 		}
 	}
@@ -376,6 +392,8 @@ func (d *placeDraft) Close() error {
 	}
 	d.closed = true
 	defer d.free()
+	ctx, cancel := context.WithTimeout(context.Background(), newCleanup)
+	defer cancel()
 	var errs []error
 	touched := false
 	for _, p := range d.disks {
@@ -388,11 +406,16 @@ func (d *placeDraft) Close() error {
 	case !d.marked && d.settle == nil:
 		return errors.Join(errs...)
 	case d.marked && (touched || d.broken):
-		return errors.Join(append(errs, &IncompleteError{VM: d.machine.Name, Mark: d.mark, Since: d.placing.since})...)
+		errs = append(errs, &IncompleteError{VM: d.machine.Name, Mark: d.mark, Since: d.placing.since})
+		deadPlacings.Store(d.mark, true)
+	default:
+		m, err := d.restorer.client.machine(ctx, d.machine.Self)
+		if err == nil {
+			err = d.unmark(ctx, m)
+		}
+		errs = append(errs, err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), newCleanup)
-	defer cancel()
-	return errors.Join(append(errs, d.unmark(ctx))...)
+	return errors.Join(append(errs, d.held.letGo(ctx))...)
 }
 
 var _ hikae.Draft = (*placeDraft)(nil)

@@ -93,6 +93,7 @@ type placeTarget struct {
 	based bool
 	is    pipe.Image // the same disk, to look at; nil: it is not looked at
 	whole func()
+	ready func(context.Context) error // asked before the end; nil: it is not
 
 	touched   atomic.Bool  // something was handed to the target
 	rewritten atomic.Int64 // bytes
@@ -250,6 +251,11 @@ func (t *placeTarget) Commit(ctx context.Context) error {
 		return fmt.Errorf("the disk was ended already: %w", errors.ErrUnsupported)
 	}
 	t.ended = true
+	if t.ready != nil {
+		if err := t.ready(ctx); err != nil {
+			return errors.Join(err, t.look(), t.to.Close())
+		}
+	}
 	if !t.based { // it replaces the disk now
 		t.touched.Store(true)
 	}

@@ -107,7 +107,7 @@ func (r *caller) once(ctx context.Context, call string, req, res soap.HasFault) 
 	limit := r.patience(call, req)
 	timed, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := r.soap.RoundTrip(timed, req, res)
+	err := roundTrip(timed, r.soap, call, req, res)
 	switch {
 	case err == nil || soap.IsSoapFault(err):
 		return err
@@ -117,6 +117,17 @@ func (r *caller) once(ctx context.Context, call string, req, res soap.HasFault) 
 		return fmt.Errorf("%s %s: no answer within %v: %w", r.c.Address(), call, limit, os.ErrDeadlineExceeded)
 	}
 	return fmt.Errorf("%s %s: %w", r.c.Address(), call, err)
+}
+
+// roundTrip turns what the library makes of an answer with a type in the wrong place, which is a panic of package reflect, into
+// an error.
+func roundTrip(ctx context.Context, to soap.RoundTripper, call string, req, res soap.HasFault) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &AnswerError{Object: "the answer to " + call, Why: fmt.Sprint(p)}
+		}
+	}()
+	return to.RoundTrip(ctx, req, res)
 }
 
 // patience is how long the answer to a call may take.

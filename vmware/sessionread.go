@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"reflect"
 
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -38,7 +39,28 @@ func fillIn(o types.ObjectContent, into any) error {
 		}
 	}
 	o.MissingSet = nil
+	return load(o, into)
+}
+
+// load turns what the library makes of a property of the wrong type, which is a panic of package reflect, into an error.
+func load(o types.ObjectContent, into any) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &AnswerError{Object: o.Obj.Value, Path: wrongOf(o, into), Why: fmt.Sprint(p)}
+		}
+	}()
 	return mo.LoadObjectContent([]types.ObjectContent{o}, into)
+}
+
+// wrongOf is the first property that cannot be what it is told to be.
+func wrongOf(o types.ObjectContent, into any) (path string) {
+	defer func() { _ = recover() }() // path is the one that was tried
+	for _, p := range o.PropSet {
+		path = p.Name
+		one := types.ObjectContent{Obj: o.Obj, PropSet: []types.DynamicProperty{p}}
+		_ = mo.LoadObjectContent([]types.ObjectContent{one}, reflect.New(reflect.TypeOf(into).Elem()).Interface()) // its panic is what is looked for
+	}
+	return path
 }
 
 // filterOf asks for properties of objects, all of one type.

@@ -50,6 +50,7 @@ type snapshot struct {
 	untracked   string                // why the VM's changes are not tracked, where it is known
 	below       *snapshotTree         // without ours
 	recent      []types.ManagedObjectReference
+	toolsAsked  bool // VMware Tools were asked to quiesce the guest, and the server says that the snapshot is there
 
 	reading reading
 
@@ -108,6 +109,9 @@ func (s *snapshot) look(ctx context.Context) (err error) {
 	if s.was, err = s.client.machine(ctx, s.ref); err != nil {
 		return err
 	}
+	if err := s.clearStale(ctx); err != nil {
+		return err
+	}
 	if err := s.alone(ctx); err != nil {
 		return err
 	}
@@ -160,7 +164,7 @@ func (s *snapshot) alone(ctx context.Context) error {
 		return err
 	}
 	for _, n := range s.was.tree.marked("") {
-		return &hikae.BusyError{What: what, Owner: fmt.Sprintf("a session that is running, or was killed and not yet swept (snapshot %q, %s)", n.name, n.ref.Value)}
+		return &hikae.BusyError{What: what, Owner: n.owner()}
 	}
 	if slices.Contains(s.was.DisabledMethod, "CreateSnapshot_Task") && !s.was.Config.Template { // a template has reasons of its own
 		return &hikae.BusyError{What: what, Owner: "its server, which lets no snapshot be taken now"}
@@ -177,6 +181,7 @@ func (s *snapshot) pinMarked(ctx context.Context) (err error) {
 	if s.pinned, err = s.client.newMarked(ctx, s.opts.Journal, s.was); err != nil {
 		return err
 	}
+	livePins.Store(s.pinned.mark, true)
 	err = s.pin(ctx)
 	if busy, ok := faultAs[*types.TaskInProgress](err); ok {
 		return errors.Join(&hikae.BusyError{What: "VM " + s.ref.Value, Owner: "task " + busy.Task.Value}, err)
@@ -204,6 +209,9 @@ func (s *snapshot) adopt(ctx context.Context) error {
 		s.warn("the VM was started while its snapshot was taken, and was not quiesced")
 		s.consistency = hikae.Crash
 	}
+	if err := s.trustQuiesced(); err != nil {
+		return err
+	}
 	var snap mo.VirtualMachineSnapshot
 	if err := s.client.properties(ctx, s.node.ref, []string{"config"}, &snap); err != nil {
 		return fmt.Errorf("configuration of snapshot %s: %w", s.node.ref.Value, err)
@@ -212,6 +220,7 @@ func (s *snapshot) adopt(ctx context.Context) error {
 		return err
 	}
 	s.was.host, s.was.release = after.host, after.release
+	s.was.Runtime.PowerState, s.was.Runtime.Host = after.Runtime.PowerState, after.Runtime.Host
 	s.config = &snap.Config
 	return s.adoptDisks(ctx, &snap.Config, after)
 }
@@ -276,14 +285,19 @@ func (s *snapshot) stillPinned(ctx context.Context) error {
 	if err := s.client.properties(ctx, s.node.ref, []string{"config"}, &now); err != nil {
 		return fmt.Errorf("VM %s: snapshot %s: %w", s.ref.Value, s.node.ref.Value, err)
 	}
-	files := map[int32]string{}
+	files := map[int32]Disk{}
 	for _, d := range DisksOf(&now.Config) {
-		files[d.Device] = d.File
+		files[d.Device] = d
 	}
 	for key, d := range s.disks {
-		if is := files[d.Device]; is != d.File {
+		is := files[d.Device]
+		same := is.File == d.File
+		if s.movable() { // to another datastore or folder, with the name that it has
+			same = fileOf(is.File) == fileOf(d.File) && is.Key == d.Key
+		}
+		if !same {
 			return fmt.Errorf("VM %s: disk %s is %q in the snapshot now, and was %q when it was opened: another snapshot of the VM was removed while it was read; the backup has to be made again",
-				s.ref.Value, key, is, d.File)
+				s.ref.Value, key, is.File, d.File)
 		}
 	}
 	return nil

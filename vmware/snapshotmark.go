@@ -27,6 +27,7 @@ type marked struct {
 	name   string
 	ref    types.ManagedObjectReference // empty: not made, or made by a task whose answer was lost
 	task   types.ManagedObjectReference // that makes it; empty: not known
+	unsure bool                         // a call that was to make it had no answer, and may arrive yet
 	done   func(context.Context) error  // nil: settled
 }
 
@@ -58,6 +59,7 @@ func (k *marked) begin(ctx context.Context, quiesce *quiesceBy) (types.ManagedOb
 			This: k.vm, Name: k.name, Description: describe(k.mark), QuiesceSpec: quiesce.spec,
 		})
 		if err != nil {
+			k.doubt(err)
 			return types.ManagedObjectReference{}, fmt.Errorf("create a snapshot: %w", err)
 		}
 		return res.Returnval, nil
@@ -66,10 +68,14 @@ func (k *marked) begin(ctx context.Context, quiesce *quiesceBy) (types.ManagedOb
 		This: k.vm, Name: k.name, Description: describe(k.mark), Quiesce: quiesce != nil,
 	})
 	if err != nil {
+		k.doubt(err)
 		return types.ManagedObjectReference{}, fmt.Errorf("create a snapshot: %w", err)
 	}
 	return res.Returnval, nil
 }
+
+// doubt keeps in mind that a call may have reached the server, or be on its way there.
+func (k *marked) doubt(err error) { k.unsure = k.unsure || !isAnswer(err) && !neverArrived(err) }
 
 // finish waits until the snapshot is there.
 func (k *marked) finish(ctx context.Context, task types.ManagedObjectReference) error {
@@ -113,6 +119,7 @@ func (k *marked) create(ctx context.Context, quiesce *quiesceBy) error {
 			return err
 		}
 		if k.adopt(ctx, err) == nil {
+			k.unsure = try > 1 // the one call that there was has arrived
 			return nil
 		}
 		if try == creations {
@@ -136,8 +143,14 @@ func (k *marked) remove(ctx context.Context) error {
 	return k.settle(ctx)
 }
 
+// settle says that the snapshot is gone. Where a call had no answer it may still make one: that is for a sweep to see, when this
+// session is over.
 func (k *marked) settle(ctx context.Context) error {
 	if k.done == nil {
+		return nil
+	}
+	if k.unsure {
+		k.done = nil
 		return nil
 	}
 	if err := k.done(ctx); err != nil {

@@ -10,6 +10,7 @@ import (
 // outlasts ctx goes on at the server, and the effect stays until a sweep has seen that it is done.
 func (s *snapshot) Release(ctx context.Context) error {
 	if s.free != nil {
+		defer s.ended()
 		defer s.free() // also after an error: what is left on the server keeps others off by itself
 	}
 	if err := s.reading.close(); err != nil {

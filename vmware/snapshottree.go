@@ -1,10 +1,12 @@
 package vmware
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -89,11 +91,26 @@ func (t *snapshotTree) without(ref string) *snapshotTree {
 // unique, and people write descriptions.
 const namePrefix = "hikae "
 
-var markLine = regexp.MustCompile(`(?m)^hikae-mark: ([a-z2-7]{26})\r?$`)
+var (
+	markLine = regexp.MustCompile(`(?m)^hikae-mark: ([a-z2-7]{26})\r?$`)
+	byLine   = regexp.MustCompile(`(?m)^Made on (\S{1,64}) at ([0-9TZ:-]{20})\.\r?$`)
+)
 
 func describe(mark string) string {
 	return "Made by a backup, which removes it when it is done. If no backup of this VM is running, it was left behind: the next\n" +
-		"backup by the same program removes it.\nhikae-mark: " + mark
+		"backup by the same program removes it.\n" +
+		"Made on " + cmp.Or(machineName(), "unknown") + " at " + time.Now().UTC().Format(time.RFC3339) + ".\nhikae-mark: " + mark
+}
+
+// owner says whose a snapshot of ours is, and what can be done where that one is dead.
+func (n snapshotNode) owner() string {
+	text := fmt.Sprintf("a session that is running, or was killed and not yet swept (snapshot %q, %s", n.name, n.ref.Value)
+	if m := byLine.FindStringSubmatch(n.description); m != nil && utf8.ValidString(m[1]) {
+		text += ", made on machine " + m[1] + " at " + m[2] + " by that machine's clock"
+	} else {
+		text += ", made at " + n.created.UTC().Format(time.RFC3339)
+	}
+	return text + "); if no backup of this VM runs there, start the program there once, which removes what it left, or remove the snapshot by hand, or have old ones removed (AdoptStale)"
 }
 
 // mark is the mark of a snapshot of ours, empty for anybody else's.

@@ -183,15 +183,19 @@ func undoSnapshot(ctx context.Context, c *Client, e hikae.Effect, _ []hikae.Chan
 	return c.consolidate(ctx, vm, mark, false)
 }
 
-// undoRelocation lets a VM be moved again.
+// undoRelocation lets a VM be moved again, and what else was disabled with that.
 func undoRelocation(ctx context.Context, c *Client, e hikae.Effect, _ []hikae.ChangeID) error {
 	source := e.Facts["source"]
 	if source == "" {
 		return fmt.Errorf("effect %s: it names no source: %w", e.ID, fs.ErrInvalid)
 	}
+	methods, err := methodsOf(e)
+	if err != nil {
+		return err
+	}
 	vm, _, found, err := c.sameOrRenumbered(ctx, e)
 	if err != nil || !found {
 		return err
 	}
-	return c.allowRelocation(ctx, vm, source) // what others disabled stays: it is by source
+	return c.enable(ctx, vm, methods, source) // what others disabled stays: it is by source
 }

@@ -31,6 +31,7 @@ func TestVSphereErrors(t *testing.T) {
 	server, err := vmwaretest.Start(&vmwaretest.Options{VMs: 2, DisksPerVM: 2, DiskBytes: 1 << 20})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, server.Close()) })
+	server.VM("web1").SetQuiescing(vmwaretest.QuiesceNoTools)
 	server.AddUser("weak", "pass", []string{"VirtualMachine.State.CreateSnapshot"})
 	server.AddUser("mute", "pass", []string{"System.View"})
 	home, print := t.TempDir(), url.QueryEscape(server.Thumbprint())
@@ -62,7 +63,7 @@ func TestVSphereErrors(t *testing.T) {
 		"free licence":         {server.Password(), true, backup(right + "&vm=web0&quiesce=off"), 1, "unsupported", "free ESXi", "."},
 		"privileges":           {"pass", false, backup(at("weak", "vm=web0&quiesce=off&thumbprint="+print)), 1, "permission", "hikae vsphere check", "VirtualMachine.State.RemoveSnapshot"},
 		"privileges, no check": {"pass", false, backup(at("mute", "vm=web0&quiesce=off&check=off&thumbprint="+print)), 1, "permission", "hikae vsphere check", "."},
-		"quiescing":            {server.Password(), false, backup(right + "&vm=web0&quiesce=require"), 1, "failed", "check=off", "VMware Tools do not run"},
+		"quiescing":            {server.Password(), false, backup(right + "&vm=web1&quiesce=require"), 1, "failed", "check=off", "VMware Tools do not run"},
 		"two names":            {server.Password(), false, append(backup(right+"&match=web*"), "--name", "x"), 2, "usage", "&vm=", "2 are meant"},
 		"changed ranges":       {server.Password(), false, append(backup(right+"&vm=web0"), "--changed", "a=b"), 2, "usage", "", "are for disk image files"},
 		"selftest of two":      {server.Password(), false, []string{"vsphere", "selftest", right}, 2, "usage", "&vm=", "2 VMs are meant"},

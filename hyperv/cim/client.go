@@ -63,6 +63,7 @@ const (
 // Client asks one machine. Its methods may be called at once.
 type Client struct {
 	link      *winrm.Link
+	to        string
 	opts      Options
 	operation time.Duration
 	newID     func() string
@@ -87,6 +88,7 @@ func Dial(ctx context.Context, addr string, login Login, opts *Options) (*Client
 	if err != nil {
 		return nil, unreachable(addr, err)
 	}
+	c.to = c.link.URL()
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
 	if err := c.link.Logon(ctx); err != nil {
@@ -133,7 +135,7 @@ func unreachable(addr string, err error) error {
 
 // exchange sends a message and reads the answer's body, or its fault.
 func (c *Client) exchange(ctx context.Context, m *message) (*node, error) {
-	m.to, m.id, m.timeout = c.link.URL(), c.newID(), c.operation
+	m.to, m.id, m.timeout = c.to, c.newID(), or(m.atMost, c.operation)
 	if at, ok := ctx.Deadline(); ok {
 		m.timeout = max(time.Second, min(m.timeout, time.Until(at)-time.Second))
 	}

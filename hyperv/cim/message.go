@@ -37,6 +37,7 @@ type message struct {
 
 	to, id  string
 	timeout time.Duration
+	atMost  time.Duration // of timeout; zero: the client's
 }
 
 func (m *message) bytes() []byte {

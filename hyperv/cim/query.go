@@ -30,7 +30,10 @@ type QueryOptions struct {
 	Page, MaxItems int
 }
 
-const maxQuery = 16 << 10 // bytes
+const (
+	maxQuery    = 16 << 10 // bytes
+	releaseTime = 4 * time.Second
+)
 
 // Enumerate yields the instances of a class.
 func (c *Client) Enumerate(ctx context.Context, namespace, class string, opts *QueryOptions) iter.Seq2[*Instance, error] {
@@ -272,9 +275,9 @@ func (e *enumeration) release(ctx context.Context) {
 	if e.done || e.context == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime+2*time.Second)
 	defer cancel()
-	m := &message{action: actionRelease, resource: e.from.resource()}
+	m := &message{action: actionRelease, resource: e.from.resource(), atMost: releaseTime}
 	fmt.Fprintf(&m.body, `<n:Release><n:EnumerationContext>%s</n:EnumerationContext></n:Release>`, escape(e.context))
 	e.c.exchange(ctx, m) // nothing is lost with it
 }

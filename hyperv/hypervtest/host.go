@@ -1,6 +1,7 @@
 package hypervtest
 
 import (
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
@@ -14,8 +15,6 @@ import (
 	"time"
 
 	"github.com/hikae/hikae/internal/winrm/listener"
-
-	"encoding/xml"
 )
 
 // Options of a host. Nil and zero fields are good defaults.
@@ -246,7 +245,11 @@ func (h *Host) enumerate(r *request, namespace, class string) (string, *Failure)
 	h.made++
 	id := fmt.Sprintf("uuid:%08d-0000-4000-8000-000000000000", h.made)
 	h.contexts[id] = l
-	return `<n:EnumerateResponse>` + h.page(id, l, e.Max, r.Header.Envelope, "w:") + `</n:EnumerateResponse>`, nil
+	page, failed := h.page(id, l, e.Max, r.Header.Envelope, "w:")
+	if failed != nil {
+		delete(h.contexts, id) // nobody learns of it
+	}
+	return `<n:EnumerateResponse>` + page + `</n:EnumerateResponse>`, failed
 }
 
 func (h *Host) pull(r *request) (string, *Failure) {
@@ -255,18 +258,22 @@ func (h *Host) pull(r *request) (string, *Failure) {
 	if l == nil {
 		return "", &Failure{Subcode: "InvalidEnumerationContext", Reason: "no such enumeration"}
 	}
-	return `<n:PullResponse>` + h.page(p.Context, l, max(p.Max, 1), r.Header.Envelope, "n:") + `</n:PullResponse>`, nil
+	page, failed := h.page(p.Context, l, max(p.Max, 1), r.Header.Envelope, "n:")
+	return `<n:PullResponse>` + page + `</n:PullResponse>`, failed
 }
 
-// page gives as many as are asked for and as fit.
-func (h *Host) page(id string, l *listing, most, envelope int, prefix string) string {
+// page gives as many as are asked for and as fit. One that never fits stays, and with it the enumeration.
+func (h *Host) page(id string, l *listing, most, envelope int, prefix string) (string, *Failure) {
 	if h.opts.Page > 0 {
 		most = min(most, h.opts.Page)
 	}
 	n, size := 0, 4096
-	for n < min(most, len(l.items)) && (n == 0 || size+len(l.items[n]) < envelope) {
+	for n < min(most, len(l.items)) && size+len(l.items[n]) < envelope {
 		size += len(l.items[n])
 		n++
+	}
+	if n == 0 && min(most, len(l.items)) > 0 {
+		return "", &Failure{Subcode: "EncodingLimit", Reason: "an instance is larger than MaxEnvelopeSize"}
 	}
 	items := strings.Join(l.items[:n], "")
 	l.items = l.items[n:]
@@ -275,7 +282,7 @@ func (h *Host) page(id string, l *listing, most, envelope int, prefix string) st
 		delete(h.contexts, id)
 		id, end = "", `<`+prefix+`EndOfSequence/>`
 	}
-	return `<n:EnumerationContext>` + id + `</n:EnumerationContext><` + prefix + `Items>` + items + `</` + prefix + `Items>` + end
+	return `<n:EnumerationContext>` + id + `</n:EnumerationContext><` + prefix + `Items>` + items + `</` + prefix + `Items>` + end, nil
 }
 
 func (h *Host) put(r *request, o *Object) (string, *Failure) {

@@ -208,7 +208,7 @@ var layers = []row{
 		tests:  []string{"./job", "./repo", "./vmware/nfc/nfctest", "./vmware/nfsserve", "./vmware/vmwaretest"},
 		reason: "the provider and the restorer for vSphere, the ways to its disks among them; VMware's own library for its API"},
 	{pkg: "./vmware/vmwaretest", allow: []string{"./pipe", "./vmware/vmdk", "./vmware/nfc/nfctest", "./vmware/internal/nfcsoap",
-		"github.com/vmware/govmomi", "github.com/hanwen/go-fuse"}, tests: []string{"./vmware/nfc"},
+		"github.com/vmware/govmomi", "github.com/hanwen/go-fuse"}, tests: []string{"./vmware/nfc", syncs},
 		reason: "a vSphere for tests, on govmomi's simulator; what a guest sees of its disks is mounted. Nothing that ships imports it"},
 	{pkg: "./vmware/vmwaretest/vsphere", allow: []string{"./vmware/vmwaretest", "github.com/spf13/cobra"}, tests: []string{"github.com/vmware/govmomi"},
 		reason: "the same as a process of its own"},

@@ -35,7 +35,7 @@ type conn struct {
 	header string // of every request: Authorization
 	sealer sealer // nil over TLS
 	used   time.Time
-	old    bool // another message went over it before
+	old    bool // it was idle before
 }
 
 // dial connects and logs on.
@@ -92,7 +92,6 @@ func (c *conn) post(ctx context.Context, message []byte) ([]byte, error) {
 	case res.StatusCode != http.StatusOK && res.StatusCode != http.StatusInternalServerError:
 		return nil, refusal(res)
 	}
-	c.old = true
 	got := res.Header.Get("Content-Type")
 	if c.sealer != nil {
 		if !strings.HasPrefix(got, "multipart/encrypted") {

@@ -198,6 +198,7 @@ func (l *Link) put(c *conn) {
 		c.Close()
 		return
 	}
+	c.old = true
 	l.idle = append(l.idle, c)
 }
 

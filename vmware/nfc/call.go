@@ -78,6 +78,8 @@ func newProperty(handle uint64, key string) *call {
 	return c
 }
 
+const leastSector = 512
+
 // accept holds an answer of content to its request: everything that the host says must be what was asked for, and no byte
 // may come twice.
 func (c *call) accept(f ioFrame) error {
@@ -94,8 +96,10 @@ func (c *call) accept(f ioFrame) error {
 		return broken("a piece of %d bytes in %d, compressed by %d, where plain ones were asked for", f.n, f.wire, f.compression)
 	case f.at > f.total || f.n > f.total-f.at:
 		return broken("a piece [%d, +%d) of an answer of %d bytes", f.at, f.n, f.total)
+	case f.at%leastSector != 0 || f.n%leastSector != 0 && f.at+f.n < f.total:
+		return broken("a piece [%d, +%d) that is no whole sectors", f.at, f.n)
 	case !c.arrived.add(span{f.at, f.at + f.n}):
-		return broken("a piece [%d, +%d) that is empty, or was there before", f.at, f.n)
+		return broken("a piece [%d, +%d) that is empty, was there before, or is one of more than %d", f.at, f.n, mostParts)
 	}
 	return nil
 }

@@ -109,7 +109,8 @@ func (c *Conn) Open(ctx context.Context, path string, write bool) (*Disk, error)
 	if err != nil {
 		return nil, err
 	}
-	d := &Disk{c: c, path: path, write: write, size: file.size, sector: file.sector, handle: file.handle}
+	d := &Disk{c: c, path: path, write: write, size: file.size, sector: file.sector, handle: file.handle,
+		told: allocation{turn: make(chan struct{}, 1)}}
 	c.mu.Lock()
 	c.disk = d
 	c.mu.Unlock()

@@ -10,7 +10,11 @@ type cover struct {
 
 type span struct{ from, to uint32 }
 
-// add takes a piece. It reports false where the piece is empty or part of it was there before.
+// mostParts are the parts of one answer that do not touch: as many as the longest one has sectors. Without a bound, a host
+// that sends a byte here and a byte there would make our work grow with their square.
+const mostParts = 4096
+
+// add takes a piece. It reports false where the piece is empty, part of it was there before, or the answer has too many parts.
 func (c *cover) add(s span) bool {
 	i, _ := slices.BinarySearchFunc(c.parts, s.from, func(p span, from uint32) int {
 		if p.from < from {
@@ -22,9 +26,12 @@ func (c *cover) add(s span) bool {
 	if s.from >= s.to || before && c.parts[i-1].to > s.from || after && c.parts[i].from < s.to {
 		return false
 	}
-	c.n += s.to - s.from
 	joinsBefore := before && c.parts[i-1].to == s.from
 	joinsAfter := after && c.parts[i].from == s.to
+	if !joinsBefore && !joinsAfter && len(c.parts) >= mostParts {
+		return false
+	}
+	c.n += s.to - s.from
 	switch {
 	case joinsBefore && joinsAfter:
 		c.parts[i-1].to = c.parts[i].to

@@ -82,7 +82,9 @@ func TestExtents(t *testing.T) {
 	}
 	d := h.open(t, false, nil)
 	require.Equal(t, all, list(d))
-	require.EqualValues(t, 6, d.Untold().Code)
+	var refused *HostError
+	require.ErrorAs(t, d.Untold(), &refused)
+	require.EqualValues(t, 6, refused.Code)
 }
 
 // Reads of many goroutines share the connection, and overtake each other.

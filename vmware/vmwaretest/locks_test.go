@@ -2,8 +2,10 @@ package vmwaretest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,7 +15,6 @@ import (
 	"github.com/vmware/govmomi/property"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/types"
-	"golang.org/x/sync/errgroup"
 )
 
 // TestLeasesAtOnce: leases on many VMs begin and end while others of the session wait for updates of those VMs and read their
@@ -23,46 +24,57 @@ func TestLeasesAtOnce(t *testing.T) {
 	r := newRig(t, &Options{VMs: vms, DiskBytes: 1 << 20, PoweredOff: true})
 	ctx, cancel := context.WithTimeout(r.ctx, 30*time.Second)
 	defer cancel()
-	work, ctx := errgroup.WithContext(ctx)
+	var work sync.WaitGroup
+	failed := make(chan error, 2*vms)
 	for i := range vms {
 		v := r.s.VM(fmt.Sprintf("web%d", i))
-		work.Go(func() error {
-			for n := range rounds(4, 60) {
-				res, err := methods.ExportVm(ctx, r.c, &types.ExportVm{This: v.Ref()})
-				if err != nil {
-					return fmt.Errorf("export: %w", err)
-				}
-				lease := nfc.NewLease(r.c, res.Returnval)
-				if n%4 != 3 { // else it ends before it is ready, maybe
-					if _, err := lease.Wait(ctx, nil); err != nil {
-						return fmt.Errorf("wait: %w", err)
+		work.Go(func() {
+			failed <- func() error {
+				for n := range rounds(4, 60) {
+					res, err := methods.ExportVm(ctx, r.c, &types.ExportVm{This: v.Ref()})
+					if err != nil {
+						return fmt.Errorf("export: %w", err)
 					}
-					if err := lease.Progress(ctx, 50); err != nil {
-						return fmt.Errorf("progress: %w", err)
+					lease := nfc.NewLease(r.c, res.Returnval)
+					if n%4 != 3 { // else it ends before it is ready, maybe
+						if _, err := lease.Wait(ctx, nil); err != nil {
+							return fmt.Errorf("wait: %w", err)
+						}
+						if err := lease.Progress(ctx, 50); err != nil {
+							return fmt.Errorf("progress: %w", err)
+						}
 					}
+					end := lease.Complete
+					if n%2 == 0 {
+						end = func(ctx context.Context) error { return lease.Abort(ctx, nil) }
+					}
+					if err := end(ctx); err != nil {
+						return fmt.Errorf("end: %w", err)
+					}
+					r.s.Leftovers()
 				}
-				end := lease.Complete
-				if n%2 == 0 {
-					end = func(ctx context.Context) error { return lease.Abort(ctx, nil) }
-				}
-				if err := end(ctx); err != nil {
-					return fmt.Errorf("end: %w", err)
-				}
-				r.s.Leftovers()
-			}
-			return nil
+				return nil
+			}()
 		})
-		work.Go(func() error {
-			for n := range rounds(4, 60) {
-				if err := property.Wait(ctx, property.DefaultCollector(r.c), v.Ref(), []string{"config", "runtime"}, func([]types.PropertyChange) bool { return true }); err != nil {
-					return fmt.Errorf("wait for updates: %w", err)
+		work.Go(func() {
+			failed <- func() error {
+				for n := range rounds(4, 60) {
+					if err := property.Wait(ctx, property.DefaultCollector(r.c), v.Ref(), []string{"config", "runtime"}, func([]types.PropertyChange) bool { return true }); err != nil {
+						return fmt.Errorf("wait for updates: %w", err)
+					}
+					v.SetQuiescing([]Quiescing{QuiesceOK, QuiesceNoTools}[n%2])
 				}
-				v.SetQuiescing([]Quiescing{QuiesceOK, QuiesceNoTools}[n%2])
-			}
-			return nil
+				return nil
+			}()
 		})
 	}
-	require.NoError(t, work.Wait())
+	work.Wait()
+	close(failed)
+	var errs []error
+	for err := range failed {
+		errs = append(errs, err)
+	}
+	require.NoError(t, errors.Join(errs...))
 	require.Empty(t, r.s.extras.leases.leftovers())
 }
 
