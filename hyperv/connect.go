@@ -73,7 +73,7 @@ func Connect(ctx context.Context, addr string, login cim.Login, opts *Options) (
 	}
 	if err := h.look(ctx); err != nil {
 		h.client.Close()
-		return nil, fmt.Errorf("Hyper-V host %s: %w", addr, err) //lint:ignore ST1005 a name
+		return nil, fmt.Errorf("host %s: %w", addr, err)
 	}
 	return h, nil
 }

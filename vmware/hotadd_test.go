@@ -353,6 +353,71 @@ func TestHotAddDetachIsRepeated(t *testing.T) {
 	require.NotEqual(t, io.EOF, err)
 }
 
+// R115: a disk that could not be detached counts among those that hang on the proxy VM, and no longer when a sweep has taken it
+// away.
+func TestHotAddPlaceComesBack(t *testing.T) {
+	l, _ := newProxyLab(t, vmwaretest.Options{DisksPerVM: 2, DiskBytes: 1 << 20}, HotAddOptions{MaxDisks: 1})
+	tr := newHotAdd(l.opts.Transports.HotAdd)
+	p, _ := l.hotPinned()
+	img, err := tr.Open(t.Context(), p)
+	require.NoError(t, err)
+	l.server.Fail(vmwaretest.Fault{Method: "ReconfigVM_Task", Object: l.proxyVM().Ref().Value, Fault: &types.SystemError{}, Times: -1})
+	require.ErrorContains(t, img.Close(), "stays attached")
+	l.server.Heal()
+	m, err := l.client.machine(t.Context(), p.VM)
+	require.NoError(t, err)
+	second := *p
+	second.Disk = m.disks[1]
+	var unfit *UnfitError
+	_, err = tr.Open(t.Context(), &second)
+	require.ErrorAs(t, err, &unfit, "it hangs there still")
+	left := p.Journal.(*notes).left()
+	require.Len(t, left, 1)
+	require.NoError(t, undoHotAdd(t.Context(), l.client, left[0], nil))
+	other, err := tr.Open(t.Context(), &second)
+	require.NoError(t, err)
+	require.NoError(t, img.Close(), "closed late, it finds nothing to do")
+	_, err = tr.Open(t.Context(), p)
+	require.ErrorAs(t, err, &unfit, "and gives nobody else's place back")
+	require.NoError(t, other.Close())
+	require.Empty(t, p.Journal.(*notes).left())
+}
+
+// An input error of a device that stands is the disk's own, and no other transport is asked. Of one that is going it is not.
+func TestHotAddInputError(t *testing.T) {
+	l, proxy := newProxyLab(t, vmwaretest.Options{DiskBytes: 1 << 20}, HotAddOptions{})
+	p, _ := l.hotPinned()
+	img, err := newHotAdd(l.opts.Transports.HotAdd).Open(t.Context(), p)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, img.Close()) }()
+	hot := img.(*hotImage)
+	mem, err := os.Open("/proc/self/mem") // where nothing is mapped it says EIO, as a device does for a bad block
+	if err != nil {
+		t.Skip("no /proc/self/mem: nothing else says EIO here")
+	}
+	was := hot.f
+	hot.f, hot.block = mem, 0
+	defer func() {
+		hot.f = was
+		require.NoError(t, mem.Close())
+	}()
+	_, err = img.ReadAt(t.Context(), make([]byte, 512), 0)
+	require.ErrorIs(t, err, syscall.EIO)
+	require.NotErrorIs(t, err, ErrContent, "nobody says that the device works")
+	state := filepath.Join(l.opts.Transports.HotAdd.Root, "sys/block", hot.name, "device")
+	require.NoError(t, os.MkdirAll(state, 0o700))
+	state = filepath.Join(state, "state")
+	require.NoError(t, os.WriteFile(state, []byte("running\n"), 0o600))
+	_, err = img.ReadAt(t.Context(), make([]byte, 512), 0)
+	require.ErrorIs(t, err, ErrContent)
+	require.ErrorIs(t, err, syscall.EIO)
+	require.ErrorContains(t, err, "512 bytes at 0")
+	require.NoError(t, os.WriteFile(state, []byte("offline\n"), 0o600))
+	_, err = img.ReadAt(t.Context(), make([]byte, 512), 0)
+	require.NotErrorIs(t, err, ErrContent)
+	_ = proxy
+}
+
 // R188: a session is killed at its steps, those about the proxy VM among them. One sweep detaches what is ours, before the
 // snapshot goes.
 func TestHotAddKilled(t *testing.T) {

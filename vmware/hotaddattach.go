@@ -49,7 +49,6 @@ type hotDisk struct {
 	uuid      string // of the disk, as the server says it of what it attached
 	devices   []types.BaseVirtualDevice
 	done      func(context.Context) error // nil: there is no effect
-	leave     func()                      // of the places that this process has at the proxy
 	device    string                      // its name on this machine
 }
 
@@ -71,8 +70,8 @@ var hotPlaces struct {
 }
 
 type hotPlace struct {
-	turn chan struct{} // holds a token while nobody changes the VM
-	used int           // by this process; under the lock of hotPlaces
+	turn chan struct{}         // holds a token while nobody changes the VM
+	used map[*hotDisk]struct{} // by this process; under the lock of hotPlaces
 }
 
 func (d *hotDisk) place() *hotPlace {
@@ -83,7 +82,7 @@ func (d *hotDisk) place() *hotPlace {
 		hotPlaces.of = map[string]*hotPlace{}
 	}
 	if hotPlaces.of[key] == nil {
-		hotPlaces.of[key] = &hotPlace{turn: make(chan struct{}, 1)}
+		hotPlaces.of[key] = &hotPlace{turn: make(chan struct{}, 1), used: map[*hotDisk]struct{}{}}
 		hotPlaces.of[key].turn <- struct{}{}
 	}
 	return hotPlaces.of[key]
@@ -106,16 +105,33 @@ func (d *hotDisk) enter() bool {
 	p := d.place()
 	hotPlaces.Lock()
 	defer hotPlaces.Unlock()
-	if p.used >= d.most {
+	if len(p.used) >= d.most {
 		return false
 	}
-	p.used++
-	d.leave = sync.OnceFunc(func() {
-		hotPlaces.Lock()
-		defer hotPlaces.Unlock()
-		p.used--
-	})
+	p.used[d] = struct{}{}
 	return true
+}
+
+// leave gives the disk's place back.
+func (d *hotDisk) leave() {
+	p := d.place()
+	hotPlaces.Lock()
+	defer hotPlaces.Unlock()
+	delete(p.used, d)
+}
+
+// vacate gives back what counts for a disk that does not hang on the proxy VM any more: its own place, and that of an earlier
+// one which could not be detached and which whoever had it left to a sweep. The caller has the VM's turn, so that nobody
+// is just attaching one there.
+func (d *hotDisk) vacate() {
+	p := d.place()
+	hotPlaces.Lock()
+	defer hotPlaces.Unlock()
+	for o := range p.used {
+		if o == d || o.at == d.at && o.file == d.file && o.mode == d.mode {
+			delete(p.used, o)
+		}
+	}
 }
 
 const (
@@ -328,7 +344,7 @@ func (d *hotDisk) accept(there Disk) error {
 // detach returns nil when the disk does not hang on the proxy VM and is not on its way there. It may be called again.
 func (d *hotDisk) detach(ctx context.Context) error {
 	if d.done == nil {
-		d.left()
+		d.leave()
 		return nil
 	}
 	release, err := d.turn(ctx)
@@ -339,14 +355,8 @@ func (d *hotDisk) detach(ctx context.Context) error {
 	if err := d.vanish(ctx); err != nil {
 		return err
 	}
-	d.left()
+	d.vacate()
 	return d.settle(ctx)
-}
-
-func (d *hotDisk) left() {
-	if d.leave != nil {
-		d.leave()
-	}
 }
 
 func (d *hotDisk) vanish(ctx context.Context) error {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"syscall"
 	"unsafe"
 
 	"github.com/hikae/hikae/pipe"
@@ -22,6 +23,7 @@ type hotImage struct {
 	size   int64
 	block  int64 // bytes that the device reads at least; 0: any
 	bounce sync.Pool
+	stands func() bool  // the device is there and works
 	undo   func() error // detaches
 
 	mu   sync.RWMutex // held for reading while somebody reads
@@ -41,7 +43,7 @@ func openHotImage(g hotGuest, name string, d *hotDisk) (*hotImage, error) {
 	if err != nil {
 		return nil, err
 	}
-	img := &hotImage{name: name, f: f}
+	img := &hotImage{name: name, f: f, stands: func() bool { return g.works(name, d.wanted()) }}
 	img.bounce.New = func() any { return alignedBuffer(bounceBytes) }
 	if img.size, err = g.same(f, name, d.wanted()); err == nil && direct {
 		img.block, err = g.blockOf(name)
@@ -131,11 +133,30 @@ func (i *hotImage) ReadAt(ctx context.Context, p []byte, off int64) (int, error)
 	n, err := i.read(want, off)
 	switch {
 	case err != nil:
-		return n, fmt.Errorf("%s: read %d bytes at %d: %w", i.name, len(want), off, bare(err))
+		return n, fmt.Errorf("%s: read %d bytes at %d: %w", i.name, len(want), off, i.judge(bare(err)))
 	case len(want) < len(p):
 		return n, io.EOF
 	}
 	return n, nil
+}
+
+// judge says of an error whether it is the disk's own. EIO is, where the device is still there and its system lets it work: one
+// that was taken away, or that its host does not serve any more, gives EIO as well, and another transport may do better.
+func (i *hotImage) judge(err error) error {
+	if errors.Is(err, syscall.EIO) && i.stands() {
+		return fmt.Errorf("%w: %w", ErrContent, err)
+	}
+	return err
+}
+
+// works reports whether a device is still the disk that is wanted, and is not offline, blocked or on its way out.
+func (g hotGuest) works(name string, want wantedDisk) bool {
+	now, _, err := g.seek(want)
+	if err != nil || now != name {
+		return false
+	}
+	state, err := g.text("sys/block", name, "device", "state")
+	return err == nil && state == "running"
 }
 
 // bare takes the path out of an error, which nobody can do anything with.

@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"net/url"
 	"path"
-	"sync"
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/vmware/vmdk"
-	"github.com/vmware/govmomi/vim25/types"
 )
 
 // httpsLines is how many requests a host answers at a time: the service is made for files of configurations, and its host
@@ -22,14 +20,9 @@ const httpsLines = 2
 //
 //	GET /folder/web1/web1-flat.vmdk?dcPath=/DC0&dsName=store1     Range: bytes=0-4194303
 //	206                                                           Content-Range: bytes 0-4194303/68719476736
-type overHTTPS struct {
-	mu    sync.Mutex
-	lines map[types.ManagedObjectReference]chan struct{} // by host
-}
+type overHTTPS struct{}
 
-func newHTTPS() *overHTTPS {
-	return &overHTTPS{lines: map[types.ManagedObjectReference]chan struct{}{}}
-}
+func newHTTPS() *overHTTPS { return &overHTTPS{} }
 
 func (t *overHTTPS) Name() string { return HTTPS }
 
@@ -56,20 +49,14 @@ func (t *overHTTPS) Open(ctx context.Context, p *Pinned) (pipe.Image, error) {
 	return &httpsDisk{Image: img}, nil
 }
 
+// getter reads over the lines that all of this process has to a host, whichever client and whichever provider asks.
 func (t *overHTTPS) getter(p *Pinned) *getter {
-	return &getter{session: p.Client, line: t.line(p.Host), windows: newWindows()}
+	return &getter{session: p.Client, line: p.Client.limits.places.line("GET "+p.Host.Value, httpsLines), windows: newWindows()}
 }
 
-// line is what a host is asked over, by all that this transport reads.
-func (t *overHTTPS) line(host types.ManagedObjectReference) chan struct{} {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	l := t.lines[host]
-	if l == nil {
-		l = make(chan struct{}, httpsLines)
-		t.lines[host] = l
-	}
-	return l
+// uploadLine is what files are put on a host over, one at a time, so that reading goes on beside them.
+func uploadLine(p *Pinned) chan struct{} {
+	return p.Client.limits.places.line("PUT "+p.Host.Value, 1)
 }
 
 // fileURL is where the server has a file. Names stand as the inventory has them, where a slash is %2f already: that is

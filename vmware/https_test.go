@@ -157,7 +157,7 @@ func TestHTTPSTarget(t *testing.T) {
 		scratch, err := newScratch(dir, n, 0)
 		require.NoError(t, err)
 		g := &getter{session: shelf, line: make(chan struct{}, 1), windows: newWindows(), renew: func(context.Context) error { return nil }}
-		return &httpsTarget{getter: g, scratch: scratch, name: "d", url: at}, func() pipe.Image { return pipetest.Bytes(shelf.content) }
+		return &httpsTarget{getter: g, upload: make(chan struct{}, 1), scratch: scratch, name: "d", url: at}, func() pipe.Image { return pipetest.Bytes(shelf.content) }
 	})
 	left, err := os.ReadDir(dir)
 	require.NoError(t, err)
@@ -184,11 +184,91 @@ func TestHTTPSTargetFails(t *testing.T) {
 		scratch, err := newScratch(t.TempDir(), 1<<20, 0)
 		require.NoError(t, err)
 		g := &getter{session: shelf, line: make(chan struct{}, 1), windows: newWindows(), renew: func(context.Context) error { return nil }}
-		target := &httpsTarget{getter: g, scratch: scratch, name: "d", url: at}
+		target := &httpsTarget{getter: g, upload: make(chan struct{}, 1), scratch: scratch, name: "d", url: at}
 		require.ErrorContains(t, target.Commit(t.Context()), c.want, name)
 		require.ErrorIs(t, target.Commit(t.Context()), fs.ErrClosed)
 		require.NoError(t, target.Close())
 	}
+}
+
+// TestPutIsReadBack: a server that takes a file and keeps another of the same length, or all but a part of it, is found.
+func TestPutIsReadBack(t *testing.T) {
+	const size = 4 << 20
+	for name, keep := range map[string]func(body, old []byte) []byte{
+		"nothing":      func(_, old []byte) []byte { return old },
+		"the start":    func(body, old []byte) []byte { return append(body[:size/2], old[size/2:]...) },
+		"not the end":  func(body, old []byte) []byte { return append(body[:size-1], old[size-1]) },
+		"not in order": func(body, _ []byte) []byte { return append(body[size/2:], body[:size/2]...) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newShop(t, simulator.VPX())
+			p := s.put(t, "web1/web1.vmdk", vmdk.VMFS, pipetest.NewPattern(42, size))
+			p.PoweredOn, p.Snapshot, p.Scratch = false, types.ManagedObjectReference{}, t.TempDir()
+			flat := filepath.Join(s.dir, "web1", "web1-flat.vmdk")
+			s.model.Service.ServeMux.HandleFunc("PUT /folder/", func(w http.ResponseWriter, r *http.Request) {
+				body, err := io.ReadAll(r.Body)
+				old, readErr := os.ReadFile(flat)
+				if err != nil || readErr != nil || len(body) != size || os.WriteFile(flat, keep(body, old), 0o600) != nil {
+					w.WriteHeader(http.StatusInternalServerError)
+				}
+			})
+			target, err := newHTTPS().OpenTarget(t.Context(), p)
+			require.NoError(t, err)
+			_, err = pipe.Copy(t.Context(), target, pipetest.NewPattern(99, size), nil)
+			require.NoError(t, err)
+			var lost *NotKeptError
+			require.ErrorAs(t, target.Commit(t.Context()), &lost)
+			require.Less(t, lost.Off, int64(size))
+		})
+	}
+}
+
+// TestLookBackIsBounded: few pieces of a large disk are read back, most of them where something was written, and its end.
+func TestLookBackIsBounded(t *testing.T) {
+	const size = 1 << 40
+	s, err := newScratch(t.TempDir(), size, 0)
+	require.NoError(t, err)
+	defer s.Close()
+	require.NoError(t, s.put(bytes.Repeat([]byte{1}, 1<<20), 700<<30))
+	offs, err := (&httpsTarget{scratch: s}).somewhere(t.Context())
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(offs), 1+backWritten+backAnywhere)
+	require.EqualValues(t, size-backBytes, offs[len(offs)-1])
+	there := 0
+	for _, off := range offs {
+		if off >= 700<<30 && off < 700<<30+1<<20 {
+			there++
+		}
+	}
+	if fileSystemTellsHoles(t, s) {
+		require.GreaterOrEqual(t, there, backWritten/2)
+	}
+}
+
+// fileSystemTellsHoles: what was never written is no data.
+func fileSystemTellsHoles(t *testing.T, s *scratch) bool {
+	for e, err := range s.Extents(t.Context(), 0, 1<<20) {
+		require.NoError(t, err)
+		return e.Kind != pipe.Data
+	}
+	return false
+}
+
+// TestLinesAreTheServers: all that this process reads from a host goes over the same lines, and uploads have one of their own.
+func TestLinesAreTheServers(t *testing.T) {
+	s := newShop(t, simulator.VPX())
+	p := s.put(t, "web1/web1.vmdk", vmdk.VMFS, pipetest.NewPattern(43, 1<<20))
+	line := newHTTPS().getter(p).line
+	require.Equal(t, httpsLines, cap(line))
+	require.Equal(t, line, newHTTPS().getter(p).line, "another provider of the same server")
+	other := *p
+	other.Host.Value += "0"
+	require.NotEqual(t, line, newHTTPS().getter(&other).line, "another host")
+	require.NotEqual(t, line, uploadLine(p))
+	require.Equal(t, 1, cap(uploadLine(p)))
+	other = *p
+	other.Client = limitedClient(t, Limits{})
+	require.NotEqual(t, line, newHTTPS().getter(&other).line, "another server")
 }
 
 // TestHTTPSWritesOneFlatFile: a disk that is anything else is not written by halves.

@@ -183,6 +183,7 @@ func (g *getter) once(ctx context.Context, f *httpsFile, off, n int64) (p []byte
 	if err != nil {
 		return nil, 0, err
 	}
+	req.Header.Set("Accept-Encoding", "identity") // a range of an encoded file is no range of the file
 	req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", off, off+n-1))
 	res, err := plain(g.session.HTTP()).Do(req)
 	if err != nil {
@@ -204,6 +205,10 @@ func (g *getter) once(ctx context.Context, f *httpsFile, off, n int64) (p []byte
 // judge says how many bytes an answer brings, if it is one to what was asked.
 func (f *httpsFile) judge(res *http.Response, off, n int64) (int64, error) {
 	var size, want int64
+	coding, content := res.Header.Get("Content-Encoding"), res.StatusCode == http.StatusOK || res.StatusCode == http.StatusPartialContent
+	if content && (res.Uncompressed || coding != "" && !strings.EqualFold(coding, "identity")) {
+		return 0, fmt.Errorf("GET %s: %w: it is encoded (%.40q)", f.name, errAnswer, coding)
+	}
 	switch res.StatusCode {
 	case http.StatusPartialContent:
 		first, last, all, ok := parseRange(res.Header.Get("Content-Range"))

@@ -20,6 +20,7 @@ import (
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/pipetest"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -304,23 +305,26 @@ func TestHostileAnswers(t *testing.T) {
 		status int
 		ranges string
 		length string
+		coding string
 	}{
-		"other range":   {206, "bytes 0-511/1048576", "512"},
-		"longer range":  {206, "bytes 65536-66048/1048576", ""},
-		"shorter range": {206, "bytes 65536-66046/1048576", ""},
-		"no range":      {206, "", ""},
-		"past the end":  {206, "bytes 65536-66047/66047", ""},
-		"huge":          {206, "bytes 65536-9223372036854775807/9223372036854775807", ""},
-		"negative":      {206, "bytes -1-511/1048576", ""},
-		"no number":     {206, "bytes a-b/c", ""},
-		"unknown size":  {206, "bytes 65536-66047/*", ""},
-		"other length":  {206, "bytes 65536-66047/1048576", "511"},
-		"all of it":     {200, "", "1048576"},
-		"all, unknown":  {200, "", ""},
-		"elsewhere":     {302, "", "0"},
-		"forbidden":     {403, "", "0"},
-		"gone":          {404, "", "0"},
-		"nothing":       {204, "", ""},
+		"other range":   {206, "bytes 0-511/1048576", "512", ""},
+		"longer range":  {206, "bytes 65536-66048/1048576", "", ""},
+		"shorter range": {206, "bytes 65536-66046/1048576", "", ""},
+		"no range":      {206, "", "", ""},
+		"past the end":  {206, "bytes 65536-66047/66047", "", ""},
+		"huge":          {206, "bytes 65536-9223372036854775807/9223372036854775807", "", ""},
+		"negative":      {206, "bytes -1-511/1048576", "", ""},
+		"no number":     {206, "bytes a-b/c", "", ""},
+		"unknown size":  {206, "bytes 65536-66047/*", "", ""},
+		"other length":  {206, "bytes 65536-66047/1048576", "511", ""},
+		"all of it":     {200, "", "1048576", ""},
+		"all, unknown":  {200, "", "", ""},
+		"elsewhere":     {302, "", "0", ""},
+		"forbidden":     {403, "", "0", ""},
+		"gone":          {404, "", "0", ""},
+		"nothing":       {204, "", "", ""},
+		"encoded":       {206, "bytes 65536-66047/1048576", "512", "gzip"},
+		"encoded twice": {206, "bytes 65536-66047/1048576", "512", "deflate, gzip"},
 	} {
 		s := newShelf(t, contentOf(t, 7, 1<<20))
 		img := s.open(t)
@@ -335,8 +339,14 @@ func TestHostileAnswers(t *testing.T) {
 			if c.length != "" {
 				h.Set("Content-Length", c.length)
 			}
+			if c.coding != "" {
+				h.Set("Content-Encoding", c.coding)
+			}
 			h.Set("Location", "https://127.0.0.1:1/")
 			w.WriteHeader(c.status)
+			if c.coding != "" {
+				_, _ = w.Write(make([]byte, 512)) // all is right but the encoding
+			}
 			return true
 		}
 		_, err := img.ReadAt(t.Context(), make([]byte, 512), openBytes)
@@ -350,6 +360,31 @@ func TestHostileAnswers(t *testing.T) {
 			require.ErrorIs(t, err, fs.ErrNotExist)
 		}
 	}
+}
+
+// TestEncodingIsNotAskedFor: what is asked for are the file's own bytes, and an answer that says that it is those is taken.
+func TestEncodingIsNotAskedFor(t *testing.T) {
+	s := newShelf(t, contentOf(t, 7, 1<<20))
+	s.hook = func(w http.ResponseWriter, r *http.Request, _ int64) bool {
+		assert.Equal(t, "identity", r.Header.Get("Accept-Encoding"))
+		w.Header().Set("Content-Encoding", "identity")
+		return false
+	}
+	_, err := s.open(t).ReadAt(t.Context(), make([]byte, 512), openBytes)
+	require.NoError(t, err)
+
+	// An encoding does not make an answer that may be better the next time one that will not.
+	busy := 0
+	s.hook = func(w http.ResponseWriter, _ *http.Request, _ int64) bool {
+		if busy++; busy > 1 {
+			return false
+		}
+		w.Header().Set("Content-Encoding", "gzip")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	}
+	_, err = s.open(t).ReadAt(t.Context(), make([]byte, 512), openBytes)
+	require.NoError(t, err)
 }
 
 // TestWholeAnswer: a server that knows no ranges still does for small files.

@@ -43,7 +43,7 @@ func (t *overHTTPS) OpenTarget(ctx context.Context, p *Pinned) (pipe.Target, err
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", HTTPS, err)
 	}
-	return &httpsTarget{getter: g, scratch: s, name: flat.String(), url: fileURL(p.Client, flat)}, nil
+	return &httpsTarget{getter: g, upload: uploadLine(p), scratch: s, name: flat.String(), url: fileURL(p.Client, flat)}, nil
 }
 
 // flatFile is the one file that holds the disk.
@@ -91,6 +91,7 @@ func (g *getter) small(ctx context.Context, at place, from *url.URL) ([]byte, er
 // httpsTarget is a flat file that is put on its datastore at Commit.
 type httpsTarget struct {
 	*getter
+	upload  chan struct{} // the line of its own
 	scratch *scratch
 	name    string
 	url     *url.URL
@@ -147,8 +148,9 @@ func (t *httpsTarget) clear(ctx context.Context, e pipe.Extent) error {
 	return nil
 }
 
-// Commit implements [pipe.Target]. A file of which only a part arrived is told by its length, and is an error; what stood
-// there before is gone then.
+// Commit implements [pipe.Target]. The file is looked at again afterwards: one of which only a part arrived is told by its
+// length, and what a server took and did not keep by pieces that are read back. Both are errors; what stood there before may
+// be gone then.
 func (t *httpsTarget) Commit(ctx context.Context) (err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -162,14 +164,7 @@ func (t *httpsTarget) Commit(ctx context.Context) (err error) {
 	if err := t.put(ctx); err != nil {
 		return err
 	}
-	f := &httpsFile{getter: t.getter, name: t.name, url: t.url, size: -1}
-	if _, err := t.get(ctx, f, 0, openBytes); err != nil {
-		return fmt.Errorf("look at what was sent: %w", err)
-	}
-	if f.size != t.Size() {
-		return fmt.Errorf("%s has %d bytes after %d were sent", t.name, f.size, t.Size())
-	}
-	return nil
+	return t.lookBack(ctx)
 }
 
 // put sends the file. Only before the first byte was taken it is known that nothing happened, so it is tried once, with a
@@ -179,8 +174,8 @@ func (t *httpsTarget) put(ctx context.Context) error {
 		return fmt.Errorf("PUT %s: %w", t.name, err)
 	}
 	select {
-	case t.line <- struct{}{}:
-		defer func() { <-t.line }()
+	case t.upload <- struct{}{}:
+		defer func() { <-t.upload }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -93,8 +93,8 @@ type latency struct {
 	// read is how long a datastore takes for a read, in milliseconds.
 	read   func(ctx context.Context, datastore types.ManagedObjectReference) (int64, error)
 	keeper keeper
-	// one reading at a time: those who ask meanwhile have its figures
-	reading sync.Mutex
+	// reading holds a token while a figure is read: those who ask meanwhile have it, or leave.
+	reading chan struct{}
 
 	mu      sync.Mutex
 	started bool
@@ -118,7 +118,8 @@ type busyStore struct {
 
 func newLatency(c *Client, opts LatencyOptions) *latency {
 	counters := &latencyCounters{c: c}
-	return &latency{opts: opts.withDefaults(), read: counters.read, stores: map[types.ManagedObjectReference]*busyStore{}}
+	return &latency{opts: opts.withDefaults(), read: counters.read, reading: make(chan struct{}, 1),
+		stores: map[types.ManagedObjectReference]*busyStore{}}
 }
 
 // watch takes note of one more user of a datastore. Nil: it is not controlled.
@@ -178,9 +179,9 @@ func (l *latency) admit(ctx context.Context, ref types.ManagedObjectReference) e
 		return nil
 	}
 	defer l.forget(w)
-	limit := time.NewTimer(l.opts.MaxWait)
-	defer limit.Stop()
-	l.refresh(ctx, w)
+	limit, cancel := context.WithTimeout(ctx, l.opts.MaxWait)
+	defer cancel()
+	l.refresh(limit, w)
 	for {
 		millis, changed, busy := l.busy(w)
 		if !busy {
@@ -188,9 +189,10 @@ func (l *latency) admit(ctx context.Context, ref types.ManagedObjectReference) e
 		}
 		select {
 		case <-changed:
-		case <-limit.C:
-			return nil
-		case <-ctx.Done():
+		case <-limit.Done():
+			if ctx.Err() == nil { // others may keep it busy for ever
+				return nil
+			}
 			return fmt.Errorf("waiting for datastore %s, which takes %d ms for a read: %w", ref.Value, millis, ctx.Err())
 		}
 	}
@@ -202,10 +204,23 @@ func (l *latency) busy(w *busyStore) (millis int64, changed <-chan struct{}, bus
 	return w.millis, w.change, !w.off && w.millis >= l.opts.StopMillis
 }
 
+// turn waits until nobody else reads a figure: a server that is silent holds back whoever waits for as long as it wants
+// itself. It reports false where ctx ended first.
+func (l *latency) turn(ctx context.Context) bool {
+	select {
+	case l.reading <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // refresh asks for a datastore's figure, where there is none that is young enough.
 func (l *latency) refresh(ctx context.Context, w *busyStore) {
-	l.reading.Lock()
-	defer l.reading.Unlock()
+	if !l.turn(ctx) {
+		return
+	}
+	defer func() { <-l.reading }()
 	l.mu.Lock()
 	young := w.off || !w.at.IsZero() && time.Since(w.at) < 2*latencyEvery
 	l.mu.Unlock()
@@ -216,8 +231,10 @@ func (l *latency) refresh(ctx context.Context, w *busyStore) {
 
 // look asks for the figures of all that is in use.
 func (l *latency) look(ctx context.Context) {
-	l.reading.Lock()
-	defer l.reading.Unlock()
+	if !l.turn(ctx) {
+		return
+	}
+	defer func() { <-l.reading }()
 	for _, w := range l.inUse() {
 		l.lookAt(ctx, w)
 	}
@@ -235,8 +252,8 @@ func (l *latency) inUse() []*busyStore {
 	return out
 }
 
-func (l *latency) lookAt(ctx context.Context, w *busyStore) {
-	ctx, cancel := context.WithTimeout(ctx, latencyEvery)
+func (l *latency) lookAt(caller context.Context, w *busyStore) {
+	ctx, cancel := context.WithTimeout(caller, latencyEvery)
 	defer cancel()
 	millis, err := l.read(ctx, w.ref)
 	l.mu.Lock()
@@ -245,7 +262,7 @@ func (l *latency) lookAt(ctx context.Context, w *busyStore) {
 	case err == nil:
 		w.fails = 0
 		l.steer(w, millis)
-	case ctx.Err() != nil && l.stopped:
+	case caller.Err() != nil: // who asked has left: that says nothing of the datastore
 	default:
 		if w.fails++; !w.off && (w.fails >= latencyFails || !passes(err)) {
 			told = fmt.Sprintf("reading is not slowed down when datastore %s is busy: %v", w.ref.Value, err)

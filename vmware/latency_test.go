@@ -135,6 +135,52 @@ func TestLatencyHoldsNewDisksBack(t *testing.T) {
 	})
 }
 
+// Who waits leaves when its own context is over, and is let in when it has waited long enough, though another datastore's figure
+// is being asked for and the server is silent.
+func TestLatencyLeaves(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		c := latencyClient(t, &slowStore{}, LatencyOptions{MaxWait: 5 * time.Second})
+		proceed := make(chan struct{})
+		c.latency.read = func(context.Context, types.ManagedObjectReference) (int64, error) {
+			<-proceed
+			return 1, nil
+		}
+		first := make(chan error, 1)
+		go func() { first <- c.latency.admit(t.Context(), refTo("Datastore", "datastore-1")) }()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		require.ErrorIs(t, c.latency.admit(ctx, refTo("Datastore", "datastore-2")), context.DeadlineExceeded)
+		assert.Equal(t, 100*time.Millisecond, time.Since(began))
+		began = time.Now()
+		require.NoError(t, c.latency.admit(t.Context(), refTo("Datastore", "datastore-3")))
+		assert.Equal(t, 5*time.Second, time.Since(began))
+		close(proceed)
+		require.NoError(t, <-first)
+		c.latency.stop()
+	})
+}
+
+// A caller that leaves while the server is asked says nothing of the datastore: its control goes on.
+func TestLatencyCallersLeaveNoTrace(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		c := latencyClient(t, &slowStore{}, LatencyOptions{})
+		c.latency.read = func(ctx context.Context, _ types.ManagedObjectReference) (int64, error) {
+			<-ctx.Done()
+			return 0, ctx.Err()
+		}
+		ds := refTo("Datastore", "datastore-1")
+		for range latencyFails + 1 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			require.ErrorIs(t, c.latency.admit(ctx, ds), context.DeadlineExceeded)
+			cancel()
+		}
+		assert.False(t, c.latency.stores[ds].off)
+		c.latency.stop()
+	})
+}
+
 func TestLatencyWithoutFigures(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		s := &slowStore{}

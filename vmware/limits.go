@@ -116,6 +116,20 @@ type places struct {
 	mu    sync.Mutex
 	used  map[string]int
 	queue []*waiter
+	lines map[string]chan struct{}
+}
+
+// line is what requests of one kind are made over: as many at once as it has room for, by all clients of the server.
+func (p *places) line(key string, most int) chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lines == nil {
+		p.lines = map[string]chan struct{}{}
+	}
+	if p.lines[key] == nil {
+		p.lines[key] = make(chan struct{}, most)
+	}
+	return p.lines[key]
 }
 
 type waiter struct {

@@ -151,9 +151,10 @@ func (c *Client) exchange(ctx context.Context, m *message) (*node, error) {
 // SilentError says that the machine answered nothing, not even that it needs more time.
 type SilentError struct{ After time.Duration }
 
-func (e *SilentError) Error() string   { return fmt.Sprintf("no answer within %v", e.After) }
-func (e *SilentError) Timeout() bool   { return true }
-func (e *SilentError) Temporary() bool { return true }
+func (e *SilentError) Error() string { return fmt.Sprintf("no answer within %v", e.After) }
+
+// Timeout tells those who ask for it, as with errors of package net.
+func (e *SilentError) Timeout() bool { return true }
 
 // read makes an exchange that may be made again: the link broke, or the service is busy.
 func (c *Client) read(ctx context.Context, m *message) (body *node, err error) {

@@ -197,7 +197,7 @@ func TestRun(t *testing.T) {
 
 // A job that fails says why, and one that has no end in time says that it may go on.
 func TestJobs(t *testing.T) {
-	h, c := start(t, hypervtest.Options{JobTime: 10 * time.Millisecond}, nil)
+	_, c := start(t, hypervtest.Options{JobTime: 10 * time.Millisecond}, nil)
 	images := service(t, c, "Msvm_ImageManagementService")
 	_, err := c.Run(t.Context(), images, "GetVirtualHardDiskSettingData", []cim.Property{{Name: "Path", Value: `C:\none.vhdx`}}, nil)
 	var job *cim.JobError
@@ -205,7 +205,7 @@ func TestJobs(t *testing.T) {
 	require.Equal(t, []string{"the system cannot find the file specified"}, job.Errors)
 	require.Equal(t, cim.JobException, job.Job.State)
 
-	h, c = start(t, hypervtest.Options{JobTime: time.Hour}, nil)
+	h, c := start(t, hypervtest.Options{JobTime: time.Hour}, nil)
 	s, args := snapshot(t, c, h.AddVM(hypervtest.VM{Name: "web1"}))
 	out, err := c.Run(t.Context(), s, "CreateSnapshot", args, &cim.JobOptions{Limit: 100 * time.Millisecond, Poll: 20 * time.Millisecond})
 	var unknown *cim.UnknownError

@@ -71,7 +71,10 @@ func parseTime(s string) (time.Time, error) {
 }
 
 // maxDays keeps an interval within what a Duration holds.
-const maxDays = 100_000
+const (
+	maxDays     = 100_000
+	maxInterval = maxDays * 24 * time.Hour
+)
 
 func parseInterval(s string) (time.Duration, error) {
 	bad := fmt.Errorf("%w: interval %.60q", ErrMalformed, s)
@@ -87,11 +90,15 @@ func parseInterval(s string) (time.Duration, error) {
 		if parts[0] > maxDays || parts[1] > 23 || parts[2] > 59 || parts[3] > 59 {
 			return 0, bad
 		}
-		return time.Duration(parts[0])*24*time.Hour + time.Duration(parts[1])*time.Hour + time.Duration(parts[2])*time.Minute +
-			time.Duration(parts[3])*time.Second + time.Duration(parts[4])*time.Microsecond, nil
+		d := time.Duration(parts[0])*24*time.Hour + time.Duration(parts[1])*time.Hour + time.Duration(parts[2])*time.Minute +
+			time.Duration(parts[3])*time.Second + time.Duration(parts[4])*time.Microsecond
+		if d > maxInterval {
+			return 0, bad
+		}
+		return d, nil
 	}
 	d, ok := parseXSDuration(s)
-	if !ok {
+	if !ok || d > maxInterval {
 		return 0, bad
 	}
 	return d, nil
@@ -130,5 +137,5 @@ func parseXSDuration(s string) (d time.Duration, ok bool) {
 			}
 		}
 	}
-	return d.Round(time.Microsecond), d <= maxDays*24*time.Hour
+	return d.Round(time.Microsecond), true
 }

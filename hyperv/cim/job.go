@@ -80,8 +80,10 @@ func (e *JobError) Error() string {
 type JobLimitError struct{ After time.Duration }
 
 func (e *JobLimitError) Error() string { return fmt.Sprintf("no end within %v", e.After) }
-func (e *JobLimitError) Timeout() bool { return true }
 func (e *JobLimitError) Unwrap() error { return context.DeadlineExceeded }
+
+// Timeout tells those who ask for it, as with errors of package net.
+func (e *JobLimitError) Timeout() bool { return true }
 
 // ErrJobGone says that a job is not there any more: how it ended is not known. The host keeps ended ones for a while only.
 var ErrJobGone = errors.New("the job is gone, and how it ended is not known")

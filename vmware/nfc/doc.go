@@ -65,6 +65,19 @@
 // A write is one frame here, no longer than the buffer, although hosts are said to take several with one number: that
 // is what every reading of the sources agrees on. Compression is not asked for, and an answer that is compressed is refused.
 //
+// # What is empty
+//
+// What a host calls not allocated is taken for zeros and not read. Since nothing else would show that a host is wrong there, or
+// that its bitmap means something else on a disk that stands on another one, some of it is read all the same: of each
+// answer the first and the last chunk and others at random, one in 256, 4 to 32, and about 512 of a disk in all. One byte
+// that is not zero, and the whole disk is Data: [Disk.Untold] says why. It is a sample: a few wrong chunks among many may
+// pass.
+//
+// # Errors of the disk itself
+//
+// A [HostError] to a read may be the disk's own, a block that its host cannot read, or the session's. The codes are not
+// known, so it is never called the disk's: package vmware tries another transport for such a range.
+//
 // # When the connection breaks
 //
 // A break, a silence and a broken rule of the protocol all end the connection, and every request under way with it. With

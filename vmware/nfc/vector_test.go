@@ -103,7 +103,7 @@ func TestVectors(t *testing.T) {
 		case c.names[0] == "ddb get":
 			require.Empty(t, c.call.reply)
 		case c.call.kind == kindAllocated:
-			a := allocation{bits: c.call.buf}
+			a := window{bits: c.call.buf}
 			for i := range 40 {
 				want := map[bool]pipe.Kind{true: pipe.Data, false: pipe.Zero}[i == 0 || i == 2 || i == 31 || i == 39]
 				require.Equal(t, want, a.kind(i), "chunk %d", i)
