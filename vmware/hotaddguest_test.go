@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -106,6 +107,37 @@ func TestHotAddFindsTheRightDisk(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An input error of a device that works is the disk's own, and no other transport is asked. Of one that is going away, or is
+// another disk by now, it is not.
+func TestHotAddInputError(t *testing.T) {
+	mem, err := os.Open("/proc/self/mem") // where nothing is mapped it says EIO, as a device does for a bad block
+	if err != nil {
+		t.Skip("no /proc/self/mem: nothing else says EIO here")
+	}
+	s := newSysTree(t)
+	img := &hotImage{name: "sdc", size: 1 << 20, f: mem, stands: func() bool { return s.works("sdc", hotWanted()) }}
+	defer func() { require.NoError(t, img.Close()) }()
+	read := func() error {
+		n, err := img.ReadAt(t.Context(), make([]byte, 512), 0)
+		require.Zero(t, n)
+		require.ErrorIs(t, err, syscall.EIO)
+		require.ErrorContains(t, err, "512 bytes at 0")
+		return err
+	}
+	require.NotErrorIs(t, read(), ErrContent, "it is gone")
+	s.disk("3:0:3:0", "sdc", hotTestUUID, driverPVSCSI, 1<<20)
+	require.NotErrorIs(t, read(), ErrContent, "nobody says that it works")
+	s.write("running\n", "sys/block/sdc/device/state")
+	require.ErrorIs(t, read(), ErrContent)
+	for _, state := range []string{"offline", "transport-offline", "blocked", "deleted"} {
+		s.write(state+"\n", "sys/block/sdc/device/state")
+		require.NotErrorIs(t, read(), ErrContent, state)
+	}
+	s.write("running\n", "sys/block/sdc/device/state")
+	s.disk("3:0:3:0", "sdc", hotOtherUUID, driverPVSCSI, 1<<20)
+	require.NotErrorIs(t, read(), ErrContent, "it is another disk")
 }
 
 // A disk that comes late is waited for, controllers are asked to look, and the wait has an end that tells what was seen.

@@ -284,3 +284,13 @@ func TestMethodsOfAnEffect(t *testing.T) {
 	_, err = methodsOf(hikae.Effect{Facts: map[string]string{"methods": "RelocateVM_Task,Destroy_Task"}})
 	require.Error(t, err)
 }
+
+// A VM that is being written over is not backed up beside that.
+func TestBackupBesideARestore(t *testing.T) {
+	l := newLab(t, vmwaretest.Options{PoweredOff: true, DiskBytes: 1 << 20})
+	_, err := l.place(nil, RestorerOptions{}, NBDSSL)
+	require.NoError(t, err)
+	_, _, err = l.try(nil)
+	var incomplete *IncompleteError
+	require.ErrorAs(t, err, &incomplete)
+}

@@ -1,7 +1,10 @@
 package vmware
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"io"
 	"testing"
 	"time"
 
@@ -34,6 +37,13 @@ func TestQuiescedBySayOfTheServer(t *testing.T) {
 	}
 }
 
+// noting is a journal that keeps nothing, and does something when an effect is written down.
+type noting func(hikae.Effect) error
+
+func (n noting) Intend(_ context.Context, e hikae.Effect) (func(context.Context) error, error) {
+	return func(context.Context) error { return nil }, n(e)
+}
+
 // Transports are told how the VM stands after the snapshot: one that was started meanwhile has its disks open.
 func TestStartedWhileItIsPinned(t *testing.T) {
 	l := newLab(t, vmwaretest.Options{PoweredOff: true, DiskBytes: 1 << 20})
@@ -45,15 +55,13 @@ func TestStartedWhileItIsPinned(t *testing.T) {
 		got = pinned
 		return inner(ctx, pinned)
 	}
-	l.server.Fail(vmwaretest.Fault{Method: "CreateSnapshot_Task", Delay: 300 * time.Millisecond})
-	started := make(chan error, 1)
-	go func() {
-		time.Sleep(100 * time.Millisecond)
-		started <- l.vm().PowerOn()
-	}()
-	s, err := p.Snapshot(t.Context(), l.vm().Ref().Value, nil)
+	s, err := p.Snapshot(t.Context(), l.vm().Ref().Value, &hikae.SnapshotOptions{Journal: noting(func(e hikae.Effect) error {
+		if e.Kind == kindSnapshot { // it is asked for next
+			return l.vm().PowerOn()
+		}
+		return nil
+	})})
 	require.NoError(t, err)
-	require.NoError(t, <-started)
 	_, err = s.OpenDisk(t.Context(), l.vm().Disk(0).Key())
 	require.NoError(t, err)
 	require.True(t, got.PoweredOn)
@@ -134,4 +142,69 @@ func TestMarkOfALostJournal(t *testing.T) {
 	l.opts.AdoptStale = time.Nanosecond
 	res := l.point(nil)
 	require.Contains(t, res.Warnings[0], "by a session that did not remove it, was removed")
+}
+
+// Somebody removes another snapshot of the VM while ours is read: files are merged, and the name that was pinned becomes another
+// file's. No point is made of what was read by name.
+func TestPinnedFileBecomesAnotherFile(t *testing.T) {
+	for _, transport := range []string{HTTPS, NBDSSL, "insider"} {
+		l := newLab(t, vmwaretest.Options{DiskBytes: 1 << 20})
+		user, err := l.vm().CreateSnapshot("mine", "")
+		require.NoError(t, err)
+		l.scribbleAll(2)
+		key := l.vm().Disk(0).Key()
+		snap, err := l.provider().Snapshot(t.Context(), l.vm().Ref().Value, nil)
+		require.NoError(t, err)
+		want := l.contents(l.vm())[key]
+		require.NoError(t, l.vm().RemoveSnapshot(user, false))
+		for _, name := range []string{"another", "and another"} {
+			_, err = l.vm().CreateSnapshot(name, "")
+			require.NoError(t, err)
+			l.scribbleAll(5)
+		}
+		open := func() (pipe.Image, error) { return snap.OpenDisk(t.Context(), key) }
+		if transport != "insider" {
+			open = func() (pipe.Image, error) { return snap.(*snapshot).OpenDiskBy(t.Context(), key, transport) }
+		}
+		img, err := open()
+		got := make([]byte, len(want))
+		if err == nil {
+			_, err = img.ReadAt(t.Context(), got, 0)
+		}
+		if err == nil || errors.Is(err, io.EOF) {
+			_, err = snap.Prepare(t.Context())
+		}
+		require.True(t, err != nil || bytes.Equal(want, got), "wrong bytes, and nothing says so")
+		require.NoError(t, snap.Release(t.Context()))
+	}
+}
+
+// A snapshot that is released again does not let go of a VM that is another session's by now.
+func TestReleaseTwiceFreesNobodyElse(t *testing.T) {
+	l := newLab(t, vmwaretest.Options{DiskBytes: 1 << 20})
+	p, id := l.provider(), l.vm().Ref().Value
+	first, err := p.Snapshot(t.Context(), id, nil)
+	require.NoError(t, err)
+	require.NoError(t, first.Release(t.Context()))
+	second, err := p.Snapshot(t.Context(), id, nil)
+	require.NoError(t, err)
+	require.NoError(t, first.Release(t.Context()))
+	require.True(t, p.taken[id])
+	require.NoError(t, second.Release(t.Context()))
+	l.clean()
+}
+
+// A raw device in virtual mode that is tracked needs no snapshot to begin that.
+func TestTrackedRawDeviceDoesNotSleep(t *testing.T) {
+	yes := true
+	m := &machine{}
+	m.Config = &types.VirtualMachineConfigInfo{ChangeTrackingEnabled: &yes}
+	m.Config.Hardware.Device = []types.BaseVirtualDevice{&types.VirtualDisk{
+		VirtualDevice: types.VirtualDevice{Key: 2000, Backing: &types.VirtualDiskRawDiskMappingVer1BackingInfo{
+			CompatibilityMode: "virtualMode", Uuid: "6000C290-0000", ChangeId: "52 de/3"}},
+		CapacityInBytes: 1 << 20,
+	}}
+	m.disks = coveredDisks(m.Config)
+	require.Empty(t, m.disks[0].Skip)
+	require.False(t, m.trackingSleeps())
 }

@@ -34,7 +34,6 @@ type exporter struct {
 	ended  chan error
 	end    context.CancelFunc
 	files  map[string]string
-	mapper string
 }
 
 func (l *lab) export(point, folder string) *exporter {

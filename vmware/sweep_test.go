@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 
@@ -300,4 +301,43 @@ func TestEffectsThatMakeNoSense(t *testing.T) {
 		require.NoError(t, p.Undo(t.Context(), gone, nil), "the VM is gone, and all that was on it")
 	}
 	require.Error(t, (&Sweeper{}).Undo(t.Context(), hikae.Effect{Kind: kindSnapshot}, nil))
+}
+
+// Administrators give VMs other UUIDs: the one with the reference is looked at too, and what bears the mark goes.
+func TestSweepOfAVMWithAnotherUUID(t *testing.T) {
+	l := newLab(t, vmwaretest.Options{DiskBytes: 1 << 20})
+	j, err := hikae.OpenFileJournal(l.journal)
+	require.NoError(t, err)
+	_, err = l.provider().Snapshot(t.Context(), l.vm().Ref().Value, &hikae.SnapshotOptions{Journal: j})
+	require.NoError(t, err)
+	require.NoError(t, j.Close()) // the session dies
+	l.reconfigure(l.vm(), types.VirtualMachineConfigSpec{InstanceUuid: newInstance()})
+	require.NotZero(t, l.sweep())
+	l.clean()
+}
+
+// A call to create outlives who asked for it: it is not cut short, so that it cannot arrive when everybody has looked.
+func TestCreateIsNotCutShort(t *testing.T) {
+	l := newLab(t, vmwaretest.Options{DiskBytes: 1 << 20})
+	l.opts.KeepTracking = true
+	l.server.Fail(vmwaretest.Fault{Method: "CreateSnapshot_Task", Delay: 600 * time.Millisecond})
+	ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
+	defer cancel()
+	_, _, err := l.tryBy(ctx, l.provider(), l.vm(), nil)
+	require.Error(t, err)
+	time.Sleep(time.Second)
+	l.sweep()
+	l.clean()
+}
+
+// A task of somebody else that never ends does not hold a sweep up for ever.
+func TestSweepHasABound(t *testing.T) {
+	l := newLab(t, vmwaretest.Options{DiskBytes: 1 << 20})
+	l.client.opts.TaskTimeout = 300 * time.Millisecond
+	l.server.Fail(vmwaretest.Fault{Method: "CreateSnapshot_Task", InTask: true, Delay: 3 * time.Second})
+	_, err := methods.CreateSnapshot_Task(t.Context(), l.client.Vim(), &types.CreateSnapshot_Task{This: l.vm().Ref(), Name: "somebody's"})
+	require.NoError(t, err)
+	begun := time.Now()
+	require.Error(t, undo(t.Context(), l.client, l.client.effect(kindSnapshot, l.vm().Ref().Value, map[string]string{"mark": newMark()}), nil))
+	require.Less(t, time.Since(begun), 2*time.Second)
 }

@@ -17,7 +17,7 @@ func (f *restoreFlags) toVSphere() bool { return isVSphere(f.to) }
 
 // ofNew are the parameters of a new VM, or of one that is written over, beside those that every address of a server has.
 var ofNew = []string{"name", "host", "datastore", "disk", "network", "provisioning", "power", "identity", "empty", "snapshots",
-	"cpus", "memory", "guest", "firmware", "card"}
+	"takeover", "cpus", "memory", "guest", "firmware", "card"}
 
 // vsphereRestorer restores to an address of a server: with --in-place to the VM that it names, else to a new one.
 func (f *restoreFlags) vsphereRestorer(ctx context.Context, t *tool) (r hikae.Restorer, vm, name string, err error) {
@@ -145,10 +145,10 @@ func targetOptions(a *vmware.Address, own url.Values) (*vmware.RestorerOptions, 
 	for _, word := range []struct {
 		name, value string
 		set         *bool
-	}{{"power", "on", &o.PowerOn}, {"power", "off", &o.PowerOff}, {"identity", "keep", &o.KeepIdentity}, {"empty", "make", &o.EmptyDisks}, {"snapshots", "under", &o.UnderSnapshots}} {
+	}{{"power", "on", &o.PowerOn}, {"power", "off", &o.PowerOff}, {"identity", "keep", &o.KeepIdentity}, {"empty", "make", &o.EmptyDisks}, {"snapshots", "under", &o.UnderSnapshots}, {"takeover", "yes", &o.TakeOver}} {
 		*word.set = own.Get(word.name) == word.value
 	}
-	for name, allowed := range map[string]string{"power": "on off", "identity": "keep", "empty": "make", "snapshots": "under"} {
+	for name, allowed := range map[string]string{"power": "on off", "identity": "keep", "empty": "make", "snapshots": "under", "takeover": "yes"} {
 		if own.Has(name) && !slices.Contains(strings.Fields(allowed), own.Get(name)) {
 			return nil, outcome.Usage("", "--to: &%s=%s: there is %s", name, own.Get(name), strings.ReplaceAll(allowed, " ", " or "))
 		}

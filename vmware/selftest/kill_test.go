@@ -104,11 +104,11 @@ func newKillLab(t *testing.T, hot bool) *killLab {
 	return k
 }
 
-// foreign puts things of others there.
+// foreign puts things of others there. The snapshot is another VM's: one that stands on a snapshot is read in full each time.
 func (k *killLab) foreign() {
 	k.Helper()
 	var err error
-	k.mine, err = k.VM("web0").CreateSnapshot("before the update", "mine")
+	k.mine, err = k.VM("web1").CreateSnapshot("before the update", "mine")
 	require.NoError(k, err)
 	require.NoError(k, k.VM("web2").PowerOff())
 	var unit int32 = 5
@@ -197,7 +197,7 @@ func (k *killLab) killedAt(at int) time.Duration {
 	took := time.Since(begun)
 	require.Less(k, took, time.Minute)
 	require.Equal(k, k.before, k.strange(), "step %d", at)
-	require.Equal(k, k.mine, k.VM("web0").Snapshots()[0].Ref)
+	require.Equal(k, k.mine, k.VM("web1").Snapshots()[0].Ref)
 	require.Equal(k, k.others, k.disks("web1"), "step %d", at)
 	k.scribble()
 	res, want := k.next()
