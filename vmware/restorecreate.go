@@ -129,12 +129,25 @@ func (d *newVM) planHardware(ctx context.Context) error {
 		d.spec, d.notes = plainSpec(d.vm, d.restorer.opts.Plain)
 		err = h.plain(ctx, d.vm)
 	}
+	if err == nil {
+		err = errors.Join(d.knownDisks(), nets.allUsed())
+	}
 	if err != nil {
 		return err
 	}
 	d.spec.Name, d.spec.DeviceChange = d.name, h.changes
 	d.spec.Files = &types.VirtualMachineFileInfo{VmPathName: "[" + home + "]"}
 	d.notes = slices.Concat(d.where.notes, d.notes, h.notes)
+	return nil
+}
+
+// knownDisks refuses a datastore for a disk that there is not: somebody meant another one.
+func (d *newVM) knownDisks() error {
+	for key := range d.restorer.opts.DiskDatastores {
+		if !slices.ContainsFunc(d.vm.Disks, func(w hikae.Disk) bool { return w.Key == key }) {
+			return fmt.Errorf("a datastore was named for disk %q, and there is none of that key: %w", key, fs.ErrInvalid)
+		}
+	}
 	return nil
 }
 

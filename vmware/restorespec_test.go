@@ -3,6 +3,7 @@ package vmware
 import (
 	"bytes"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -188,4 +189,16 @@ func TestSettingsThatAreKept(t *testing.T) {
 		kept = append(kept, o.GetOptionValue().Key)
 	}
 	require.Equal(t, []string{"guestinfo.userdata", "disk.EnableUUID", "ethernet0.pciSlotNumber", "tools.guest.desktop.autolock"}, kept)
+}
+
+// A mapping that fits nothing is refused: what was meant would stay where it was.
+func TestMappingsThatFitNothing(t *testing.T) {
+	n := &networks{asked: map[string]string{"VM Netwrok": "isolated"}, used: map[string]bool{"VM Network": true}, cards: []string{"VM Network (Network adapter 1)"}}
+	require.ErrorContains(t, n.allUsed(), "VM Network (Network adapter 1)")
+	n.used["VM Netwrok"] = true
+	require.NoError(t, n.allUsed())
+	d := &newVM{restorer: &Restorer{opts: RestorerOptions{DiskDatastores: map[string]string{"sda": "fast1"}}}, vm: hikae.VM{Disks: []hikae.Disk{{Key: "sdb"}}}}
+	require.ErrorIs(t, d.knownDisks(), fs.ErrInvalid)
+	d.vm.Disks[0].Key = "sda"
+	require.NoError(t, d.knownDisks())
 }

@@ -52,6 +52,9 @@ type StartOptions struct {
 	Disconnected bool
 	// Off leaves the VM off.
 	Off bool
+	// MoveTo is the datastore that the VM is going to be moved to. Empty: none. One that its host does not have is found out
+	// before anything is made.
+	MoveTo string
 	// Progress hears how far a move is, in percent. It may be called from another goroutine, by one at a time.
 	Progress func(percent int32)
 }
@@ -193,6 +196,11 @@ func (s *starting) plan(ctx context.Context) (err error) {
 	}
 	if d.where, err = d.restorer.place(ctx, d.vm); err != nil {
 		return err
+	}
+	if s.opts.MoveTo != "" {
+		if _, err := d.where.store(s.opts.MoveTo); err != nil {
+			return err
+		}
 	}
 	d.folder = d.where.folder.ref
 	if err := s.unknown(ctx); err != nil {

@@ -36,6 +36,7 @@ type restoreFlags struct {
 	force   bool
 	files   []string
 	volume  string
+	over    string // name of the VM that is to be written over, where the server told it
 }
 
 func (t *tool) restoreCommand() *cobra.Command {
@@ -132,6 +133,9 @@ func (t *tool) restore(ctx context.Context, f *restoreFlags, spec string) (*repl
 		return nil, err
 	}
 	if err := f.checkDisks(point); err != nil {
+		return nil, err
+	}
+	if err := f.sameVM(point); err != nil {
 		return nil, err
 	}
 	if f.toKVM() {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
+	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/vmware"
 )
 
@@ -53,10 +54,18 @@ func (f *restoreFlags) vsphereRestorer(ctx context.Context, t *tool) (r hikae.Re
 		if len(found) != 1 {
 			return nil, "", "", outcome.Usage("Name it by &vm=.", "--in-place writes over one VM, and %d are meant", len(found))
 		}
-		vm = found[0].Ref.Value
+		vm, f.over = found[0].Ref.Value, found[0].Name
 	}
 	restorer, err := vmware.NewRestorer(v.Client, opts)
 	return restorer, vm, own.Get("name"), err
+}
+
+// sameVM refuses to write one VM's point over another VM: in a row of alike machines that is one wrong letter.
+func (f *restoreFlags) sameVM(point pipe.PointInfo) error {
+	if f.over == "" || f.over == point.VM || f.force {
+		return nil
+	}
+	return outcome.Usage("--force writes over it all the same.", "the point is of VM %s, and --in-place would write over VM %s", point.VM, f.over)
 }
 
 // vsphereTarget sees that what is asked for goes together.

@@ -79,6 +79,10 @@ func (l *vsphereLab) throughTransport(transport, read, write string) {
 	require.NotEqual(l, want, l.sums("web0", 2))
 	l.hikae(outcome.Done, "restore", "--repo", repository, "web0@latest", "--in-place", "--to", l.address("&vm=web0&power=off"+write))
 	require.Equal(l, want, l.sums("web0", 2))
+	other := l.sums("web1", 2)
+	doc = l.hikae(outcome.Misused, "restore", "--repo", repository, "web0@latest", "--in-place", "--to", l.address("&vm=web1&power=off"+write))
+	require.True(l, has(doc, "would write over VM web1"), "%v", doc)
+	require.Equal(l, other, l.sums("web1", 2))
 	l.clean()
 	require.NoError(l, l.PowerOn(l.Context(), "web0"))
 }

@@ -237,6 +237,7 @@ type vsphereStartedDoc struct {
 func (f *vsphereStartFlags) run(ctx context.Context, t *tool, r *vmware.Restorer, vm hikae.VM, opts *vmware.StartOptions, ended <-chan error) (*reply, error) {
 	bars := t.bars()
 	defer bars.Close()
+	opts.MoveTo = f.moveTo
 	opts.Progress = func(percent int32) { bars.Set(f.moveTo, int64(percent), 100) }
 	s, err := r.Resume(ctx, opts)
 	switch absent := errors.Is(err, fs.ErrNotExist); {
