@@ -205,7 +205,7 @@ func (k *marked) vanish(ctx context.Context) error {
 // look finds the snapshot. One that is being made is waited for.
 func (k *marked) look(ctx context.Context) (ref types.ManagedObjectReference, found bool, err error) {
 	pause := firstPause
-	for {
+	for ended := false; ; {
 		var vm mo.VirtualMachine
 		err := k.client.properties(ctx, k.vm, []string{"snapshot", "recentTask"}, &vm)
 		if isGone(err) {
@@ -226,9 +226,14 @@ func (k *marked) look(ctx context.Context) (ref types.ManagedObjectReference, fo
 			tasks = append([]types.ManagedObjectReference{k.task}, tasks...) // a server need not list it
 		}
 		making, err := k.client.underWay(ctx, tasks, "createsnapshot")
-		if err != nil || making == nil {
+		switch {
+		case err != nil || making == nil && ended:
 			return ref, false, err
+		case making == nil: // it may have ended since the tree was read: that is read once more
+			ended = true
+			continue
 		}
+		ended = false
 		if err := sleep(ctx, pause); err != nil {
 			return ref, false, fmt.Errorf("VM %s: a snapshot is being made by task %s: %w", k.vm.Value, making.Key, err)
 		}

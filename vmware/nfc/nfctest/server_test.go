@@ -84,7 +84,7 @@ func TestLargeBuffers(t *testing.T) {
 	_, err := io.ReadFull(c, got)
 	require.NoError(t, err)
 	require.Equal(t, []byte{0xc1, 0xc2, 0xc3}, []byte{got[60], got[60+65536], got[60+131072]})
-	require.EqualValues(t, 1, s.Stats().Fragments)
+	require.Eventually(t, func() bool { return s.Stats().Fragments == 1 }, 5*time.Second, 5*time.Millisecond)
 }
 
 func TestTicketsAreForOnce(t *testing.T) {

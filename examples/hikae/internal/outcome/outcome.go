@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/hyperv/vhdx"
 	"github.com/hikae/hikae/job"
 	"github.com/hikae/hikae/job/diskvm"
 	"github.com/hikae/hikae/pipe"
@@ -23,6 +24,7 @@ import (
 	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/pipe/qcow2"
 	"github.com/hikae/hikae/repo"
+	"github.com/hikae/hikae/vmware/vmdk"
 )
 
 // Status is an exit status. Scripts depend on the numbers.
@@ -145,6 +147,10 @@ func rules() []rule {
 		{as[*qcow2.UnsupportedError], KindUnsupported, Failed, "Convert the disk first: qemu-img convert -O qcow2 OLD NEW."},
 		{as[*qcow2.ReferenceError], KindImage, Failed, "Backing and data files are opened only in the folder of the image itself."},
 		{is(qcow2.ErrCorrupt), KindImage, Failed, "Look at it with `qemu-img check`."},
+		{is(vmdk.ErrCorrupt), KindImage, Failed, "Look at it with `qemu-img check`."},
+		{as[*vhdx.CorruptError], KindImage, Failed, "Look at it with `qemu-img check`."},
+		{as[*vmdk.ReferenceError], KindImage, Failed, "Extents and parents are opened only in the folder of the disk itself."},
+		{as[*vmdk.UnsupportedError], KindUnsupported, Failed, "Convert the disk first: qemu-img convert -O qcow2 OLD NEW."},
 		{as[*job.DiffersError], KindFailed, Failed, "What was written cannot be trusted. Check the target's disk and memory, and restore again."},
 		{is(job.ErrAmbiguous), KindAmbiguous, Failed, "Write more of the name."},
 		{is(diskfile.ErrNotDisk), KindImage, Failed, "Name a disk image file or a block device."},
@@ -268,6 +274,12 @@ func fileOf(err error) (string, int64) {
 		return e.Path, -1
 	}
 	if e, ok := errors.AsType[*qcow2.CorruptError](err); ok {
+		return e.Path, e.Offset
+	}
+	if e, ok := errors.AsType[*vmdk.CorruptError](err); ok {
+		return e.Path, e.Offset
+	}
+	if e, ok := errors.AsType[*vhdx.CorruptError](err); ok {
 		return e.Path, e.Offset
 	}
 	if e, ok := errors.AsType[*diskfile.ChangedError](err); ok {
