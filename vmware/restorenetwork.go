@@ -21,7 +21,7 @@ type networks struct {
 	in     inventory
 	host   spot
 	asked  map[string]string // RestorerOptions.Networks
-	used   map[string]bool   // names of it that a card had
+	used   []string          // the names by which a card's network may have been meant
 	cards  []string          // what the recorded cards hung on
 	there  []spot
 }
@@ -29,7 +29,7 @@ type networks struct {
 // allUsed refuses a mapping of a network that no card hung on: somebody meant another one, and the card would hang where it hung.
 func (n *networks) allUsed() error {
 	for from := range n.asked {
-		if !n.used[from] {
+		if !slices.Contains(n.used, from) {
 			return fmt.Errorf("a network was named for %q, and no card hung there; they hung on %s: %w", from, strings.Join(n.cards, ", "), fs.ErrInvalid)
 		}
 	}
@@ -41,7 +41,7 @@ func (r *Restorer) networks(ctx context.Context, w *where) (*networks, error) {
 	if err := property.DefaultCollector(r.client.vim).RetrieveOne(ctx, w.host.ref, []string{"network"}, &h); err != nil {
 		return nil, fmt.Errorf("networks of host %s: %w", w.host.name, err)
 	}
-	n := &networks{client: r.client, in: w.in, host: w.host, asked: r.opts.Networks, used: map[string]bool{}}
+	n := &networks{client: r.client, in: w.in, host: w.host, asked: r.opts.Networks}
 	for _, ref := range h.Network {
 		if s, ok := w.in[ref]; ok {
 			n.there = append(n.there, s)
@@ -58,9 +58,7 @@ func (n *networks) backing(ctx context.Context, card *types.VirtualEthernetCard)
 	name, key := networkOf(card.Backing)
 	label := labelOf(card.VirtualDevice)
 	n.cards = append(n.cards, fmt.Sprintf("%s (%s)", name, label))
-	for _, by := range []string{label, name, key} {
-		n.used[by] = true
-	}
+	n.used = append(n.used, label, name, key)
 	for _, by := range []string{label, name, key} {
 		switch to, ok := n.asked[by]; {
 		case by == "" || !ok:

@@ -193,9 +193,9 @@ func TestSettingsThatAreKept(t *testing.T) {
 
 // A mapping that fits nothing is refused: what was meant would stay where it was.
 func TestMappingsThatFitNothing(t *testing.T) {
-	n := &networks{asked: map[string]string{"VM Netwrok": "isolated"}, used: map[string]bool{"VM Network": true}, cards: []string{"VM Network (Network adapter 1)"}}
+	n := &networks{asked: map[string]string{"VM Netwrok": "isolated"}, used: []string{"VM Network"}, cards: []string{"VM Network (Network adapter 1)"}}
 	require.ErrorContains(t, n.allUsed(), "VM Network (Network adapter 1)")
-	n.used["VM Netwrok"] = true
+	n.used = append(n.used, "VM Netwrok")
 	require.NoError(t, n.allUsed())
 	d := &newVM{restorer: &Restorer{opts: RestorerOptions{DiskDatastores: map[string]string{"sda": "fast1"}}}, vm: hikae.VM{Disks: []hikae.Disk{{Key: "sdb"}}}}
 	require.ErrorIs(t, d.knownDisks(), fs.ErrInvalid)
