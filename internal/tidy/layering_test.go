@@ -195,7 +195,7 @@ var layers = []row{
 		reason: "CIM over WS-Management, for whoever needs a Windows machine's classes: it knows no hypervisor"},
 	{pkg: "./hyperv/hypervtest", allow: []string{"./internal/winrm/listener"},
 		reason: "a Hyper-V host for tests, at the wire: it shares no code with the client"},
-	{pkg: "./hyperv", allow: []string{".", "./hyperv/cim"}, tests: []string{"./hyperv/hypervtest"},
+	{pkg: "./hyperv", allow: []string{".", "./hyperv/cim", "./hyperv/vhdx", "./hyperv/hostfs"}, tests: []string{"./hyperv/hypervtest", "./hyperv/helper", "./hyperv/fsrvp", "./job", "./repo"},
 		reason: "a driver: the nouns, and its own wire; never the repository or a session"},
 	{pkg: "./hyperv/psdirect", allow: []string{".", "./guest", "./guest/winrmchannel/pwsh"}, tests: []string{"./guest/winrmchannel/winrmtest"},
 		reason: "scripts for a Hyper-V host; who runs them there is handed in, so that no wire comes with it"},

@@ -1,0 +1,42 @@
+package hyperv
+
+import (
+	"fmt"
+	"strings"
+)
+
+// PlanError says that a VM cannot be backed up as it was asked for, and which conditions are in the way.
+type PlanError struct {
+	VM    string
+	Name  string
+	Asked string // what was asked for, in words
+	Unmet []Reason
+}
+
+func (e *PlanError) Error() string {
+	var why []string
+	for _, r := range e.Unmet {
+		why = append(why, r.String())
+	}
+	return fmt.Sprintf("VM %s (%s): %s is not possible: %s", e.VM, e.Name, e.Asked, strings.Join(why, "; "))
+}
+
+// PendingError says that a backup is good and that something of ours on the host is not cleaned up yet: a merge that goes on, or
+// failed. The next session, or a sweep, looks after it.
+type PendingError struct {
+	VM    string
+	What  string // checkpoint …, merge of …
+	Err   error  // why; may be nil
+	Hint  string
+	Files []string // that are still there
+}
+
+func (e *PendingError) Error() string {
+	text := fmt.Sprintf("VM %s: clean-up is pending: %s", e.VM, e.What)
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text
+}
+
+func (e *PendingError) Unwrap() error { return e.Err }
