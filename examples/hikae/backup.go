@@ -388,6 +388,10 @@ func (t *tool) journal(ctx context.Context, r *opened) (*hikae.FileJournal, erro
 	if undone > 0 {
 		t.tell("note: %d things that an earlier, killed command left were removed", undone)
 	}
+	stands, err := leftStanding(err)
+	for _, text := range stands {
+		t.tell("note: %s", text)
+	}
 	if err != nil { // it is tried again next time
 		t.tell("note: what an earlier, killed command left could not be removed: %v", err)
 	}

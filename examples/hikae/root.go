@@ -74,11 +74,18 @@ never as an argument, which everybody on the machine could read:
 Where a command takes a second repository (hikae copy --from, hikae init --copy-parameters-from), that one's passphrase is in
 HIKAE_FROM_PASSWORD, and its flags are --from-password-file, --from-key-file and --from-identity.
 
+What a hypervisor is logged on to with stands in variables too:
+
+  HIKAE_SOURCE_PASSWORD  the password of the user that an address names (vsphere://USER@HOST/…)
+  HIKAE_SOURCE_TOKEN     vSphere: a SAML token as XML, or @FILE
+  HIKAE_SOURCE_SESSION   vSphere: the cookie vmware_soap_session of a session that exists
+
 At most one of the flags may be given; a flag goes before the variable. Without any of them the passphrase is asked for,
 where there is a terminal. Whoever loses all secrets of a repository loses what is in it: nobody can help.`)},
 		{Use: "places", Short: "Where Hikae keeps its own files", Long: text(`
   HIKAE_STATE_DIR  what must survive: the newest state seen of each repository, this machine's signing keys, reports of
-                   past sessions. Default: $XDG_STATE_HOME/hikae or ~/.local/state/hikae, on macOS and Windows the
+                   past sessions, and the journal, by which a later command takes back what a killed one left on a
+                   hypervisor. Default: $XDG_STATE_HOME/hikae or ~/.local/state/hikae, on macOS and Windows the
                    user's application folder.
   HIKAE_CACHE_DIR  what can be made again: indexes. Default: the user's cache folder.
 

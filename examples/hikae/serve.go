@@ -83,28 +83,12 @@ func (t *tool) serveNBD(ctx context.Context, f *serveFlags, spec string) (err er
 	if err != nil {
 		return err
 	}
-	r, err := t.open(ctx, f.access, false) // a lease keeps the point for as long as it is served
+	s, err := t.openServed(ctx, f, spec)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	if err := r.readable(); err != nil {
-		return err
-	}
-	point, err := findPoint(ctx, r, f.repo, spec)
-	if err != nil {
-		return err
-	}
-	keys, err := f.choose(point)
-	if err != nil {
-		return err
-	}
-	exports, closeAll, err := f.exports(ctx, r, point, keys)
-	defer func() { err = errors.Join(err, closeAll()) }()
-	if err != nil {
-		return err
-	}
-	server, err := nbd.NewServer(exports, opts)
+	defer func() { err = errors.Join(err, s.Close()) }()
+	server, err := nbd.NewServer(s.exports, opts)
 	if err != nil {
 		return err
 	}
@@ -112,11 +96,49 @@ func (t *tool) serveNBD(ctx context.Context, f *serveFlags, spec string) (err er
 	if err != nil {
 		return &outcome.Error{Object: f.listen, Err: err}
 	}
-	if err := t.ready(l, f, point, exports); err != nil {
+	if err := t.ready(l, f, s.point, s.exports); err != nil {
 		return errors.Join(err, l.Close())
 	}
 	return server.Serve(ctx, l)
 }
+
+// servedPoint is a point whose disks are open.
+type servedPoint struct {
+	repo    *opened
+	point   pipe.PointInfo
+	exports []nbd.Export
+	images  func() error
+}
+
+// openServed opens the disks that are meant. A lease keeps the point for as long as it is served.
+func (t *tool) openServed(ctx context.Context, f *serveFlags, spec string) (*servedPoint, error) {
+	r, err := t.open(ctx, f.access, false)
+	if err != nil {
+		return nil, err
+	}
+	s := &servedPoint{repo: r, images: func() error { return nil }}
+	if err := s.find(ctx, f, spec); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *servedPoint) find(ctx context.Context, f *serveFlags, spec string) (err error) {
+	if err := s.repo.readable(); err != nil {
+		return err
+	}
+	if s.point, err = findPoint(ctx, s.repo, f.repo, spec); err != nil {
+		return err
+	}
+	keys, err := f.choose(s.point)
+	if err != nil {
+		return err
+	}
+	s.exports, s.images, err = f.exports(ctx, s.repo, s.point, keys)
+	return err
+}
+
+func (s *servedPoint) Close() error { return errors.Join(s.images(), s.repo.Close()) }
 
 // options are the server's, after the rule that every listener knows who comes.
 func (f *serveFlags) options(t *tool) (*nbd.ServerOptions, error) {

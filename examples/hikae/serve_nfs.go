@@ -92,32 +92,16 @@ func (t *tool) serveNFS(ctx context.Context, f *nfsFlags, spec string) (err erro
 	if err != nil {
 		return outcome.Usage("For instance --client 192.0.2.11, or --client 192.0.2.0/24.", "--client: %v", err)
 	}
-	r, err := t.open(ctx, f.access, false) // a lease keeps the point for as long as it is served
+	s, err := t.openServed(ctx, &f.serveFlags, spec)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	if err := r.readable(); err != nil {
-		return err
-	}
-	point, err := findPoint(ctx, r, f.repo, spec)
+	defer func() { err = errors.Join(err, s.Close()) }()
+	config, err := job.PointConfig(ctx, s.repo, s.point)
 	if err != nil {
-		return err
+		return about(f.repo, "configuration of "+s.point.VM, err)
 	}
-	keys, err := f.choose(point)
-	if err != nil {
-		return err
-	}
-	config, err := job.PointConfig(ctx, r, point)
-	if err != nil {
-		return about(f.repo, "configuration of "+point.VM, err)
-	}
-	exports, closeAll, err := f.exports(ctx, r, point, keys)
-	defer func() { err = errors.Join(err, closeAll()) }()
-	if err != nil {
-		return err
-	}
-	disks, doc := nfsDisks(point, exports, config)
+	disks, doc := nfsDisks(s.point, s.exports, config)
 	server, err := nfsserve.New(disks, &nfsserve.Options{Folder: f.folder, Clients: clients, Async: f.async})
 	if err != nil {
 		return &outcome.Error{Object: f.folder, Err: err, Hint: overlayHint(err)}

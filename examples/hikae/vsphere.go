@@ -249,11 +249,16 @@ func (t *tool) vsphereSweep(ctx context.Context, source string) (*reply, error) 
 	}
 	defer journal.Close()
 	undone, err := journal.Sweep(ctx, map[string]hikae.Sweeper{"vmware.": onThisServer{vsphereSweeper{t}}, "": notHere{}}, nil)
+	stands, err := leftStanding(err)
 	doc := struct {
-		Undone int `json:"undone"`
-	}{undone}
+		Undone int      `json:"undone"`
+		Stands []string `json:"stands"` // left as it is, and why
+	}{undone, stands}
 	left := &reply{doc: doc, text: func(w *show.Printer) error { return w.Printf("%s\n", removed(undone)) }}
-	if err = withoutOthers(err); err != nil {
+	for _, text := range stands {
+		t.tell("note: %s", text)
+	}
+	if err != nil {
 		return left, &outcome.Error{Object: v.Address(), Text: "sweep of " + v.Address(), Err: err}
 	}
 	return left, nil
@@ -287,19 +292,32 @@ type notHere struct{}
 
 func (notHere) Undo(context.Context, hikae.Effect, []hikae.ChangeID) error { return errElsewhere }
 
-// withoutOthers is what went wrong, without what was left to others.
-func withoutOthers(err error) error {
-	many, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		return err
+// leftStanding parts what a sweep says: what is left as it is on purpose, in words, and what went wrong. What is left to others is
+// neither.
+func leftStanding(err error) (stands []string, wrong error) {
+	stands = []string{}
+	if err == nil {
+		return stands, nil
+	}
+	list := []error{err}
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		list = many.Unwrap()
 	}
 	var out []error
-	for _, one := range many.Unwrap() {
-		if !errors.Is(one, errElsewhere) {
+	for _, one := range list {
+		var started *vmware.StartedError
+		var incomplete *vmware.IncompleteError
+		switch {
+		case errors.Is(one, errElsewhere):
+		case errors.As(one, &started) && started.Err == nil:
+			stands = append(stands, started.Error()+". "+started.Hint())
+		case errors.As(one, &incomplete):
+			stands = append(stands, incomplete.Error())
+		default:
 			out = append(out, one)
 		}
 	}
-	return errors.Join(out...)
+	return stands, errors.Join(out...)
 }
 
 // vsphereRestoreHint is for what keeps a VM of vSphere from being restored.

@@ -29,7 +29,7 @@ const (
 	OK      Status = "ok"
 	Warned  Status = "warning" // done, with something that a person should know
 	Failed  Status = "failed"
-	Skipped Status = "skipped" // an earlier step failed
+	Skipped Status = "skipped" // an earlier step failed, or it cannot be tried here, as the detail says
 )
 
 // Step is one line of the result.
@@ -132,7 +132,10 @@ func (t *test) run(ctx context.Context) {
 			detail, err := s.Do(ctx)
 			step = Step{Name: s.Name, Status: OK, Detail: detail, Seconds: time.Since(begun).Seconds()}
 			var doubt *Doubt
+			var untried *Untried
 			switch {
+			case errors.As(err, &untried):
+				step.Status, step.Detail = Skipped, untried.Text
 			case errors.As(err, &doubt):
 				step.Status, step.Detail = Warned, doubt.Text
 			case err != nil:
@@ -151,6 +154,14 @@ func (d *Doubt) Error() string { return d.Text }
 
 // Doubtf makes one.
 func Doubtf(format string, args ...any) error { return &Doubt{fmt.Sprintf(format, args...)} }
+
+// Untried is the error of a step that cannot be tried here: nothing is wrong, and nothing was shown.
+type Untried struct{ Text string }
+
+func (u *Untried) Error() string { return u.Text }
+
+// Untriedf makes one.
+func Untriedf(format string, args ...any) error { return &Untried{fmt.Sprintf(format, args...)} }
 
 func (t *test) find(ctx context.Context) (string, error) {
 	for vm, err := range t.Provider.VMs(ctx) {

@@ -48,13 +48,15 @@ func TestOwnSteps(t *testing.T) {
 		points = append(points, p)
 		return "clean", nil
 	}
-	s.More = []Own{{"own", func(context.Context) (string, error) { return "", Doubtf("slow") }}}
+	s.More = []Own{{"own", func(context.Context) (string, error) { return "", Doubtf("slow") }},
+		{"elsewhere", func(context.Context) (string, error) { return "", Untriedf("needs %s", "Windows") }}}
 	scratch := t.TempDir()
 	r, err := Run(t.Context(), s, &Options{Scratch: scratch})
 	require.NoError(t, err)
 	require.True(t, r.OK, "%+v", r)
 	// nothing tells what changed: the second backup is whole, and there is nothing to compare by
-	require.Equal(t, []Status{OK, OK, OK, OK, Warned, OK, OK, Warned, Warned, OK}, statuses(r), "%+v", r)
+	require.Equal(t, []Status{OK, OK, OK, OK, Warned, OK, OK, Warned, Warned, Skipped, OK}, statuses(r), "%+v", r)
+	require.Equal(t, "needs Windows", r.Steps[9].Detail)
 	require.Len(t, points, 1)
 	require.NotNil(t, points[0])
 

@@ -140,7 +140,7 @@ func (t *test) transport(ctx context.Context, name string) (string, error) {
 				text += " (" + unfit.Hint + ")"
 			}
 			t.facts["transport "+name] = text
-			return text, nil
+			return "", selftest.Untriedf("%s", text)
 		}
 		t.facts["transport "+name] = "failed: " + reason(err)
 		return "", selftest.Doubtf("disk %d: %s", i+1, reason(err))

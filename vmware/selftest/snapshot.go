@@ -14,10 +14,10 @@ import (
 // quiesced takes a snapshot with the guest quiet, where that is allowed, and removes it.
 func (t *test) quiesced(ctx context.Context) (string, error) {
 	if t.opts.VMware.Quiesce == vmware.NoQuiesce {
-		return "not tried: it was said that the guest is left alone", nil
+		return "", selftest.Untriedf("it was said that the guest is left alone")
 	}
 	if !t.before.on || !t.before.tools {
-		return "not tried: the VM is off, or VMware Tools do not run in it", nil
+		return "", selftest.Untriedf("the VM is off, or VMware Tools do not run in it")
 	}
 	begun := time.Now()
 	snap, err := t.take(ctx, vmware.RequireQuiesce)
