@@ -131,7 +131,7 @@ func TestMarkOfALostJournal(t *testing.T) {
 	_, _, err = l.try(nil)
 	require.ErrorAs(t, err, &busy)
 	require.Contains(t, busy.Owner, "made on machine "+machineName()+" at 20")
-	require.Contains(t, busy.Owner, "AdoptStale")
+	require.Contains(t, busy.Owner, "remove the snapshot by hand")
 	l.opts.AdoptStale = time.Nanosecond
 	_, _, err = l.try(nil)
 	require.ErrorAs(t, err, &busy, "a session of this process is at work with it")

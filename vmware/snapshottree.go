@@ -110,7 +110,7 @@ func (n snapshotNode) owner() string {
 	} else {
 		text += ", made at " + n.created.UTC().Format(time.RFC3339)
 	}
-	return text + "); if no backup of this VM runs there, start the program there once, which removes what it left, or remove the snapshot by hand, or have old ones removed (AdoptStale)"
+	return text + "); if no backup of this VM runs there, start the program there once, which removes what it left, or remove the snapshot by hand"
 }
 
 // mark is the mark of a snapshot of ours, empty for anybody else's.

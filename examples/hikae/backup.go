@@ -386,7 +386,7 @@ func (t *tool) journal(ctx context.Context, r *opened) (*hikae.FileJournal, erro
 	}
 	undone, err := j.SweepFor(ctx, r.ID(), map[string]hikae.Sweeper{"diskvm.": diskvm.Sweeper{}, "kvm.start": kvm.StartSweeper{}, "kvm.": kvmSweeper{r}, "vmware.": vsphereSweeper{t}}, nil)
 	if undone > 0 {
-		t.tell("note: %d things that an earlier, killed command left were removed", undone)
+		t.tell("note: of what an earlier, killed command left, %s", removed(undone))
 	}
 	stands, err := leftStanding(err)
 	for _, text := range stands {

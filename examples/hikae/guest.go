@@ -218,7 +218,7 @@ func (t *tool) first(ctx context.Context, g *guestReached, do func(guest.Deploye
 func (t *tool) sweepGuest(ctx context.Context, g *guestReached) {
 	undone, err := g.journal.SweepFor(ctx, "", map[string]hikae.Sweeper{guest.EffectKind: g.sweeper()}, nil)
 	if undone > 0 {
-		t.tell("note: %d things that an earlier, killed command left in guests were removed", undone)
+		t.tell("note: of what an earlier, killed command left in guests, %s", removed(undone))
 	}
 	if err != nil { // it is tried again next time
 		t.tell("note: what an earlier, killed command left in a guest could not be removed: %v", err)
