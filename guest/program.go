@@ -2,6 +2,7 @@ package guest
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"crypto/sha256"
 	"debug/elf"
@@ -21,16 +22,18 @@ const maxBuild = 64 << 20
 // Build is the component for one kind of system.
 type Build struct {
 	OS, Arch string // as Go calls them
+	Name     string // of the program, without an ending. Empty: hikae-agent
 	Content  []byte
 	SHA256   [sha256.Size]byte
 }
 
 // File is what the program is called in a guest.
 func (b *Build) File() string {
+	name := cmp.Or(b.Name, "hikae-agent")
 	if b.OS == "windows" {
-		return "hikae-agent.exe"
+		name += ".exe"
 	}
-	return "hikae-agent"
+	return name
 }
 
 // Programs has the component for each kind of system.
@@ -42,10 +45,16 @@ type Programs interface {
 // ProgramsIn are those of a folder, or of an embedded one: os.DirFS("bin/agents"), embed.FS. A build lies at
 // <os>-<arch>/hikae-agent (hikae-agent.exe for Windows), as it is or with gzip as ….gz. Each is read once and checked for
 // being what its place says.
-func ProgramsIn(fsys fs.FS) Programs { return &programs{fsys: fsys, read: map[string]*Build{}} }
+func ProgramsIn(fsys fs.FS) Programs { return ProgramsNamed(fsys, "") }
+
+// ProgramsNamed are those of another program, which lie beside it: <os>-<arch>/<name>.
+func ProgramsNamed(fsys fs.FS, name string) Programs {
+	return &programs{fsys: fsys, name: name, read: map[string]*Build{}}
+}
 
 type programs struct {
 	fsys fs.FS
+	name string
 	mu   sync.Mutex
 	read map[string]*Build
 }
@@ -57,7 +66,7 @@ func (p *programs) Build(os, arch string) (*Build, error) {
 	if b := p.read[key]; b != nil {
 		return b, nil
 	}
-	b := &Build{OS: os, Arch: arch}
+	b := &Build{OS: os, Arch: arch, Name: p.name}
 	name := path.Join(key, b.File())
 	if !fs.ValidPath(name) || path.Dir(name) != key { // both words come from the guest
 		return nil, fmt.Errorf("a component for %s on %s: %w", printable(os), printable(arch), fs.ErrNotExist)

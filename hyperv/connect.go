@@ -24,6 +24,7 @@ type Host struct {
 	limit  time.Duration
 	info   HostInfo
 	images cim.Ref // Msvm_ImageManagementService
+	legacy bool    // it has the classes of 2008 R2 alone
 }
 
 // HostInfo says what a host is.
@@ -36,13 +37,14 @@ type HostInfo struct {
 
 // Builds from which on a host's generation begins.
 const (
+	build2008R2 = 7600
 	build2012   = 9200
 	build2012R2 = 9600
 	build2016   = 14393
 )
 
-// Generation is the host's, as procedures are named after: 2012, 2012 R2, 2016+. What is older is "before 2012", which
-// this package does not reach: its classes are of another namespace.
+// Generation is the host's, as procedures are named after: 2012, 2012 R2, 2016+. What is older is "before 2012": 2008 R2, whose classes
+// are of another namespace.
 func (i HostInfo) Generation() string {
 	switch {
 	case i.Build >= build2016:
@@ -109,12 +111,11 @@ func (h *Host) look(ctx context.Context) error {
 	if err != nil || build <= 0 {
 		return fmt.Errorf("%w: BuildNumber %.40q", cim.ErrMalformed, system.Build)
 	}
-	const class = "Msvm_ImageManagementService"
-	service, err := cim.One(h.client.Query(ctx, cim.Virtualization, "SELECT * FROM "+class, nil))
+	service, err := h.findImages(ctx, build)
 	if err != nil {
 		return err
 	}
-	if h.images, err = service.Keyed(cim.Virtualization, "SystemCreationClassName", "SystemName", "CreationClassName", "Name"); err != nil {
+	if h.images, err = service.Keyed(h.space(), "SystemCreationClassName", "SystemName", "CreationClassName", "Name"); err != nil {
 		return err
 	}
 	h.info = HostInfo{Name: h.images.Key("SystemName"), OS: strings.TrimSpace(system.Caption), Version: system.Version, Build: build}

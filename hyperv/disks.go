@@ -2,7 +2,6 @@ package hyperv
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"sort"
@@ -28,6 +27,9 @@ type resource struct {
 	Address string   `cim:"Address,optional"`
 	At      string   `cim:"AddressOnParent,optional"`
 	Host    []string `cim:"HostResource"`
+	Shared  bool     `cim:"PersistentReservationsSupported,optional"`
+
+	Connection []string `cim:"Connection"` // 2008 R2 has files here
 }
 
 // parts are those of some settings, by InstanceID in small letters.
@@ -36,7 +38,11 @@ type parts map[string]*resource
 // disks reads the hard disks of some settings: the present ones, or a checkpoint's.
 func (h *Host) disks(ctx context.Context, settings cim.Ref) ([]Disk, error) {
 	all, order := parts{}, []*resource(nil)
-	for _, class := range []string{"Msvm_ResourceAllocationSettingData", "Msvm_StorageAllocationSettingData"} {
+	classes := []string{"Msvm_ResourceAllocationSettingData", "Msvm_StorageAllocationSettingData"}
+	if h.legacy {
+		classes = classes[:1]
+	}
+	for _, class := range classes {
 		list, err := cim.All(h.client.Associators(ctx, settings, cim.Hop{Result: class}, nil))
 		if err != nil {
 			return nil, err
@@ -45,6 +51,9 @@ func (h *Host) disks(ctx context.Context, settings cim.Ref) ([]Disk, error) {
 			r := &resource{}
 			if err := in.Decode(r); err != nil {
 				return nil, err
+			}
+			if h.legacy {
+				r.modern()
 			}
 			all[strings.ToLower(r.ID)] = r
 			order = append(order, r)
@@ -133,7 +142,8 @@ func (p parts) disk(r *resource, buses map[*resource]int) (d Disk, err error) {
 	if len(r.Host) != 1 || r.Host[0] == "" {
 		return d, fmt.Errorf("%w: %s has %d files", cim.ErrMalformed, r.ID, len(r.Host))
 	}
-	d.Path = r.Host[0]
+	d.Path, d.Shared, d.instance = r.Host[0], r.Shared, r.ID
+	d.Format = formatOf(d.Path, 0)
 	return d, nil
 }
 
@@ -142,19 +152,43 @@ type diskFile struct {
 	Size   uint64 `cim:"MaxInternalSize"`
 	Parent string `cim:"ParentPath,optional"`
 	ID     string `cim:"VirtualDiskId,optional"`
+	Format uint16 `cim:"Format,optional"`
+	Sector uint32 `cim:"LogicalSectorSize,optional"`
+}
+
+// formatOf goes by the host's word, and where it has none by the ending of the name: it is how Windows opens files too.
+func formatOf(path string, told uint16) Format {
+	switch told {
+	case 2:
+		return FormatVHD
+	case 3:
+		return FormatVHDX
+	case 4:
+		return FormatVHDSet
+	}
+	switch strings.ToLower(path[strings.LastIndexByte(path, '.')+1:]) {
+	case "vhd", "avhd":
+		return FormatVHD
+	case "vhdx", "avhdx":
+		return FormatVHDX
+	case "vhds":
+		return FormatVHDSet
+	}
+	return ""
 }
 
 // measure asks the host about a file. That a file cannot be read is the disk's problem, and not that of the VM or of other
 // disks; a broken connection is everybody's.
 func (h *Host) measure(ctx context.Context, d *Disk) error {
 	if d.Physical {
+		d.Format = ""
 		return nil
 	}
+	if h.legacy {
+		return h.measureLegacy(ctx, d)
+	}
 	out, err := h.client.Run(ctx, h.images, "GetVirtualHardDiskSettingData", []cim.Property{{Name: "Path", Value: d.Path}}, nil)
-	var job *cim.JobError
-	var refused *cim.ReturnError
-	if errors.As(err, &job) || errors.As(err, &refused) {
-		d.Problem = "the host cannot read its file: " + err.Error()
+	if d.refused(err) {
 		return nil
 	}
 	if err != nil {
@@ -177,7 +211,8 @@ func (h *Host) measure(ctx context.Context, d *Disk) error {
 	if f.Size > math.MaxInt64 {
 		return fmt.Errorf("%s: %w: %d bytes", d.Path, cim.ErrMalformed, f.Size)
 	}
-	d.Size, d.ParentPath = int64(f.Size), f.Parent
+	d.Size, d.ParentPath, d.SectorSize = int64(f.Size), f.Parent, int(f.Sector)
+	d.Format = formatOf(d.Path, f.Format)
 	if id := strings.Trim(f.ID, "{}"); isGUID(id) {
 		d.Key = strings.ToLower(id)
 	}

@@ -55,23 +55,31 @@ type Disk struct {
 	Controller string // ide or scsi
 	Bus, Slot  int
 	Physical   bool   // passed through: no checkpoint covers it
+	Shared     bool   // VMs share it, by persistent reservations
+	Format     Format // of its file; empty where it is not known
+	SectorSize int    // bytes, logical; zero where the host does not tell
 	Size       int64  // bytes; zero where it could not be read
 	ParentPath string // of a file with a parent, its parent
 	Problem    string // why Size could not be read; empty where it could
+	instance   string // InstanceID of the setting that names the file
 }
+
+// Format is that of a disk's file.
+type Format string
+
+// Formats of disks' files.
+const (
+	FormatVHD    Format = "vhd"
+	FormatVHDX   Format = "vhdx"
+	FormatVHDSet Format = "vhds"
+)
 
 // VM is the machine in Hikae's words.
 func (m *Machine) VM(host HostInfo) hikae.VM {
 	vm := hikae.VM{ID: m.ID, Name: m.Name, Facts: map[string]string{"hypervisor": "Hyper-V", "host": host.Name, "hostOS": host.OS,
 		"hostVersion": host.Version, "state": m.State.String(), "generation": strconv.Itoa(m.Generation), "configurationVersion": m.ConfigVersion}}
 	for _, d := range m.Disks {
-		disk := hikae.Disk{Key: d.Key, Size: d.Size}
-		switch {
-		case d.Physical:
-			disk.Skip = "a physical disk that is passed through: no checkpoint covers it"
-		case d.Problem != "":
-			disk.Skip = d.Problem
-		}
+		disk := hikae.Disk{Key: d.Key, Size: d.Size, Skip: d.uncovered()}
 		vm.Disks = append(vm.Disks, disk)
 		vm.Facts["disk."+d.Key] = fmt.Sprintf("%s%d-%d %s", d.Controller, d.Bus, d.Slot, d.Path)
 	}
@@ -98,16 +106,12 @@ func (h *Host) Machines(ctx context.Context) iter.Seq2[*Machine, error] {
 	return func(yield func(*Machine, error) bool) {
 		ctx, cancel := h.bounded(ctx)
 		defer cancel()
-		// The host itself is of the same class. What tells it from a VM in every language is that its name is no GUID.
-		list, err := cim.All(h.client.Query(ctx, cim.Virtualization, "SELECT * FROM Msvm_ComputerSystem", nil))
+		list, err := h.list(ctx)
 		if err != nil {
 			yield(nil, err)
 			return
 		}
 		for _, in := range list {
-			if !isGUID(in.Text("Name")) {
-				continue
-			}
 			m, err := h.machine(ctx, in)
 			if errors.Is(err, fs.ErrNotExist) {
 				if _, still := h.find(ctx, in.Text("Name")); errors.Is(still, fs.ErrNotExist) {
@@ -136,7 +140,7 @@ func (h *Host) find(ctx context.Context, id string) (*cim.Instance, error) {
 	if !isGUID(id) {
 		return nil, fmt.Errorf("VM %.60q: %w: a VM is named by its GUID", id, cim.ErrArgument)
 	}
-	in, err := cim.One(h.client.Query(ctx, cim.Virtualization, "SELECT * FROM Msvm_ComputerSystem WHERE Name = "+cim.Quote(id), nil))
+	in, err := cim.One(h.client.Query(ctx, h.space(), "SELECT * FROM Msvm_ComputerSystem WHERE Name = "+cim.Quote(id), nil))
 	if err != nil {
 		return nil, fmt.Errorf("VM %s: %w", id, err)
 	}
@@ -172,7 +176,7 @@ func (h *Host) machine(ctx context.Context, in *cim.Instance) (*Machine, error) 
 	}
 	m := &Machine{ID: strings.ToLower(system.Name), Name: system.Title, State: State(system.State), Status: system.Status}
 	wrong := func(err error) (*Machine, error) { return nil, fmt.Errorf("VM %s (%s): %w", m.ID, m.Name, err) }
-	ref, err := in.Keyed(cim.Virtualization, "CreationClassName", "Name")
+	ref, err := in.Keyed(h.space(), "CreationClassName", "Name")
 	if err != nil {
 		return wrong(err)
 	}
@@ -187,7 +191,7 @@ func (h *Host) machine(ctx context.Context, in *cim.Instance) (*Machine, error) 
 	if err := m.settings(set); err != nil {
 		return wrong(err)
 	}
-	if ref, err = set.Keyed(cim.Virtualization, "InstanceID"); err != nil {
+	if ref, err = set.Keyed(h.space(), "InstanceID"); err != nil {
 		return wrong(err)
 	}
 	if m.Disks, err = h.disks(ctx, ref); err != nil {
@@ -198,7 +202,7 @@ func (h *Host) machine(ctx context.Context, in *cim.Instance) (*Machine, error) 
 
 func present(all []*cim.Instance) (found *cim.Instance, err error) {
 	for _, in := range all {
-		if in.Text("VirtualSystemType") != realized {
+		if in.Text("VirtualSystemType") != realized && in.Text("SettingType") != legacyCurrent {
 			continue
 		}
 		if found != nil {

@@ -27,3 +27,13 @@ type VolumeSnapshot interface {
 	// Delete ends it. It may be called again after an error.
 	Delete(ctx context.Context) error
 }
+
+// SetTransporter is an optional ability of a [VolumeSnapshotter], for the procedures in which the host's own VSS makes the volume
+// snapshot (R051, R078): with a storage vendor's provider on the host, shadow copies can be mounted elsewhere.
+type SetTransporter interface {
+	VolumeSnapshotter
+	// Transport mounts, where we read, the shadow copies of a transportable set that the host made of these volumes. The shadow copies
+	// stay the host's: Delete of what is returned takes away what was mounted, and nothing else. Mark is the set's; effects are
+	// written as Take writes them. On error nothing is left.
+	Transport(ctx context.Context, host, mark, set string, volumes []string, j hikae.Journal) (VolumeSnapshot, error)
+}

@@ -147,7 +147,7 @@ func (s *backup) run(ctx context.Context, vmID string) (err error) {
 	}
 	defer func() { err = s.release(ctx, err) }() // also when a provider's image panics: the host must not keep our snapshot
 	if s.opts.Time.IsZero() {
-		s.opts.Time = time.Now()
+		s.opts.Time = takenAt(s.snap)
 	}
 	if err := s.finishGuest(ctx); err != nil {
 		return err

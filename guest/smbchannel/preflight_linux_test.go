@@ -74,9 +74,9 @@ func TestPreflight(t *testing.T) {
 	g.Machine.Intercept(func(uint16, string) error { return &rpc.Fault{Status: rpc.FaultAccessDenied} }, nil)
 	closed(t, wayTo(g.Samba, nil), "rights", "may not make services")
 	g.Machine.Intercept(nil, nil)
-	g.SetMachine(0x5032)
+	require.NoError(t, g.SetMachine(0x5032))
 	closed(t, wayTo(g.Samba, nil), "system", "machine 0x5032")
-	g.SetMachine(0xaa64)
+	require.NoError(t, g.SetMachine(0xaa64))
 	require.Equal(t, "arm64", wayTo(g.Samba, nil).Probe(t.Context()).System.Arch)
 }
 

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -24,7 +26,16 @@ type Options struct {
 	Name           string        // of the machine. Empty: HV1
 	Page           int           // instances in an answer at most. Zero: as many as asked for
 	JobTime        time.Duration // that a job takes. Zero: 20 ms
+	MergeTime      time.Duration // that a merge of one disk takes. Zero: as JobTime
 	Late           time.Duration // after which a checkpoint is in listings, from its job's end
+	// Generation is 2008r2, 2012, 2012r2, 2016, 2019, 2022 or 2025. Empty: 2022. Classes and methods are those that it has.
+	Generation string
+	// Dir holds its volumes: Dir/C is C:\, Dir/UNC/fs1/vms is \\fs1\vms. Empty: a temporary one, which Close removes.
+	Dir string
+	// Changes is how many ranges one list of changes has at most. Zero: 64. Who asks goes on from where the list ends.
+	Changes int
+	// DropNotes has checkpoints keep no Notes.
+	DropNotes bool
 	// Before sees each call and may fail it. It is called with one call at a time.
 	Before func(c Seen) *Failure
 }
@@ -52,6 +63,28 @@ type Host struct {
 	jobs     []*job
 	machine  *Object
 	services map[string]*Object
+	guests   map[string]*Guest // by GUID in small letters
+	gen      generation
+	closed   bool
+
+	dir     string
+	temp    bool // dir is ours, and goes with the host
+	places  sync.Mutex
+	mounts  []mount
+	ordered []*Guest // in which their locks are taken
+	room    *int64   // bytes that are said to be free
+	local   *LocalFiles
+
+	diary      sync.Mutex
+	events     []Event
+	eventsGone int
+
+	faulty sync.Mutex
+	faults []*fault
+	aside  sync.WaitGroup // what faults do
+	wakes  sync.WaitGroup // what jobs wait for
+	beside beside
+	vss    vssHook
 }
 
 // listing is an enumeration under way.
@@ -61,7 +94,7 @@ type listing struct {
 
 // Start starts one on 127.0.0.1.
 func Start(opts *Options) (*Host, error) {
-	h := &Host{contexts: map[string]*listing{}, services: map[string]*Object{}}
+	h := &Host{contexts: map[string]*listing{}, services: map[string]*Object{}, guests: map[string]*Guest{}}
 	if opts != nil {
 		h.opts = *opts
 	}
@@ -74,11 +107,24 @@ func Start(opts *Options) (*Host, error) {
 	if h.opts.JobTime <= 0 {
 		h.opts.JobTime = 20 * time.Millisecond
 	}
+	if h.opts.MergeTime <= 0 {
+		h.opts.MergeTime = h.opts.JobTime
+	}
+	if h.opts.Changes <= 0 {
+		h.opts.Changes = 64
+	}
+	var err error
+	if h.gen, err = generationOf(h.opts.Generation); err != nil {
+		return nil, err
+	}
+	if err := h.ground(); err != nil {
+		return nil, err
+	}
 	h.classes = map[string]*Class{}
 	h.seed()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, h.raze())
 	}
 	h.door = listener.New(listener.Options{User: h.opts.User, Password: h.opts.Password, TLS: h.opts.TLS})
 	h.server = &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(h.serve), ConnContext: h.door.Context,
@@ -91,11 +137,56 @@ func Start(opts *Options) (*Host, error) {
 	return h, nil
 }
 
-// Close ends it.
+// ground makes the folder of the volumes.
+func (h *Host) ground() (err error) {
+	if h.dir = h.opts.Dir; h.dir == "" {
+		h.temp = true
+		h.dir, err = os.MkdirTemp("", "hypervtest")
+	}
+	if err == nil {
+		h.dir, err = filepath.EvalSymlinks(h.dir)
+	}
+	if err == nil {
+		err = os.MkdirAll(filepath.Join(h.dir, "C"), 0o755)
+	}
+	return err
+}
+
+func (h *Host) raze() error {
+	if h.temp {
+		return os.RemoveAll(h.dir)
+	}
+	return nil
+}
+
+// Close ends it. Disks are closed in good order; the volumes go where they were made by Start.
 func (h *Host) Close() {
+	h.beside.close()
+	defer h.vss.close()
 	h.server.CloseClientConnections()
 	h.server.Close()
+	h.Lock()
+	h.closed = true
+	for _, j := range h.jobs {
+		j.stop(h)
+	}
+	h.jobs = nil
+	h.Unlock()
+	h.wakes.Wait()
+	h.aside.Wait()
+	for _, g := range h.ordered {
+		g.mu.Lock()
+		g.on = false
+		for _, d := range g.drives {
+			d.shut() // the folder is about to go, or is the test's to judge
+		}
+		g.mu.Unlock()
+	}
+	h.raze()
 }
+
+// Dir is the folder of this machine that holds the host's volumes.
+func (h *Host) Dir() string { return h.dir }
 
 // Addr is HOST:PORT.
 func (h *Host) Addr() string { return h.server.Listener.Addr().String() }
@@ -123,6 +214,9 @@ func (h *Host) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f := h.note(req, in.Clear)
+	if f == nil {
+		f = h.wireFault(req.Header.Action[strings.LastIndexByte(req.Header.Action, '/')+1:])
+	}
 	switch {
 	case f == nil:
 	case f.Forget:
@@ -180,6 +274,10 @@ func (h *Host) answer(r *request) (string, *Failure) {
 		return "", &Failure{Subcode: "InvalidMessage", Reason: "a header is missing"}
 	}
 	namespace, class := place(r.Header.Resource)
+	if h.gen.hidden(namespace) {
+		return "", &Failure{Subcode: "DestinationUnreachable", Code: 2150858752, HRESULT: 0x8004100E, Reason: "Invalid namespace"}
+	}
+	h.mirrorV1(namespace)
 	if !strings.HasPrefix(r.Header.Resource, wmiBase) || class != "*" && h.classes[key(namespace, class)] == nil {
 		return "", missing(errClass)
 	}
@@ -308,7 +406,7 @@ func (h *Host) invoke(r *request, o *Object) (string, *Failure) {
 	if !ok || m == nil || r.Body.Any == nil || r.Body.Any.XMLName.Local != method+"_INPUT" || r.Body.Any.XMLName.Space != r.Header.Resource {
 		return "", &Failure{Subcode: "ActionNotSupported", HRESULT: 0x80041055, Reason: "no method " + method}
 	}
-	c := &Call{Host: h, Object: o, In: map[string][]string{}, Refs: map[string]*Object{}}
+	c := &Call{Host: h, Object: o, Method: method, In: map[string][]string{}, Refs: map[string]*Object{}, Lists: map[string][]*Object{}}
 	for _, a := range r.Body.Any.Elements {
 		name := a.XMLName.Local
 		switch {
@@ -318,13 +416,14 @@ func (h *Host) invoke(r *request, o *Object) (string, *Failure) {
 			if c.Refs[name] = h.find(ns, class, keysIn(a.Selectors)); c.Refs[name] == nil {
 				return "", missing(errObject)
 			}
+			c.Lists[name] = append(c.Lists[name], c.Refs[name])
 		case a.Wrapped != "":
 			c.In[name] = append(c.In[name], a.Wrapped)
 		default:
 			c.In[name] = append(c.In[name], a.Text)
 		}
 	}
-	code, out := m(c)
+	code, out := h.run(c, m)
 	var b strings.Builder
 	fmt.Fprintf(&b, `<p:%s_OUTPUT xmlns:p="%s">`, method, r.Header.Resource)
 	for i := 0; i+1 < len(out); i += 2 {

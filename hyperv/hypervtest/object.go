@@ -69,8 +69,18 @@ type Class struct {
 type Call struct {
 	Host   *Host
 	Object *Object
-	In     map[string][]string // texts by parameter
-	Refs   map[string]*Object  // references by parameter
+	Method string
+	In     map[string][]string  // texts by parameter
+	Refs   map[string]*Object   // references by parameter; of an array the last
+	Lists  map[string][]*Object // arrays of references
+}
+
+// text is the only value of a parameter, and empty where there is none.
+func (c *Call) text(name string) string {
+	if v := c.In[name]; len(v) == 1 {
+		return v[0]
+	}
+	return ""
 }
 
 // Method answers with a return value and pairs of name and value. It runs while the host is locked.

@@ -5,24 +5,37 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path"
-	"path/filepath"
 	"strings"
 
 	"github.com/hikae/hikae/pipe"
-	"github.com/hikae/hikae/pipe/diskfile"
 )
 
 const defaultDepth = 128
+
+// chainFile is one file of a chain.
+type chainFile struct {
+	pipe.Image
+	path string // as errors name it
+}
+
+// places is where the files of a chain lie. A place is a name there: what it looks like, only places knows.
+type places interface {
+	// candidates are the places where the parent of a disk may be, most likely first.
+	candidates(at string, info Info) []string
+	// open opens the file at a place. None is fs.ErrNotExist.
+	open(ctx context.Context, place string) (chainFile, error)
+	// same reports whether two open files are known to be one.
+	same(a, b chainFile) bool
+	// where says in words where was looked.
+	where() string
+}
 
 // opener opens the files of one chain.
 type opener struct {
 	opts  Options
 	cache *cache
 	logs  int64 // bytes of logs that may still be taken into memory
-	files []*diskfile.Image
-	root  *os.Root // only while a chain is opened
+	files []chainFile
 }
 
 func newOpener(opts *Options) *opener {
@@ -45,18 +58,15 @@ func (o *opener) close() error {
 	return errors.Join(errs...)
 }
 
-// open opens a disk and its chain.
-func (o *opener) open(ctx context.Context, name string) (*Image, error) {
-	f, err := diskfile.Open(name, &diskfile.OpenOptions{Live: o.opts.Live})
-	if err != nil {
-		return nil, err
-	}
+// open opens the disk in a file, which the opener owns from then on, and the chain below it. where is asked for only if
+// the disk has a parent.
+func (o *opener) open(ctx context.Context, f chainFile, where func() (places, string, error)) (*Image, error) {
 	o.files = append(o.files, f)
-	top, info, err := o.layer(ctx, name, f)
-	if err != nil {
-		return nil, err
+	top, info, err := o.layer(ctx, f.path, f.Image)
+	if err == nil {
+		err = o.parents(ctx, where, top, info)
 	}
-	if err := o.parents(ctx, name, top, info); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	info.Depth = len(o.files)
@@ -109,7 +119,7 @@ func (o *opener) vhdxLayer(p *parser, h header) (*layer, *blockTable, Info, erro
 		t.taken = append(t.taken, region{h.logOff, h.logLen})
 	}
 	info := Info{
-		Format: "vhdx", BlockSize: m.blockSize, SectorSize: m.sector, PhysicalSector: m.physical, DiskID: m.diskID,
+		Format: "vhdx", Size: m.size, BlockSize: m.blockSize, SectorSize: m.sector, PhysicalSector: m.physical, DiskID: m.diskID,
 		DataWrite: h.dataWrite, Locator: m.locator, LogReplayed: h.log != GUID{},
 	}
 	switch {
@@ -122,17 +132,16 @@ func (o *opener) vhdxLayer(p *parser, h header) (*layer, *blockTable, Info, erro
 }
 
 // parents opens what is below a layer, down to a disk that stands alone.
-func (o *opener) parents(ctx context.Context, name string, child *layer, info Info) error {
+func (o *opener) parents(ctx context.Context, where func() (places, string, error), child *layer, info Info) error {
 	if info.Type != Differencing {
 		return nil
 	}
-	at, err := o.enter(name)
+	in, at, err := where()
 	if err != nil {
-		return &ParentError{name, parentNames(info), err}
+		return &ParentError{child.path, parentNames(info), err}
 	}
-	defer o.root.Close()
 	for info.Type == Differencing {
-		parent, parentInfo, place, err := o.parent(ctx, at, info)
+		parent, parentInfo, place, err := o.parent(ctx, in, at, info)
 		if err == nil && parent.sector != child.sector {
 			err = fmt.Errorf("%w: it has sectors of %d bytes, the disk of %d", ErrParentMismatch, parent.sector, child.sector)
 		}
@@ -145,33 +154,6 @@ func (o *opener) parents(ctx context.Context, name string, child *layer, info In
 	return nil
 }
 
-// enter opens the folder of the chain and says where in it the disk lies, slash-separated.
-func (o *opener) enter(name string) (at string, err error) {
-	folder := o.opts.Folder
-	real, err := filepath.EvalSymlinks(name)
-	if err != nil {
-		return "", err
-	}
-	if folder == "" {
-		folder = filepath.Dir(real)
-	}
-	if folder, err = filepath.EvalSymlinks(folder); err == nil {
-		folder, err = filepath.Abs(folder)
-	}
-	if err != nil {
-		return "", err
-	}
-	if real, err = filepath.Abs(real); err != nil {
-		return "", err
-	}
-	rel, err := filepath.Rel(folder, real)
-	if err != nil || !filepath.IsLocal(rel) {
-		return "", fmt.Errorf("%w: the disk lies outside of the folder for parents, %s", ErrParentMissing, folder)
-	}
-	o.root, err = os.OpenRoot(folder)
-	return filepath.ToSlash(rel), err
-}
-
 // parentNames are the paths by which a disk names its parent.
 func parentNames(info Info) (names []string) {
 	for _, k := range []string{keyRelative, keyVolume, keyAbsolute} {
@@ -182,9 +164,9 @@ func parentNames(info Info) (names []string) {
 	return names
 }
 
-// parent finds and opens the parent of the disk at a place in the folder. Of the files that are where it may be, the one
+// parent finds and opens the parent of the disk at a place. Of the files that are where it may be, the one
 // with the right identity is taken; a file that is broken, or another disk, is passed by and told if none is right.
-func (o *opener) parent(ctx context.Context, at string, info Info) (*layer, Info, string, error) {
+func (o *opener) parent(ctx context.Context, in places, at string, info Info) (*layer, Info, string, error) {
 	want, err := linkages(info)
 	if err != nil {
 		return nil, Info{}, "", err
@@ -193,19 +175,20 @@ func (o *opener) parent(ctx context.Context, at string, info Info) (*layer, Info
 		return nil, Info{}, "", fmt.Errorf("%w: it has more than %d files", ErrChain, o.opts.Depth)
 	}
 	var passed error
-	dir := path.Dir(at)
-	for _, place := range candidates(dir, nonempty(info.Locator[keyRelative]), nonempty(info.Locator[keyVolume], info.Locator[keyAbsolute])) {
-		l, i, err := o.try(ctx, place, want)
+	for _, place := range in.candidates(at, info) {
+		l, i, err := o.try(ctx, in, place, want)
 		switch {
 		case err == nil:
 			return l, i, place, nil
+		case ctx.Err() != nil:
+			return nil, Info{}, "", err
 		case errors.Is(err, fs.ErrNotExist):
 		case passed == nil || errors.Is(passed, ErrParentMismatch) && !errors.Is(err, ErrParentMismatch):
 			passed = err
 		}
 	}
 	if passed == nil {
-		passed = fmt.Errorf("%w in %s", ErrParentMissing, o.root.Name())
+		passed = fmt.Errorf("%w in %s", ErrParentMissing, in.where())
 	}
 	return nil, Info{}, "", passed
 }
@@ -236,14 +219,14 @@ func linkages(info Info) (want []GUID, err error) {
 	return want, nil
 }
 
-// try opens the file at a place in the folder as the parent.
-func (o *opener) try(ctx context.Context, place string, want []GUID) (*layer, Info, error) {
-	f, err := diskfile.OpenIn(o.root, filepath.FromSlash(place), &diskfile.OpenOptions{Live: o.opts.Live})
+// try opens the file at a place as the parent.
+func (o *opener) try(ctx context.Context, in places, place string, want []GUID) (*layer, Info, error) {
+	f, err := in.open(ctx, place)
 	if err != nil {
 		return nil, Info{}, err
 	}
 	o.files = append(o.files, f)
-	l, info, err := o.known(ctx, f, place, want)
+	l, info, err := o.known(ctx, in, f, want)
 	if err != nil {
 		o.files = o.files[:len(o.files)-1]
 		return nil, Info{}, errors.Join(err, f.Close())
@@ -251,18 +234,14 @@ func (o *opener) try(ctx context.Context, place string, want []GUID) (*layer, In
 	return l, info, nil
 }
 
-func (o *opener) known(ctx context.Context, f *diskfile.Image, place string, want []GUID) (*layer, Info, error) {
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, Info{}, err
-	}
+func (o *opener) known(ctx context.Context, in places, f chainFile, want []GUID) (*layer, Info, error) {
 	for _, above := range o.files[:len(o.files)-1] {
-		if other, err := above.Stat(); err == nil && os.SameFile(fi, other) {
-			return nil, Info{}, fmt.Errorf("%w: %s is above itself", ErrChain, place)
+		if in.same(f, above) {
+			return nil, Info{}, fmt.Errorf("%w: %s is above itself", ErrChain, f.path)
 		}
 	}
 	before := o.logs
-	l, info, err := o.layer(ctx, filepath.Join(o.root.Name(), filepath.FromSlash(place)), f)
+	l, info, err := o.layer(ctx, f.path, f.Image)
 	if err != nil {
 		return nil, Info{}, err
 	}
@@ -273,7 +252,7 @@ func (o *opener) known(ctx context.Context, f *diskfile.Image, place string, wan
 	}
 	o.forget(len(o.files) - 1)
 	o.logs = before
-	return nil, Info{}, fmt.Errorf("%w: %s is %v, not %v", ErrParentMismatch, place, info.DataWrite, joinGUIDs(want))
+	return nil, Info{}, fmt.Errorf("%w: %s is %v, not %v", ErrParentMismatch, f.path, info.DataWrite, joinGUIDs(want))
 }
 
 // forget drops the pages of a file that was opened and is not the one.

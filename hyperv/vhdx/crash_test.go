@@ -45,7 +45,7 @@ func (r *recorder) do(o op) error {
 	return nil
 }
 
-func (r *recorder) ReadAt(p []byte, off int64) (int, error) {
+func (r *recorder) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
 	if off >= int64(len(r.b)) {
 		return 0, io.EOF
 	}
@@ -56,15 +56,17 @@ func (r *recorder) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-func (r *recorder) WriteAt(p []byte, off int64) (int, error) {
+func (r *recorder) WriteAt(_ context.Context, p []byte, off int64) (int, error) {
 	return len(p), r.do(op{off: off, data: bytes.Clone(p)})
 }
 
-func (r *recorder) Zero(off, n int64) error { return r.do(op{off: off, data: make([]byte, n)}) }
+func (r *recorder) Zero(_ context.Context, off, n int64) error {
+	return r.do(op{off: off, data: make([]byte, n)})
+}
 
-func (r *recorder) Truncate(size int64) error { return r.do(op{off: size}) }
+func (r *recorder) Truncate(_ context.Context, size int64) error { return r.do(op{off: size}) }
 
-func (r *recorder) Sync() error { return r.do(op{sync: true}) }
+func (r *recorder) Sync(context.Context) error { return r.do(op{sync: true}) }
 
 // crashHistory is one writer's life, with what the disk held after each step and how many operations had been done.
 type crashHistory struct {
@@ -95,7 +97,7 @@ func makeHistory(t *testing.T, r *rand.Rand, child bool) *crashHistory {
 	rec := &recorder{}
 	w, err := format(ctx, "disk", &storeImage{storage: rec}, m, 0)
 	require.NoError(t, err)
-	require.NoError(t, w.seal())
+	require.NoError(t, w.seal(t.Context()))
 	h.before, rec.ops = bytes.Clone(rec.b), nil
 
 	store := &storeImage{storage: rec}
@@ -128,7 +130,7 @@ func makeHistory(t *testing.T, r *rand.Rand, child bool) *crashHistory {
 			h.sure, h.which = append(h.sure, len(rec.ops)), append(h.which, len(h.states)-1)
 		}
 	}
-	require.NoError(t, w.seal())
+	require.NoError(t, w.seal(t.Context()))
 	h.sure, h.which = append(h.sure, len(rec.ops)), append(h.which, len(h.states)-1)
 	h.ops = rec.ops
 	return h
@@ -236,7 +238,7 @@ func (h *crashHistory) repair(t *testing.T, r *rand.Rand, file []byte, cut int) 
 	store.size.Store(int64(len(file)))
 	w, _, err := openWriter(t.Context(), "disk", store, newOpener(nil))
 	require.NoError(t, err)
-	require.NoError(t, w.seal())
+	require.NoError(t, w.seal(t.Context()))
 	synced := bytes.Clone(file)
 	for i, o := range rec.ops {
 		synced = o.apply(synced)

@@ -41,8 +41,14 @@ type CreateOptions struct {
 // that is not zero is written to them.
 type Target struct {
 	*writer
-	file   *diskfile.Pending
+	file   publisher
 	parent *Image
+}
+
+// publisher is a file that becomes a disk all at once, or is abandoned.
+type publisher interface {
+	Commit(ctx context.Context) error
+	Close() error
 }
 
 var _ pipe.ExtentTarget = (*Target)(nil)
@@ -118,10 +124,12 @@ func (t *Target) begin(ctx context.Context, path string, size int64, o *CreateOp
 	if err != nil {
 		return err
 	}
-	if t.file, err = diskfile.Begin(path, &o.CreateOptions); err != nil {
+	file, err := diskfile.Begin(path, &o.CreateOptions)
+	if err != nil {
 		return err
 	}
-	store := &storeImage{storage: pendingStorage{t.file}}
+	t.file = file
+	store := &storeImage{storage: newPendingStorage(file)}
 	if t.writer, err = format(ctx, path, store, m, o.CacheBytes); err != nil {
 		return err
 	}
@@ -161,30 +169,44 @@ func newMeta(size int64, o *CreateOptions, locator map[string]string) (*meta, er
 	return m, nil
 }
 
-// format lays a file out: identifier, headers and region tables, then log, metadata, table of blocks, each from a whole
-// MiB on.
+// format makes an empty disk of a file.
 func format(ctx context.Context, path string, store *storeImage, m *meta, cacheBytes int) (*writer, error) {
+	w, err := layOut(ctx, path, store, m, cacheBytes)
+	if err != nil {
+		return nil, err
+	}
+	return w, w.write(ctx, identifierBlock(), 0)
+}
+
+// identifierBlock is what a file begins with, and who made it.
+func identifierBlock() []byte {
+	b := make([]byte, tableLen)
+	copy(b, identifier)
+	copy(b[8:], utf16Bytes("Hikae", le))
+	return b
+}
+
+// layOut makes all but the identifier: headers and region tables, then log, metadata, table of blocks, each from a whole MiB
+// on.
+func layOut(ctx context.Context, path string, store *storeImage, m *meta, cacheBytes int) (*writer, error) {
 	const logOff, metaOff, batOff = 1 * mib, 2 * mib, 3 * mib
 	bat := region{batOff, (m.entries()*8 + mib - 1) / mib * mib}
 	w := &writer{path: path, size: m.size, store: store, fresh: true}
 	w.h = header{at: headerOff1, fileWrite: NewGUID(), dataWrite: NewGUID(), version: 1, logLen: mib, logOff: logOff}
-	if err := store.grow(bat.end()); err != nil {
+	if err := store.grow(ctx, bat.end()); err != nil {
 		return nil, w.named("resize", bat.end(), err)
 	}
-	id := make([]byte, tableLen)
-	copy(id, identifier)
-	copy(id[8:], utf16Bytes("Hikae", le))
 	regions := encodeRegions(bat, region{metaOff, mib})
 	for _, part := range []struct {
 		b   []byte
 		off int64
-	}{{id, 0}, {regions, regionOff0}, {regions, regionOff1}, {m.encode(), metaOff}} {
-		if err := w.write(part.b, part.off); err != nil {
+	}{{regions, regionOff0}, {regions, regionOff1}, {m.encode(), metaOff}} {
+		if err := w.write(ctx, part.b, part.off); err != nil {
 			return nil, err
 		}
 	}
 	for range 2 {
-		if err := w.writeHeader(); err != nil {
+		if err := w.writeHeader(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -203,7 +225,7 @@ func format(ctx context.Context, path string, store *storeImage, m *meta, cacheB
 func (w *writer) fillFixed(ctx context.Context) error {
 	t := w.table
 	at := w.store.Size()
-	if err := w.named("resize", at, w.store.grow(at+t.blocks()*t.blockSize)); err != nil {
+	if err := w.named("resize", at, w.store.grow(ctx, at+t.blocks()*t.blockSize)); err != nil {
 		return err
 	}
 	w.mu.Lock()
@@ -282,7 +304,7 @@ func (t *Target) Commit(ctx context.Context) error {
 	if t.closed.Swap(true) {
 		return t.fail("publish", -1, fs.ErrClosed)
 	}
-	err := t.seal()
+	err := t.seal(ctx)
 	if err == nil && t.parent != nil {
 		err = t.parent.Changed() // the child would not open: its parent is no longer the one
 	}

@@ -16,8 +16,8 @@ import (
 // opens with all of that, and with some or none of what was written later.
 type Disk struct {
 	*writer
-	file   *os.File
-	parent *opener // holds the files below
+	file   io.Closer // what is written to
+	parent *opener   // holds the files below
 }
 
 var _ pipe.ExtentTarget = (*Disk)(nil)
@@ -27,28 +27,38 @@ var _ pipe.ExtentTarget = (*Disk)(nil)
 func OpenDisk(ctx context.Context, path string, opts *Options) (*Disk, error) {
 	d := &Disk{parent: newOpener(opts)}
 	d.parent.opts.Live = true
-	if err := d.open(ctx, path); err != nil {
+	if err := d.openLocal(ctx, path); err != nil {
 		return nil, errors.Join(err, d.release())
 	}
 	return d, nil
 }
 
-func (d *Disk) open(ctx context.Context, path string) error {
+func (d *Disk) openLocal(ctx context.Context, path string) error {
 	f, err := diskfile.Open(path, &diskfile.OpenOptions{Live: true}) // it refuses what is no disk file
 	if err != nil {
 		return err
 	}
-	d.parent.files = append(d.parent.files, f)
-	if d.file, err = os.OpenFile(path, os.O_RDWR, 0); err != nil {
+	d.parent.files = append(d.parent.files, chainFile{f, path})
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
 		return &diskfile.Error{Op: "open", Path: path, Off: -1, Err: err}
 	}
-	store := &storeImage{storage: fileStorage{d.file}}
-	store.size.Store(f.Size())
+	d.file = file
+	where, done := d.parent.around(path)
+	defer done()
+	return d.open(ctx, path, newFileStorage(file), f.Size(), where)
+}
+
+// open opens what is written to, of which the length is known, and what is below it.
+func (d *Disk) open(ctx context.Context, path string, s storage, size int64, where func() (places, string, error)) error {
+	store := &storeImage{storage: s}
+	store.size.Store(size)
 	var info Info
+	var err error
 	if d.writer, info, err = openWriter(ctx, path, store, d.parent); err != nil {
 		return err
 	}
-	return d.parent.parents(ctx, path, d.layer, info)
+	return d.parent.parents(ctx, where, d.layer, info)
 }
 
 // openWriter opens a file for writing: a log that is in use goes to the file first.
@@ -69,7 +79,7 @@ func openWriter(ctx context.Context, path string, store *storeImage, o *opener) 
 		return nil, Info{}, &UnsupportedError{path, "writing into a VHDX without a log"}
 	}
 	w := &writer{path: path, store: store, h: h, base: inPlace}
-	if err := w.applyLog(p); err != nil {
+	if err := w.applyLog(ctx, p); err != nil {
 		return nil, Info{}, err
 	}
 	l, t, info, err := o.vhdxLayer(p, w.h)
@@ -81,31 +91,31 @@ func openWriter(ctx context.Context, path string, store *storeImage, o *opener) 
 }
 
 // applyLog writes what the log holds to its places, and then a header without log.
-func (w *writer) applyLog(p *parser) error {
+func (w *writer) applyLog(ctx context.Context, p *parser) error {
 	file, patches, err := p.readLog(w.h, maxLog)
 	if err != nil || w.h.log == (GUID{}) {
 		return err
 	}
 	if file.Size() > w.store.Size() {
-		if err := w.named("resize", file.Size(), w.store.grow(file.Size())); err != nil {
+		if err := w.named("resize", file.Size(), w.store.grow(ctx, file.Size())); err != nil {
 			return err
 		}
 	}
 	for _, q := range patches {
 		if q.data == nil {
-			err = w.named("zero", q.off, w.store.Zero(q.off, q.end-q.off))
+			err = w.named("zero", q.off, w.store.Zero(ctx, q.off, q.end-q.off))
 		} else {
-			err = w.write(q.data, q.off)
+			err = w.write(ctx, q.data, q.off)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	if err := w.sync(); err != nil {
+	if err := w.sync(ctx); err != nil {
 		return err
 	}
 	w.h.log = GUID{}
-	return w.writeHeader()
+	return w.writeHeader(ctx)
 }
 
 // ReadAt reads what the disk holds now, with the contract of [pipe.Image] but for that.
@@ -127,7 +137,7 @@ func (d *Disk) Commit(ctx context.Context) error {
 	if d.closed.Swap(true) {
 		return d.fail("commit", -1, fs.ErrClosed)
 	}
-	return errors.Join(d.seal(), d.release())
+	return errors.Join(d.seal(ctx), d.release())
 }
 
 // Close leaves the file as a crash would: the next who opens it applies its log. It may be called again.

@@ -11,16 +11,16 @@ func (w *writer) Flush(ctx context.Context) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.flush()
+	return w.flush(ctx)
 }
 
 // flush writes all dirty pages through the log. Before and after each entry all that came before it is durable, so that
 // at most one entry ever has to be applied again.
-func (w *writer) flush() error {
+func (w *writer) flush(ctx context.Context) error {
 	if w.failed != nil {
 		return w.failed
 	}
-	if err := w.sync(); err != nil {
+	if err := w.sync(ctx); err != nil {
 		return err
 	}
 	for {
@@ -29,14 +29,14 @@ func (w *writer) flush() error {
 			w.dirty = 0
 			return nil
 		}
-		if err := w.commit(pages); err != nil {
+		if err := w.commit(ctx, pages); err != nil {
 			return err
 		}
 	}
 }
 
 // commit writes pages: to the log, then, if no header does so yet, a header that names the log, then to their places.
-func (w *writer) commit(pages []logged) error {
+func (w *writer) commit(ctx context.Context, pages []logged) error {
 	id := w.h.log
 	if id == (GUID{}) {
 		id, w.logAt, w.sequence = NewGUID(), 0, 0
@@ -47,25 +47,25 @@ func (w *writer) commit(pages []logged) error {
 		w.logAt = 0
 	}
 	entry := encodeEntry(id, w.sequence, w.logAt, w.store.Size(), pages)
-	if err := w.write(entry, w.h.logOff+w.logAt); err != nil {
+	if err := w.write(ctx, entry, w.h.logOff+w.logAt); err != nil {
 		return err
 	}
-	if err := w.sync(); err != nil {
+	if err := w.sync(ctx); err != nil {
 		return err
 	}
 	w.logAt += length
 	if w.h.log != id {
 		w.h.log = id
-		if err := w.writeHeader(); err != nil {
+		if err := w.writeHeader(ctx); err != nil {
 			return err
 		}
 	}
 	for _, p := range pages {
-		if err := w.write(p.page, p.off); err != nil {
+		if err := w.write(ctx, p.page, p.off); err != nil {
 			return err
 		}
 	}
-	if err := w.sync(); err != nil {
+	if err := w.sync(ctx); err != nil {
 		return err
 	}
 	w.table.cache.clean(pages)
@@ -73,36 +73,36 @@ func (w *writer) commit(pages []logged) error {
 }
 
 // seal leaves a file that needs no log.
-func (w *writer) seal() error {
+func (w *writer) seal(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := w.flush(); err != nil || w.h.log == (GUID{}) {
+	if err := w.flush(ctx); err != nil || w.h.log == (GUID{}) {
 		return err
 	}
 	w.h.log = GUID{}
-	return w.writeHeader()
+	return w.writeHeader(ctx)
 }
 
 // writeHeader puts the header into the place that does not count, where it then does.
-func (w *writer) writeHeader() error {
+func (w *writer) writeHeader(ctx context.Context) error {
 	w.h.sequence++
 	w.h.at = headerOff0 + headerOff1 - w.h.at
-	if err := w.write(w.h.encode(), w.h.at); err != nil {
+	if err := w.write(ctx, w.h.encode(), w.h.at); err != nil {
 		return err
 	}
-	return w.sync()
+	return w.sync(ctx)
 }
 
-func (w *writer) write(b []byte, off int64) error {
-	_, err := w.store.WriteAt(b, off)
+func (w *writer) write(ctx context.Context, b []byte, off int64) error {
+	_, err := w.store.WriteAt(ctx, b, off)
 	if err = w.named("write", off, err); err != nil {
 		w.failed = err
 	}
 	return err
 }
 
-func (w *writer) sync() error {
-	err := w.named("sync", -1, w.store.Sync())
+func (w *writer) sync(ctx context.Context) error {
+	err := w.named("sync", -1, w.store.Sync(ctx))
 	if err != nil {
 		w.failed = err
 	}

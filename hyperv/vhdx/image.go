@@ -20,13 +20,15 @@ type Options struct {
 	CacheBytes int
 	// Live says that files may be written to while they are read: see [diskfile.OpenOptions].
 	Live bool
+	// Parents is where the parents lie of a disk that [OpenDiskIn] opens. Nil: it may have none.
+	Parents Files
 }
 
 // Image is a disk, VHDX or VHD, with the parents below it. It has the extents ability, and [diskfile.Changed] asks all
 // its files.
 type Image struct {
 	top   *layer
-	files []*diskfile.Image
+	files []chainFile
 	info  Info
 }
 
@@ -55,14 +57,15 @@ type Info struct {
 	DataWrite      GUID              // changes when the content does; of a VHD its unique id
 	Locator        map[string]string // how it names its parent
 	LogReplayed    bool              // it was not closed properly, and its log was applied in memory
-	Depth          int               // files in the chain, this one included
+	Size           int64             // of the disk, in bytes
+	Depth          int               // files in the chain, this one included; of a file alone 1
 }
 
 // Open opens the disk at path and all files below it. Errors that callers can act on are *CorruptError,
 // *UnsupportedError, *ParentError and those of [diskfile.Open].
 func Open(ctx context.Context, path string, opts *Options) (*Image, error) {
 	o := newOpener(opts)
-	img, err := o.open(ctx, path)
+	img, err := o.openLocal(ctx, path)
 	if err != nil {
 		return nil, errors.Join(err, o.close())
 	}
@@ -103,17 +106,31 @@ func (img *Image) Extents(ctx context.Context, off, n int64) iter.Seq2[pipe.Exte
 // Changed reports, as a *diskfile.ChangedError, that a file of the chain was written to since it was opened.
 func (img *Image) Changed() error {
 	for _, f := range img.files {
-		if err := f.Changed(); err != nil {
+		if err := diskfile.Changed(f.Image); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// Flight is how many reads the slowest of the files wants under way, where they lie far away.
+func (img *Image) Flight() (most pipe.Flight) {
+	for _, f := range img.files {
+		if far, ok := pipe.As[interface {
+			pipe.Image
+			pipe.Far
+		}](f.Image); ok {
+			one := far.Flight()
+			most.Reads, most.Bytes = max(most.Reads, one.Reads), max(most.Bytes, one.Bytes)
+		}
+	}
+	return most
+}
+
 // Files are the paths of the files of the chain, the disk itself first.
 func (img *Image) Files() (paths []string) {
 	for _, f := range img.files {
-		paths = append(paths, f.Path())
+		paths = append(paths, f.path)
 	}
 	return paths
 }

@@ -180,6 +180,10 @@ func history(t testing.TB, dir string, seed uint64) error {
 			return err
 		}
 	}
+	last := len(paths) - 1
+	if err := elsewhereHistory(t, r, dir, paths[last], models[last], sector); err != nil {
+		return err
+	}
 	for _, p := range paths {
 		if err := os.Remove(p); err != nil {
 			return err

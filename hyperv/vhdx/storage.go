@@ -9,28 +9,71 @@ import (
 	"github.com/hikae/hikae/pipe/diskfile"
 )
 
-// storage is a file that is written to. Sync returns when all that was written before is durable.
+// storage is what a disk file is written to. Reads where nothing was written yet may end early.
 type storage interface {
-	io.ReaderAt
-	io.WriterAt
-	Zero(off, n int64) error
-	Truncate(size int64) error
-	Sync() error
+	ReadAt(ctx context.Context, p []byte, off int64) (int, error)
+	WriteAt(ctx context.Context, p []byte, off int64) (int, error)
+	Zero(ctx context.Context, off, n int64) error
+	Truncate(ctx context.Context, size int64) error
+	// Sync returns when all that was written before is durable.
+	Sync(ctx context.Context) error
 }
 
-// pendingStorage is a file that nobody sees before its Commit, which syncs it: order among its writes is of no use.
-type pendingStorage struct{ *diskfile.Pending }
+// localStorage is a file of this machine. What it does ends without a context.
+type localStorage struct {
+	f interface {
+		io.ReaderAt
+		io.WriterAt
+		Truncate(size int64) error
+	}
+}
 
-func (pendingStorage) Sync() error { return nil }
+func (s localStorage) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
+	return s.f.ReadAt(p, off)
+}
+
+func (s localStorage) WriteAt(_ context.Context, p []byte, off int64) (int, error) {
+	return s.f.WriteAt(p, off)
+}
+
+func (s localStorage) Truncate(_ context.Context, size int64) error { return s.f.Truncate(size) }
+
+// pendingStorage is a file that nobody sees before its Commit, which syncs it: order among its writes is of no use.
+type pendingStorage struct {
+	localStorage
+	file *diskfile.Pending
+}
+
+func newPendingStorage(f *diskfile.Pending) pendingStorage {
+	return pendingStorage{localStorage{f}, f}
+}
+
+func (s pendingStorage) Zero(_ context.Context, off, n int64) error { return s.file.Zero(off, n) }
+
+func (s pendingStorage) Sync(context.Context) error { return nil }
 
 // fileStorage is a file that exists.
-type fileStorage struct{ *os.File }
+type fileStorage struct {
+	localStorage
+	file *os.File
+}
 
-// Zero writes zeros: a hole would give space back that the disk's owner has set aside.
-func (f fileStorage) Zero(off, n int64) error {
+func newFileStorage(f *os.File) fileStorage { return fileStorage{localStorage{f}, f} }
+
+func (s fileStorage) Zero(ctx context.Context, off, n int64) error {
+	return writeZeros(ctx, s, off, n)
+}
+
+func (s fileStorage) Sync(context.Context) error { return s.file.Sync() }
+
+// writeZeros writes zeros: a hole would give space back that the disk's owner has set aside.
+func writeZeros(ctx context.Context, s interface {
+	WriteAt(ctx context.Context, p []byte, off int64) (int, error)
+}, off, n int64,
+) error {
 	zeros := make([]byte, min(n, mib))
 	for n > 0 {
-		m, err := f.WriteAt(zeros[:min(n, int64(len(zeros)))], off)
+		m, err := s.WriteAt(ctx, zeros[:min(n, int64(len(zeros)))], off)
 		if err != nil {
 			return err
 		}
@@ -55,7 +98,7 @@ func (s *storeImage) ReadAt(ctx context.Context, p []byte, off int64) (int, erro
 		return 0, err
 	}
 	want := p[:min(int64(len(p)), max(s.Size()-off, 0))]
-	n, err := s.storage.ReadAt(want, off)
+	n, err := s.storage.ReadAt(ctx, want, off)
 	if err == io.EOF {
 		clear(want[n:])
 		n, err = len(want), nil
@@ -67,8 +110,8 @@ func (s *storeImage) ReadAt(ctx context.Context, p []byte, off int64) (int, erro
 }
 
 // grow sets the storage's length.
-func (s *storeImage) grow(size int64) error {
-	if err := s.Truncate(size); err != nil {
+func (s *storeImage) grow(ctx context.Context, size int64) error {
+	if err := s.Truncate(ctx, size); err != nil {
 		return err
 	}
 	s.size.Store(size)

@@ -141,7 +141,7 @@ func (o *opener) vhdLayer(p *parser) (*layer, Info, error) {
 	if f.size <= 0 || f.size > maxVHDDisk || f.size%vhdSector != 0 {
 		return nil, Info{}, p.corrupt(at+48, "a disk of %d bytes", f.size)
 	}
-	info := Info{Format: "vhd", SectorSize: vhdSector, PhysicalSector: vhdSector, DiskID: f.id, DataWrite: f.id}
+	info := Info{Format: "vhd", Size: f.size, SectorSize: vhdSector, PhysicalSector: vhdSector, DiskID: f.id, DataWrite: f.id}
 	l := &layer{path: p.path, size: f.size, sector: vhdSector, file: p.file}
 	switch f.kind {
 	case vhdFixed:

@@ -79,7 +79,7 @@ func (w *writer) WriteAt(ctx context.Context, p []byte, off int64) (int, error) 
 	if err := w.check(ctx, "write", off, int64(len(p))); err != nil {
 		return 0, err
 	}
-	if err := w.touch(); err != nil {
+	if err := w.touch(ctx); err != nil {
 		return 0, err
 	}
 	done := 0
@@ -96,14 +96,14 @@ func (w *writer) WriteAt(ctx context.Context, p []byte, off int64) (int, error) 
 
 // touch gives the file new identities before its content changes for the first time: children that were made on it find
 // out by them.
-func (w *writer) touch() error {
+func (w *writer) touch(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.fresh {
 		return nil
 	}
 	w.h.fileWrite, w.h.dataWrite = NewGUID(), NewGUID()
-	if err := w.writeHeader(); err != nil {
+	if err := w.writeHeader(ctx); err != nil {
 		return err
 	}
 	w.fresh = true
@@ -183,9 +183,9 @@ func (w *writer) place(ctx context.Context, p []byte, off, n int64, outside func
 	put := func(host int64) error {
 		return outside(func() error {
 			if zero {
-				return w.named("zero", host+in, w.store.Zero(host+in, n))
+				return w.named("zero", host+in, w.store.Zero(ctx, host+in, n))
 			}
-			_, err := w.store.WriteAt(p, host+in)
+			_, err := w.store.WriteAt(ctx, p, host+in)
 			return w.named("write", host+in, err)
 		})
 	}
@@ -206,7 +206,7 @@ func (w *writer) place(ctx context.Context, p []byte, off, n int64, outside func
 	case zero && whole:
 		return w.set(ctx, t.entry(block), zeroBlock)
 	}
-	host, err := w.alloc(t.blockSize)
+	host, err := w.alloc(ctx, t.blockSize)
 	if err != nil {
 		return err
 	}
@@ -258,12 +258,12 @@ func (w *writer) named(op string, off int64, err error) error {
 }
 
 // alloc gives n bytes, which are zero, at the end of the file. Both are multiples of 1 MiB.
-func (w *writer) alloc(n int64) (int64, error) {
+func (w *writer) alloc(ctx context.Context, n int64) (int64, error) {
 	at := (w.store.Size() + mib - 1) / mib * mib
 	if at+n > maxFileSize {
 		return 0, w.fail("resize", at, fs.ErrInvalid)
 	}
-	return at, w.named("resize", at, w.store.grow(at+n))
+	return at, w.named("resize", at, w.store.grow(ctx, at+n))
 }
 
 // set changes an entry of the table of blocks.
@@ -280,7 +280,7 @@ func (w *writer) change(ctx context.Context, at int64, b []byte) error {
 	if err != nil || w.dirty < maxEntry {
 		return err
 	}
-	return w.flush()
+	return w.flush(ctx)
 }
 
 // bits sets or clears the bits of a range of a block, making the bitmap where there is none.
@@ -292,7 +292,7 @@ func (w *writer) bits(ctx context.Context, block, in, n int64, set bool) error {
 		return err
 	}
 	if v&stateMask != bitmapThere {
-		at, err := w.alloc(mib)
+		at, err := w.alloc(ctx, mib)
 		if err == nil {
 			err = w.set(ctx, entry, uint64(at)|bitmapThere)
 		}
@@ -352,7 +352,7 @@ func (w *writer) Mark(ctx context.Context, e pipe.Extent) error {
 	case e.Kind != pipe.Zero && !e.Kind.Dropped():
 		return w.fail("mark", e.Off, fmt.Errorf("%w: %v cannot be marked", fs.ErrInvalid, e.Kind))
 	}
-	if err := w.touch(); err != nil {
+	if err := w.touch(ctx); err != nil {
 		return err
 	}
 	for off := e.Off; off < e.End(); {

@@ -66,13 +66,13 @@ func Alone(t *testing.T) bool {
 func StartDomain(t testing.TB) *Domain {
 	t.Helper()
 	require.Equal(t, t.Name(), os.Getenv(insideVariable), "a domain is for a test that is Alone")
-	tool, samba := program(t, "samba-tool"), program(t, "samba")
-	program(t, "winbindd")
+	tool, samba := needed(t, "samba-tool"), needed(t, "samba")
+	needed(t, "winbindd")
 	for _, args := range [][]string{
 		{"ip", "link", "set", "lo", "up"}, {"ip", "addr", "add", controllerAddr + "/32", "dev", "lo"}, {"hostname", "dc1"},
 		{"mount", "--make-rprivate", "/"}, {"mount", "-t", "tmpfs", "none", "/run"}, {"mkdir", "-p", winbindDir},
 	} {
-		out, err := exec.CommandContext(t.Context(), program(t, args[0]), args[1:]...).CombinedOutput()
+		out, err := exec.CommandContext(t.Context(), needed(t, args[0]), args[1:]...).CombinedOutput()
 		if err != nil {
 			t.Skipf("%v: %v: %s", args, err, out)
 		}
@@ -97,6 +97,16 @@ func StartDomain(t testing.TB) *Domain {
 	await(t, dir, "tcp", d.HostPort)
 	await(t, dir, "unix", filepath.Join(winbindDir, "pipe")) // who maps users
 	return d
+}
+
+// needed is program for tests, which are skipped without it.
+func needed(t testing.TB, name string) string {
+	t.Helper()
+	path, err := program(name)
+	if err != nil {
+		t.Skip(err)
+	}
+	return path
 }
 
 // finish keeps everything of the controller's below its folder, and gives it ADMIN$.

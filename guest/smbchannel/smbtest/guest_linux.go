@@ -1,6 +1,7 @@
 package smbtest
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -25,34 +26,79 @@ type Guest struct {
 	Machine   *scmtest.Machine
 	Component Component // of services
 
+	name      string
+	furniture map[string]bool // of the folder Windows, from the start
 	mu        sync.Mutex
 	processes []*process
 	listening []net.Listener
 	running   sync.WaitGroup
 }
 
-// StartGuest starts Samba and, behind its pipes, a service control manager whose services run component. nil is Exec.
+// StartGuest starts Samba for a test and, behind its pipes, a service control manager whose services run component. nil is Exec.
 func StartGuest(t testing.TB, set Settings, component Component) *Guest {
 	t.Helper()
+	g, err := LaunchGuest(t.Context(), set, component)
+	if errors.Is(err, ErrAbsent) {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	t.Cleanup(g.Close)
+	return g
+}
+
+// LaunchGuest is StartGuest for programs: the guest is there until Close. Its errors are those of LaunchSamba.
+func LaunchGuest(ctx context.Context, set Settings, component Component) (*Guest, error) {
 	set.Helpers = false
-	g := &Guest{Samba: StartSamba(t, set), Component: component, Machine: &scmtest.Machine{}}
+	samba, err := LaunchSamba(ctx, set)
+	if err != nil {
+		return nil, err
+	}
+	g := &Guest{Samba: samba, Component: component, Machine: &scmtest.Machine{}, name: set.Name}
 	if component == nil {
 		g.Component = Exec
 	}
+	if g.name == "" {
+		g.name = Name
+	}
 	g.Machine.Start = g.startService
-	require.NoError(t, os.Mkdir(filepath.Join(g.Windows(), "System32"), 0o755))
-	require.NoError(t, os.WriteFile(filepath.Join(g.Windows(), "System32", "ntdll.dll"), library(0x8664), 0o644))
-	g.serve("srvsvc", serveServer)
-	g.serve(scm.Pipe, g.Machine.Serve)
-	t.Cleanup(func() {
-		g.Kill()
-		g.Stop()
-		for _, l := range g.listening {
-			_ = l.Close()
-		}
-		g.running.Wait()
-	})
-	return g
+	if err := g.furnish(); err != nil {
+		g.Close()
+		return nil, err
+	}
+	return g, nil
+}
+
+// furnish makes what the guest has from the start: a system folder, and two pipes.
+func (g *Guest) furnish() error {
+	if err := os.MkdirAll(filepath.Join(g.Windows(), "System32"), 0o755); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(g.Windows())
+	if err != nil {
+		return err
+	}
+	g.furniture = map[string]bool{}
+	for _, e := range entries {
+		g.furniture[e.Name()] = true
+	}
+	if err := g.SetMachine(0x8664); err != nil {
+		return err
+	}
+	if err := g.serve("srvsvc", g.serveServer); err != nil {
+		return err
+	}
+	return g.serve(scm.Pipe, g.Machine.Serve)
+}
+
+// Close ends the guest's services and its server, and waits for them.
+func (g *Guest) Close() {
+	g.Kill()
+	g.Stop()
+	for _, l := range g.listening {
+		_ = l.Close()
+	}
+	g.running.Wait()
+	g.Samba.Close()
 }
 
 // library is the beginning of a program for a machine.
@@ -66,14 +112,16 @@ func library(machine uint16) []byte {
 }
 
 // SetMachine makes the guest one for another processor: a machine of the PE format.
-func (g *Guest) SetMachine(machine uint16) {
-	require.NoError(g.t, os.WriteFile(filepath.Join(g.Windows(), "System32", "ntdll.dll"), library(machine), 0o644))
+func (g *Guest) SetMachine(machine uint16) error {
+	return os.WriteFile(filepath.Join(g.Windows(), "System32", "ntdll.dll"), library(machine), 0o644)
 }
 
-// serve serves a pipe to any number of clients until the test ends.
-func (g *Guest) serve(name string, serve func(io.ReadWriter) error) {
+// serve serves a pipe to any number of clients until the guest is closed.
+func (g *Guest) serve(name string, serve func(io.ReadWriter) error) error {
 	l, err := g.ListenPipe(name)
-	require.NoError(g.t, err)
+	if err != nil {
+		return err
+	}
 	g.listening = append(g.listening, l)
 	g.running.Go(func() {
 		for {
@@ -90,6 +138,7 @@ func (g *Guest) serve(name string, serve func(io.ReadWriter) error) {
 			})
 		}
 	})
+	return nil
 }
 
 // Stop stops all services, as a shutdown of the guest does.
@@ -117,9 +166,11 @@ func (g *Guest) Left() (list []string) {
 		list = append(list, "service "+name)
 	}
 	entries, err := os.ReadDir(g.Windows())
-	require.NoError(g.t, err)
+	if err != nil {
+		list = append(list, "unknown: "+err.Error())
+	}
 	for _, e := range entries {
-		if e.Name() != "System32" {
+		if !g.furniture[e.Name()] {
 			list = append(list, "folder "+e.Name())
 		}
 	}

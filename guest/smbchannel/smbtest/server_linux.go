@@ -11,14 +11,14 @@ var serverInterface = rpc.Interface{Major: 3, UUID: [16]byte{
 	0xc8, 0x4f, 0x32, 0x4b, 0x70, 0x16, 0xd3, 0x01, 0x12, 0x78, 0x5a, 0x47, 0xbf, 0x6e, 0xe1, 0x88,
 }}
 
-// Where the guest says that ADMIN$ is, and what it is called.
+// Where the guest says that ADMIN$ is, and what it is called where settings do not say.
 const (
 	Root = `C:\Windows`
 	Name = "GUEST1"
 )
 
 // serveServer answers NetrShareGetInfo for ADMIN$ and NetrServerGetInfo (MS-SRVS 3.1.4.10, 3.1.4.17).
-func serveServer(pipe io.ReadWriter) error {
+func (g *Guest) serveServer(pipe io.ReadWriter) error {
 	return rpc.Serve(pipe, `\PIPE\srvsvc`, serverInterface, func(procedure uint16, args []byte) ([]byte, error) {
 		r := rpc.Reader{Data: args}
 		r.OptionalString(1024)
@@ -26,7 +26,7 @@ func serveServer(pipe io.ReadWriter) error {
 		case 16:
 			return shareInfo(&r)
 		case 21:
-			return serverInfo(&r)
+			return serverInfo(&r, g.name)
 		}
 		return nil, &rpc.Fault{Status: rpc.FaultUnknownProcedure}
 	})
@@ -60,7 +60,7 @@ func shareInfo(r *rpc.Reader) ([]byte, error) {
 	return w.Data, nil
 }
 
-func serverInfo(r *rpc.Reader) ([]byte, error) {
+func serverInfo(r *rpc.Reader, name string) ([]byte, error) {
 	if level := r.Uint32(); r.End() != nil || level != 101 {
 		return nil, &rpc.Fault{Status: rpc.FaultBadStub}
 	}
@@ -73,7 +73,7 @@ func serverInfo(r *rpc.Reader) ([]byte, error) {
 	w.Uint32(0)
 	w.Uint32(0x9003)
 	w.Pointer(true) // comment
-	w.String(Name)
+	w.String(name)
 	w.String("")
 	w.Uint32(0)
 	return w.Data, nil

@@ -1,0 +1,577 @@
+package hyperv
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/hyperv/cim"
+)
+
+// kindCheckpoint is a production checkpoint of ours. Its effect is written down before the host is asked, so it cannot name an
+// object: the mark in the checkpoint's name or notes is what finds it. A second one, written when the checkpoint is known,
+// names the files that it made, and takes the first one's place.
+const kindCheckpoint = "hyperv.checkpoint"
+
+const (
+	checkpointName = "hikae " // and the session, and the mark
+	undoLimit      = 10 * time.Minute
+
+	typeRecovery = 32768 // SnapshotType: a checkpoint for a backup
+	recovery     = "Microsoft:Hyper-V:Snapshot:Recovery"
+
+	levelApplication, levelCrash = uint8(1), uint8(2) // ConsistencyLevel
+	backupFull, backupCopy       = uint8(1), uint8(2) // GuestBackupType
+	buildGuestBackupType         = 15063              // knows it
+
+	// A checkpoint may be in listings shortly after its job has ended only.
+	listings    = 30
+	listingWait = 500 * time.Millisecond
+
+	maxFacts = 32 << 10 // bytes of files that an effect names
+)
+
+var goodMark = regexp.MustCompile(`^[a-z2-7]{26}$`)
+
+// marked is one checkpoint of ours: one that is going to be, is, or was.
+type marked struct {
+	p      *Provider
+	vm     string // GUID
+	mark   string
+	name   string
+	id     string   // InstanceID; empty: not made, or nobody said so
+	before []string // InstanceIDs of all checkpoints that there were
+	begun  time.Time
+	guess  bool     // the call that was to make it had no answer: one that is new since then is taken for it
+	made   []string // files that the checkpoint made
+
+	planned *planned
+	journal hikae.Journal
+	done    func(context.Context) error // nil: settled
+}
+
+// newMarked writes down that there is going to be a checkpoint.
+func (p *Provider) newMarked(ctx context.Context, journal hikae.Journal, vm *planned, there []*cim.Instance) (*marked, error) {
+	k := &marked{p: p, vm: vm.machine.ID, mark: strings.ToLower(rand.Text()), begun: time.Now(), planned: vm, journal: journal}
+	k.name = checkpointName + k.mark
+	if j, ok := journal.(interface{ Session() string }); ok && journal != nil {
+		k.name = checkpointName + j.Session() + " " + k.mark
+	}
+	for _, in := range there {
+		k.before = append(k.before, in.Text("InstanceID"))
+	}
+	return k, k.intend(ctx)
+}
+
+// intend writes down what is known. What was written before is replaced.
+func (k *marked) intend(ctx context.Context) error {
+	facts := map[string]string{"mark": k.mark, "name": k.planned.machine.Name, "begun": k.begun.UTC().Format(time.RFC3339)}
+	if k.id == "" {
+		facts["before"] = strings.Join(k.before, "\n")
+	} else {
+		facts["checkpoint"] = k.id
+	}
+	var files []string
+	for size, i := 0, 0; i < len(k.made); i++ {
+		if size += len(k.made[i]) + 1; size > maxFacts {
+			break
+		}
+		files = append(files, k.made[i])
+	}
+	facts["files"] = strings.Join(files, "\n")
+	done, err := k.p.intend(ctx, k.journal, kindCheckpoint, k.planned, facts, "")
+	if err != nil {
+		return err
+	}
+	first := k.done
+	if k.done = done; first == nil {
+		return nil
+	}
+	return first(ctx)
+}
+
+// intend writes an effect down. Without a journal it is done at once.
+func (p *Provider) intend(ctx context.Context, j hikae.Journal, kind string, vm *planned, facts map[string]string, repository string) (func(context.Context) error, error) {
+	if j == nil {
+		return func(context.Context) error { return nil }, nil
+	}
+	e := hikae.Effect{Kind: kind, VM: vm.machine.ID, Repository: repository, Facts: map[string]string{"site": p.site.Address(), "host": vm.host.Info().Name}}
+	for k, v := range facts {
+		if v != "" {
+			e.Facts[k] = v
+		}
+	}
+	return j.Intend(ctx, e)
+}
+
+// nameFiles writes down which files the checkpoint made, so that a later start can see whether they are merged.
+func (k *marked) nameFiles(ctx context.Context, files []string) error {
+	k.made = files
+	return k.intend(ctx)
+}
+
+// wish is how a checkpoint is asked for.
+type wish struct {
+	level  uint8
+	full   bool // of GuestBackupType
+	ignore bool // disks that no checkpoint covers: the plan has named them all
+}
+
+// create asks for the checkpoint and waits for it. A VM that left its host meanwhile is asked for where it is now, once. That the
+// host refused, or could not quiesce the guest, is its own error; where its answer was lost the mark tells.
+func (k *marked) create(ctx context.Context, w wish) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, k.p.opts.CheckpointLimit, fmt.Errorf("no checkpoint within %v: %w", k.p.opts.CheckpointLimit, context.DeadlineExceeded))
+	defer cancel()
+	for try := 0; ; try++ {
+		h, err := k.p.site.Owner(ctx, k.vm)
+		if err == nil {
+			err = k.createOn(ctx, h, w)
+		}
+		if !errors.Is(err, fs.ErrNotExist) || try > 0 || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (k *marked) createOn(ctx context.Context, h *Host, w wish) error {
+	vm, err := h.vmRef(ctx, k.vm)
+	if err != nil {
+		return err
+	}
+	service, err := h.service(ctx, "Msvm_VirtualSystemSnapshotService")
+	if err != nil {
+		return err
+	}
+	set := &cim.Instance{Class: "Msvm_VirtualSystemSnapshotSettingData"}
+	set.Set("ElementName", k.name)
+	set.Set("ConsistencyLevel", w.level)
+	set.Set("IgnoreNonSnapshottableDisks", w.ignore)
+	if h.info.Build >= buildGuestBackupType {
+		kind := backupCopy
+		if w.full {
+			kind = backupFull
+		}
+		set.Set("GuestBackupType", kind)
+	}
+	out, err := h.client.Run(ctx, service, "CreateSnapshot", []cim.Property{{Name: "AffectedSystem", Value: vm},
+		{Name: "SnapshotSettings", Value: set}, {Name: "SnapshotType", Value: uint16(typeRecovery)}}, &cim.JobOptions{Limit: k.p.opts.CheckpointLimit})
+	var lost *cim.UnknownError
+	var failed *cim.JobError
+	switch {
+	case errors.As(err, &lost):
+		if k.guess = true; k.await(ctx, h, out) != nil {
+			return err
+		}
+		return nil
+	case errors.As(err, &failed): // some jobs do what they do, and fail then: nobody shall lose that out of sight
+		_, found := k.find(ctx, h, out)
+		return errors.Join(err, found)
+	case err != nil:
+		return err
+	}
+	return k.await(ctx, h, out)
+}
+
+// await waits until the checkpoint is listed. One that is not, after all that time, is fs.ErrNotExist.
+func (k *marked) await(ctx context.Context, h *Host, out *cim.Outcome) error {
+	wait := listingWait / 16
+	for deadline := time.Now().Add(listings * listingWait); ; wait = min(2*wait, listingWait) {
+		in, err := k.find(ctx, h, out)
+		if err != nil {
+			return err
+		}
+		if in != nil {
+			return k.giveName(ctx, h, in)
+		}
+		if time.Now().After(deadline) {
+			k.guess = true // it may be listed yet
+			return fmt.Errorf("checkpoint %q of VM %s is made and not in its host's listings after %v: %w", k.name, k.vm, listings*listingWait, errLate)
+		}
+		if err := pause(ctx, wait); err != nil {
+			k.guess = true
+			return err
+		}
+	}
+}
+
+// errLate is no fs.ErrNotExist: asking for another one would not help.
+var errLate = errors.New("it came too late")
+
+// find finds what a call made: what its job affected, else by mark. Its InstanceID is written down before anything else: some
+// hosts name checkpoints themselves, and do not take our name.
+func (k *marked) find(ctx context.Context, h *Host, out *cim.Outcome) (*cim.Instance, error) {
+	if k.id == "" && out != nil {
+		in, err := h.resultOf(ctx, out, "ResultingSnapshot", cim.Hop{Association: "Msvm_AffectedJobElement", Result: settingClass})
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return nil, err
+		case in.Text("VirtualSystemType") != recovery || !strings.EqualFold(in.Text("VirtualSystemIdentifier"), k.vm) || slices.Contains(k.before, in.Text("InstanceID")):
+			return nil, fmt.Errorf("checkpoint of VM %s: %w: the host names %s as what it made", k.vm, cim.ErrMalformed, in.Text("InstanceID"))
+		default:
+			k.id = in.Text("InstanceID")
+			if err := k.intend(ctx); err != nil {
+				return nil, err
+			}
+		}
+	}
+	known := k.id != ""
+	in, err := k.look(ctx, h)
+	if err == nil && in != nil && !known {
+		err = k.intend(ctx)
+	}
+	return in, err
+}
+
+// giveName gives the checkpoint the name by which other sessions, and people, know whose it is. It is found without, too.
+func (k *marked) giveName(ctx context.Context, h *Host, in *cim.Instance) error {
+	if hasMark(in, k.mark) {
+		return nil
+	}
+	service, err := h.service(ctx, "Msvm_VirtualSystemManagementService")
+	if err != nil {
+		return err
+	}
+	set := &cim.Instance{Class: settingClass}
+	set.Set("InstanceID", k.id)
+	set.Set("ElementName", k.name)
+	set.Set("Notes", []string{k.mark})
+	_, err = h.client.Run(ctx, service, "ModifySystemSettings", []cim.Property{{Name: "SystemSettings", Value: set}}, nil)
+	var refused *cim.ReturnError
+	var failed *cim.JobError
+	if errors.As(err, &refused) || errors.As(err, &failed) || errors.Is(err, cim.ErrArgument) {
+		k.p.tell(k.vm, "checkpoint %s could not be given our name, so that other sessions do not know whose it is: %v", k.id, err)
+		return nil
+	}
+	return err
+}
+
+// look finds the checkpoint on a host, by reference where that is known, else by mark; nil where it is not there. Where the answer
+// to the call that was to make it was lost, and the host did not take our name, it is the only one that is new since then.
+func (k *marked) look(ctx context.Context, h *Host) (*cim.Instance, error) {
+	list, err := h.checkpoints(ctx, k.vm)
+	if err != nil {
+		return nil, err
+	}
+	var fresh []*cim.Instance
+	for _, in := range list {
+		id := in.Text("InstanceID")
+		switch {
+		case k.id != "" && strings.EqualFold(id, k.id), k.id == "" && hasMark(in, k.mark):
+			if in.Text("VirtualSystemType") != recovery {
+				return nil, fmt.Errorf("checkpoint %s of VM %s: %w: it is of type %.80q", id, k.vm, cim.ErrMalformed, in.Text("VirtualSystemType"))
+			}
+			k.id = id
+			return in, nil
+		case k.id == "" && k.guess && k.mayBe(in):
+			fresh = append(fresh, in)
+		}
+	}
+	switch len(fresh) {
+	case 0:
+		return nil, nil
+	case 1:
+		k.id = fresh[0].Text("InstanceID")
+		return fresh[0], nil
+	}
+	return nil, fmt.Errorf("VM %s: %d checkpoints for backups are new, and which is ours is not known: %s; none was removed", k.vm, len(fresh), fresh[0].Text("InstanceID"))
+}
+
+// clockSlack is how far a host's clock, which stamps checkpoints, may be from ours.
+const clockSlack = time.Hour
+
+// mayBe: a checkpoint for a backup that was not there before, was made when ours was asked for, and that nobody has put a mark on.
+func (k *marked) mayBe(in *cim.Instance) bool {
+	var set struct {
+		Type string    `cim:"VirtualSystemType,optional"`
+		Made time.Time `cim:"CreationTime,optional"`
+	}
+	if in.Decode(&set) != nil || set.Type != recovery || len(ourCheckpoints([]*cim.Instance{in})) > 0 {
+		return false
+	}
+	id := in.Text("InstanceID")
+	return !slices.ContainsFunc(k.before, func(b string) bool { return strings.EqualFold(b, id) }) &&
+		set.Made.After(k.begun.Add(-clockSlack)) && set.Made.Before(k.begun.Add(k.p.opts.CheckpointLimit+clockSlack))
+}
+
+// gone says whether nothing of it is listed any more, wherever the VM is.
+func (k *marked) gone(ctx context.Context) (bool, error) {
+	h, err := k.p.site.Owner(ctx, k.vm)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil // with its VM
+	}
+	if err != nil {
+		return false, err
+	}
+	in, err := k.look(ctx, h)
+	return in == nil, err
+}
+
+const (
+	removals   = 4 // times that a removal is asked for, where it was refused or its answer was lost
+	firstPause = 50 * time.Millisecond
+	pollEvery  = 2 * time.Second
+)
+
+// vanish returns nil when no checkpoint with the mark is listed. It asks where the VM runs now, each time: VMs move. Somebody
+// else's work on the VM is waited for, as long as ctx lasts.
+func (k *marked) vanish(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, undoLimit, fmt.Errorf("no end within %v: %w", undoLimit, context.DeadlineExceeded))
+	defer cancel()
+	var errs []error
+	wait := firstPause
+	for try := 0; try < removals; wait = min(2*wait, pollEvery) {
+		h, err := k.p.site.Owner(ctx, k.vm)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		var in *cim.Instance
+		if err == nil {
+			in, err = k.look(ctx, h)
+		}
+		if err == nil && in == nil {
+			return nil
+		}
+		if err == nil {
+			err = h.destroyCheckpoint(ctx, in)
+		}
+		switch {
+		case err == nil:
+			try++ // it is looked for once more: listings may lag
+		case !errors.Is(err, cim.ErrBusy) && !errors.Is(err, errState):
+			errs = append(errs, err)
+			try++
+		}
+		if paused := pause(ctx, wait); paused != nil {
+			return fmt.Errorf("remove checkpoint %q of VM %s: %w", k.name, k.vm, errors.Join(append(errs, paused, err)...))
+		}
+	}
+	if gone, err := k.gone(ctx); err != nil || gone {
+		return err
+	}
+	return fmt.Errorf("remove checkpoint %q of VM %s: it is still listed: %w", k.name, k.vm, errors.Join(append(errs, errState)...))
+}
+
+// settle says that the checkpoint is gone. Where a call had no answer it may still make one: that is for a sweep to see, when this
+// session is over.
+func (k *marked) settle(ctx context.Context) error {
+	if k.done == nil {
+		return nil
+	}
+	if k.guess && k.id == "" {
+		k.done = nil
+		return nil
+	}
+	if err := k.done(ctx); err != nil {
+		return err
+	}
+	k.done = nil
+	return nil
+}
+
+const settingClass = "Msvm_VirtualSystemSettingData"
+
+// errState says that an object is not in a state for what was asked: it may be soon.
+var errState = errors.New("the VM is not in a state for this")
+
+// destroyCheckpoint has the host remove one checkpoint. Its files are merged by the host, which may go on when this returns.
+func (h *Host) destroyCheckpoint(ctx context.Context, in *cim.Instance) error {
+	ref, err := in.Keyed(cim.Virtualization, "InstanceID")
+	if err != nil {
+		return err
+	}
+	service, err := h.service(ctx, "Msvm_VirtualSystemSnapshotService")
+	if err != nil {
+		return err
+	}
+	_, err = h.client.Run(ctx, service, "DestroySnapshot", []cim.Property{{Name: "AffectedSnapshot", Value: ref}}, nil)
+	var refused *cim.ReturnError
+	if errors.As(err, &refused) && refused.Code == 32775 {
+		return fmt.Errorf("%w: %w", errState, err)
+	}
+	return err
+}
+
+// checkpoints are all of a VM's, users' and backups'.
+func (h *Host) checkpoints(ctx context.Context, vm string) ([]*cim.Instance, error) {
+	ref, err := h.vmRef(ctx, vm)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := h.bounded(ctx)
+	defer cancel()
+	list, err := cim.All(h.client.Associators(ctx, ref, cim.Hop{Association: "Msvm_SnapshotOfVirtualSystem", Result: settingClass}, nil))
+	if err != nil {
+		return nil, fmt.Errorf("checkpoints of VM %s: %w", vm, err)
+	}
+	return list, nil
+}
+
+// ourCheckpoints are those that some session of this program made.
+func ourCheckpoints(list []*cim.Instance) (ours []*cim.Instance) {
+	for _, in := range list {
+		name := in.Text("ElementName")
+		words := strings.Fields(name)
+		if in.Text("VirtualSystemType") == recovery && strings.HasPrefix(name, checkpointName) && len(words) > 1 && goodMark.MatchString(words[len(words)-1]) {
+			ours = append(ours, in)
+		}
+	}
+	return ours
+}
+
+// hasMark: the mark is a word of its name, or of its notes.
+func hasMark(in *cim.Instance, mark string) bool {
+	var set struct {
+		Name  string   `cim:"ElementName,optional"`
+		Notes []string `cim:"Notes"`
+	}
+	if in.Decode(&set) != nil {
+		return false
+	}
+	return slices.ContainsFunc(append(set.Notes, set.Name), func(s string) bool { return slices.Contains(strings.Fields(s), mark) })
+}
+
+func (h *Host) vmRef(ctx context.Context, vm string) (cim.Ref, error) {
+	ctx, cancel := h.bounded(ctx)
+	defer cancel()
+	in, err := h.find(ctx, vm)
+	if err != nil {
+		return cim.Ref{}, err
+	}
+	return in.Keyed(cim.Virtualization, "CreationClassName", "Name")
+}
+
+// service is the only instance of a service's class.
+func (h *Host) service(ctx context.Context, class string) (cim.Ref, error) {
+	ctx, cancel := h.bounded(ctx)
+	defer cancel()
+	in, err := cim.One(h.client.Query(ctx, cim.Virtualization, "SELECT * FROM "+class, nil))
+	if err != nil {
+		return cim.Ref{}, err
+	}
+	return in.Keyed(cim.Virtualization, "SystemCreationClassName", "SystemName", "CreationClassName", "Name")
+}
+
+// resultOf is what a method made: its output parameter, or what its job affected.
+func (h *Host) resultOf(ctx context.Context, out *cim.Outcome, parameter string, hop cim.Hop) (*cim.Instance, error) {
+	ctx, cancel := h.bounded(ctx)
+	defer cancel()
+	if v, _ := out.Out.Value(parameter); v != nil {
+		if ref, ok := v.(cim.Ref); ok {
+			return h.client.Get(ctx, ref)
+		}
+	}
+	if out.Job.Zero() {
+		return nil, fmt.Errorf("%w: no %s, and no job", cim.ErrMalformed, parameter)
+	}
+	return cim.One(h.client.Associators(ctx, out.Job, hop, nil))
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// undoCheckpoint removes a checkpoint by its mark, wherever its VM is now, and waits for what the host merges then: the effect
+// stays for as long as that is pending. One that is being made is waited for.
+func undoCheckpoint(ctx context.Context, p *Provider, e hikae.Effect, _ []hikae.ChangeID) error {
+	k, err := markedOf(p, e)
+	if err != nil {
+		return err
+	}
+	bounded, cancel := context.WithTimeout(ctx, p.opts.CheckpointLimit)
+	defer cancel()
+	if err := k.arrived(bounded); err != nil {
+		return err
+	}
+	made, err := k.children(bounded)
+	if err != nil {
+		return err
+	}
+	k.made = append(k.made, made...)
+	if err := k.vanish(bounded); err != nil {
+		return err
+	}
+	return k.merged(ctx)
+}
+
+// markedOf is the checkpoint of an effect.
+func markedOf(p *Provider, e hikae.Effect) (*marked, error) {
+	k := &marked{p: p, vm: strings.ToLower(e.VM), mark: e.Facts["mark"], id: e.Facts["checkpoint"], before: linesOf(e.Facts["before"]), made: linesOf(e.Facts["files"])}
+	if !goodMark.MatchString(k.mark) || !isGUID(e.VM) {
+		return nil, fmt.Errorf("effect %s: mark %.40q of VM %.40q: %w", e.ID, k.mark, e.VM, fs.ErrInvalid)
+	}
+	var err error
+	if k.begun, err = time.Parse(time.RFC3339, e.Facts["begun"]); err != nil {
+		return nil, fmt.Errorf("effect %s: begun at %.40q: %w", e.ID, e.Facts["begun"], fs.ErrInvalid)
+	}
+	k.name, k.guess = checkpointName+k.mark, k.id == ""
+	return k, nil
+}
+
+// arrived waits until no checkpoint of the VM is being made: ours may be the one.
+func (k *marked) arrived(ctx context.Context) error {
+	for wait := firstPause; ; wait = min(2*wait, pollEvery) {
+		m, err := k.p.machineNow(ctx, k.vm)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !m.doing(statusSnapshotting, statusWaiting) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := pause(ctx, wait); err != nil {
+			return fmt.Errorf("VM %s: a checkpoint is being made: %w", k.vm, err)
+		}
+	}
+}
+
+// children are the files that a checkpoint which is listed made: those that the VM writes to in place of the checkpoint's own.
+func (k *marked) children(ctx context.Context) ([]string, error) {
+	h, err := k.p.site.Owner(ctx, k.vm)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	in, err := k.look(ctx, h)
+	if err != nil || in == nil {
+		return nil, err
+	}
+	ref, err := in.Keyed(cim.Virtualization, "InstanceID")
+	if err != nil {
+		return nil, err
+	}
+	frozen, err := h.disks(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	m, err := h.Machine(ctx, k.vm)
+	if err != nil {
+		return nil, err
+	}
+	return childrenOf(m, frozen), nil
+}
+
+// childrenOf are the files of a VM whose parents are those of a checkpoint.
+func childrenOf(m *Machine, frozen []Disk) (files []string) {
+	for i := range m.Disks {
+		if slices.ContainsFunc(frozen, func(d Disk) bool { return d.Path != "" && strings.EqualFold(d.Path, m.Disks[i].ParentPath) }) {
+			files = append(files, m.Disks[i].Path)
+		}
+	}
+	return files
+}

@@ -1,0 +1,121 @@
+package hypervtest
+
+import (
+	"io"
+	"io/fs"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func cluster(t *testing.T, opts *ClusterOptions) *Cluster {
+	t.Helper()
+	c, err := StartCluster(opts)
+	require.NoError(t, err)
+	t.Cleanup(c.Close)
+	return c
+}
+
+// ids are what a query finds on a node, by a property.
+func found(t *testing.T, h *Host, namespace, query, property string) (list []string) {
+	t.Helper()
+	h.Lock()
+	defer h.Unlock()
+	objects, _, err := h.query(namespace, query)
+	require.NoError(t, err)
+	for _, o := range objects {
+		text, _ := o.text(property)
+		list = append(list, text)
+	}
+	return list
+}
+
+// R087, R088: every node tells of the same cluster; the level is the highest that the oldest can have, and is not told by a node
+// that does not know the property.
+func TestClusterTellsOfItself(t *testing.T) {
+	c := cluster(t, &ClusterOptions{Generations: []string{"2012r2", "2016"}})
+	hosts := c.Hosts()
+	for _, h := range hosts {
+		require.Equal(t, []string{"HV1", "HV2"}, found(t, h, ClusterNamespace, "SELECT * FROM MSCluster_Node WHERE State = 0", "Name"))
+		require.Equal(t, []string{`C:\ClusterStorage\Volume1`}, found(t, h, ClusterNamespace, "SELECT * FROM MSCluster_ClusterSharedVolume", "Name"))
+	}
+	require.Equal(t, []string{""}, found(t, hosts[0], ClusterNamespace, "SELECT * FROM MSCluster_Cluster", "ClusterFunctionalLevel"))
+	require.Equal(t, []string{"8"}, found(t, hosts[1], ClusterNamespace, "SELECT * FROM MSCluster_Cluster", "ClusterFunctionalLevel"))
+	c.SetLevel(9)
+	require.Equal(t, []string{"9"}, found(t, hosts[1], ClusterNamespace, "SELECT * FROM MSCluster_Cluster", "ClusterFunctionalLevel"))
+	require.Equal(t, []string{""}, found(t, hosts[0], ClusterNamespace, "SELECT * FROM MSCluster_Cluster", "ClusterFunctionalLevel"))
+	require.NoError(t, c.SetDown("hv2", true))
+	require.Equal(t, []string{"HV2"}, found(t, hosts[0], ClusterNamespace, "SELECT * FROM MSCluster_Node WHERE State = 1", "Name"))
+	require.ErrorIs(t, c.SetDown("hv9", true), fs.ErrNotExist)
+	require.Equal(t, hosts[1].Addr(), c.Address("hv2.example.org", "cim"))
+	require.Equal(t, hosts[0].Addr(), c.Address("cluster1", "cim"))
+	require.Equal(t, "fs1", c.Address("fs1", "smb"))
+}
+
+// A VM moves in the midst of a backup: its checkpoint is at the other node, nothing of it is at the old one, the guest goes on in the
+// same files, and every node tells the new owner.
+func TestMove(t *testing.T) {
+	c := cluster(t, &ClusterOptions{Nodes: 3, Host: Options{JobTime: time.Millisecond}})
+	id := c.AddVM("HV1", VM{Name: "web1", Disks: []Disk{{Size: 16 << 20}, {Size: 8 << 20}}})
+	stays := c.AddVM("HV1", VM{Name: "web2", Disks: []Disk{{Size: 4 << 20}}})
+	from, dest := c.Host("hv1"), c.Host("hv3")
+	g := from.VM(id)
+	require.Equal(t, `C:\ClusterStorage\Volume1\web1`, g.Folder())
+	stop := g.Churn(7)
+	defer stop()
+	checkpoint, err := g.Checkpoint("mine")
+	require.NoError(t, err)
+	tip := g.Tip(0)
+	settings := "SELECT * FROM Msvm_VirtualSystemSettingData WHERE VirtualSystemIdentifier = '" + id + "'"
+	was := found(t, from, V2, settings, "InstanceID")
+	require.Len(t, was, 2)
+	parts := len(found(t, from, V2, "SELECT * FROM Msvm_StorageAllocationSettingData", "InstanceID"))
+
+	require.NoError(t, c.Move(id, "HV3"))
+	require.Same(t, dest, c.Owner(id))
+	require.Same(t, dest, g.Host())
+	require.Nil(t, from.VM(id))
+	require.Same(t, g, dest.VM(id))
+	require.Empty(t, found(t, from, V2, settings, "InstanceID"))
+	require.ElementsMatch(t, was, found(t, dest, V2, settings, "InstanceID"))
+	there := found(t, dest, V2, "SELECT * FROM Msvm_StorageAllocationSettingData", "Parent")
+	require.Len(t, there, parts-1, "the other VM's stays")
+	for _, parent := range there {
+		require.Contains(t, parent, `\\HV3\root`)
+	}
+	require.Len(t, found(t, from, V2, "SELECT * FROM Msvm_ComputerSystem", "Name"), 2, "the host and the other VM")
+	require.Equal(t, []string{stays}, found(t, from, V2, "SELECT * FROM Msvm_VirtualSystemSettingData", "VirtualSystemIdentifier"))
+	for _, h := range c.Hosts() {
+		require.Equal(t, []string{"HV3"}, found(t, h, ClusterNamespace, "SELECT * FROM MSCluster_ResourceGroup WHERE Name = 'web1'", "OwnerNode"))
+		require.Equal(t, []string{"HV3", "HV3"}, found(t, h, ClusterNamespace, "SELECT * FROM MSCluster_Resource WHERE OwnerGroup = 'web1'", "OwnerNode"))
+		require.Equal(t, []string{"HV1", "HV1"}, found(t, h, ClusterNamespace, "SELECT * FROM MSCluster_Resource WHERE OwnerGroup = 'web2'", "OwnerNode"))
+		require.Equal(t, []string{"web1"}, found(t, h, ClusterNamespace, `ASSOCIATORS OF {MSCluster_Node.Name="HV3"} WHERE ResultClass = MSCluster_ResourceGroup`, "Name"))
+	}
+
+	require.Equal(t, tip, g.Tip(0))
+	require.NoError(t, g.Write(0, 4096, []byte("after the move")))
+	stop()
+	for disk := range 2 {
+		got, err := g.Read(disk, 0, int(g.Size(disk)))
+		require.NoError(t, err)
+		want := make([]byte, len(got))
+		_, err = g.Now(disk).ReadAt(want, 0)
+		if err != io.EOF {
+			require.NoError(t, err)
+		}
+		require.Equal(t, want, got, "disk %d", disk)
+	}
+	require.NoError(t, g.RemoveCheckpoint(checkpoint))
+	require.NoError(t, g.PowerOff())
+	require.Eventually(t, func() bool { return len(c.Leftovers()) == 0 }, 5*time.Second, 10*time.Millisecond, "%v", c.Leftovers())
+
+	require.ErrorIs(t, c.Move(id, "HV9"), fs.ErrNotExist)
+	require.ErrorIs(t, c.Move("nobody", "HV1"), fs.ErrNotExist)
+	require.NoError(t, c.Move(id, "HV3"), "it is there")
+	local := dest.AddVM(VM{Name: "local", Disks: []Disk{{Size: 4 << 20}}})
+	require.ErrorIs(t, c.Move(local, "HV1"), fs.ErrNotExist, "it is no role of the cluster")
+	local = c.AddVM("HV2", VM{Name: "fixed", Folder: `C:\VMs\fixed`, Disks: []Disk{{Size: 4 << 20}}})
+	require.Error(t, c.Move(local, "HV1"), "its files are the node's own")
+	require.NotNil(t, c.Host("HV2").VM(local))
+}
