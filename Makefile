@@ -37,14 +37,16 @@ build: agents
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/hikae ./examples/hikae
 
-# Of a Windows program the file's own name has the ending.
+# Of a Windows program the file's own name has the ending. Beside that component lies the program for Hyper-V hosts.
 agents: $(AGENTS:%=agent-%)
 	@echo $(AGENT_VERSION) >bin/agents/version
 
 agent-%:
 	@os=$(firstword $(subst -, ,$*)); arch=$(lastword $(subst -, ,$*)); to=bin/agents/$*; mkdir -p $$to; \
 	[ $$os = windows ] && to=$$to/hikae-agent.exe || to=$$to/hikae-agent; \
-	GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(AGENT_VERSION)" -o $$to ./guest/agent/hikae-agent
+	GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(AGENT_VERSION)" -o $$to ./guest/agent/hikae-agent || exit 1; \
+	[ $$os != windows ] || GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(AGENT_VERSION)" \
+		-o bin/agents/$*/hikae-hyperv.exe ./hyperv/helper/hikae-hyperv
 
 # Both halves run, whatever the first says; the summary of the tests comes last.
 test: deps

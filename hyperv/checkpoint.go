@@ -34,6 +34,7 @@ const (
 	// A checkpoint may be in listings shortly after its job has ended only.
 	listings    = 30
 	listingWait = 500 * time.Millisecond
+	jobPoll     = 500 * time.Millisecond // between two looks at a job, at most
 
 	maxFacts = 32 << 10 // bytes of files that an effect names
 )
@@ -161,7 +162,7 @@ func (k *marked) createOn(ctx context.Context, h *Host, w wish) error {
 		set.Set("GuestBackupType", kind)
 	}
 	out, err := h.client.Run(ctx, service, "CreateSnapshot", []cim.Property{{Name: "AffectedSystem", Value: vm},
-		{Name: "SnapshotSettings", Value: set}, {Name: "SnapshotType", Value: uint16(typeRecovery)}}, &cim.JobOptions{Limit: k.p.opts.CheckpointLimit})
+		{Name: "SnapshotSettings", Value: set}, {Name: "SnapshotType", Value: uint16(typeRecovery)}}, &cim.JobOptions{Limit: k.p.opts.CheckpointLimit, Poll: jobPoll})
 	var lost *cim.UnknownError
 	var failed *cim.JobError
 	switch {
@@ -243,7 +244,7 @@ func (k *marked) giveName(ctx context.Context, h *Host, in *cim.Instance) error 
 	set.Set("InstanceID", k.id)
 	set.Set("ElementName", k.name)
 	set.Set("Notes", []string{k.mark})
-	_, err = h.client.Run(ctx, service, "ModifySystemSettings", []cim.Property{{Name: "SystemSettings", Value: set}}, nil)
+	_, err = h.client.Run(ctx, service, "ModifySystemSettings", []cim.Property{{Name: "SystemSettings", Value: set}}, &cim.JobOptions{Poll: jobPoll})
 	var refused *cim.ReturnError
 	var failed *cim.JobError
 	if errors.As(err, &refused) || errors.As(err, &failed) || errors.Is(err, cim.ErrArgument) {
@@ -391,7 +392,7 @@ func (h *Host) destroyCheckpoint(ctx context.Context, in *cim.Instance) error {
 	if err != nil {
 		return err
 	}
-	_, err = h.client.Run(ctx, service, "DestroySnapshot", []cim.Property{{Name: "AffectedSnapshot", Value: ref}}, nil)
+	_, err = h.client.Run(ctx, service, "DestroySnapshot", []cim.Property{{Name: "AffectedSnapshot", Value: ref}}, &cim.JobOptions{Poll: jobPoll})
 	var refused *cim.ReturnError
 	if errors.As(err, &refused) && refused.Code == 32775 {
 		return fmt.Errorf("%w: %w", errState, err)

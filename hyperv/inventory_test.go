@@ -58,6 +58,10 @@ func TestInventory(t *testing.T) {
 	problem := m.Disks[3].Problem
 	require.Contains(t, problem, "cannot find the file")
 	m.Disks[3].Problem = ""
+	for i := range m.Disks {
+		require.Contains(t, m.Disks[i].instance, strings.ToUpper(m.ID))
+		m.Disks[i].instance = ""
+	}
 	require.Equal(t, &Machine{ID: strings.ToLower(web), Name: "web1", State: Running, Status: []uint16{2}, Generation: 2, ConfigVersion: "9.0", Disks: []Disk{
 		{Key: strings.ToLower(diskID), Path: `C:\vm\web 1\system_5A0E.avhdx`, Controller: "scsi", Format: FormatVHDX, SectorSize: 512, Size: 40 << 30},
 		{Key: "0c5d9a1e-7a77-4c5e-9c0b-6b8d1c5a0002", Path: `\\files\share\data.vhdx`, Controller: "scsi", Slot: 63, Format: FormatVHDX, SectorSize: 512, Size: 1<<40 + 512},

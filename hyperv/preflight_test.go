@@ -220,19 +220,16 @@ func foreign(t *testing.T, h *Host, vm string) {
 
 // A cluster's volumes that disks lie on are looked at, others not.
 func TestPreflightSharedVolumes(t *testing.T) {
-	c := cluster(t, uint32(11), nodeIs{"HV1", NodeUp, "20348"})
-	f := c.hosts[0]
+	c := cluster(t, 0, "2022")
+	f := c.Host("HV1")
 	f.Lock()
-	f.Define(spaceCluster, hypervtest.Class{Name: "MSCluster_ClusterSharedVolume", Keys: []string{"Name"}})
 	for i, fault := range []uint32{0, 1, 2, 4} {
-		f.Add(spaceCluster, hypervtest.NewObject("MSCluster_ClusterSharedVolume", "Name", fmt.Sprintf(`C:\ClusterStorage\Volume%d`, i), "FaultState", fault))
+		f.Add(hypervtest.ClusterNamespace, hypervtest.NewObject("MSCluster_ClusterSharedVolume", "Name", fmt.Sprintf(`C:\ClusterStorage\Volume%d`, i+2), "FaultState", fault))
 	}
 	f.Unlock()
-	o := c.options()
-	o.Store = func(context.Context, string) (Store, error) { return &shelf{free: 1 << 40}, nil }
-	s := siteAt(t, f, o)
+	s := clusterSite(t, c, "HV1")
 	for i, want := range [][]string{nil, {"weak shared-volume"}, {"stop shared-volume"}, {"stop shared-volume"}} {
-		id := f.AddVM(hypervtest.VM{Name: "v", Disks: []hypervtest.Disk{{Path: fmt.Sprintf(`C:\ClusterStorage\volume%d\v%d\a.vhdx`, i, i), Size: 64 << 20}}})
+		id := f.AddVM(hypervtest.VM{Name: "v", Disks: []hypervtest.Disk{{Path: fmt.Sprintf(`C:\ClusterStorage\volume%d\v%d\a.vhdx`, i+2, i), Size: 64 << 20}}})
 		require.Equal(t, want, names(preflightOf(t, s, id, nil)), i)
 	}
 }

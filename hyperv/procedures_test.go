@@ -2,6 +2,7 @@ package hyperv_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -104,6 +105,8 @@ func TestWriterOffHostNeedsTheStorage(t *testing.T) {
 	l.clean()
 }
 
+func warningsOf(s hikae.Snapshot) []string { return s.(interface{ Warnings() []string }).Warnings() }
+
 // plain is a snapshotter that only pins.
 type plain struct{ hyperv.VolumeSnapshotter }
 
@@ -121,7 +124,9 @@ func TestWriterProcedureMethods(t *testing.T) {
 			frozen(t, s, l.guests[i])
 			require.NoError(t, s.Release(t.Context()))
 		}
-		require.Equal(t, hikae.Offline.String(), snaps[1].Consistency().String(), c.generation)
+		require.Equal(t, hikae.Application, snaps[0].Consistency(), c.generation)
+		require.Equal(t, c.generation != "2022", strings.Contains(fmt.Sprint(warningsOf(snaps[0])), "stood still"), c.generation)
+		require.Equal(t, hikae.Offline, snaps[1].Consistency(), c.generation)
 		l.clean()
 	}
 }

@@ -245,13 +245,9 @@ func thaw(ctx context.Context, q hikae.Quiescer) error {
 // guestIsLinux asks what the guest told the host of itself. Where it told nothing, the host's word that the checkpoint is consistent
 // for applications stands.
 func (h *Host) guestIsLinux(ctx context.Context, vm string) bool {
-	ref, err := h.vmRef(ctx, vm)
-	if err != nil {
-		return false
-	}
 	ctx, cancel := h.bounded(ctx)
 	defer cancel()
-	in, err := cim.One(h.client.Associators(ctx, ref, cim.Hop{Result: "Msvm_KvpExchangeComponent"}, nil))
+	in, err := cim.One(h.client.Query(ctx, cim.Virtualization, "SELECT * FROM Msvm_KvpExchangeComponent WHERE SystemName = "+cim.Quote(vm), nil))
 	if err != nil {
 		return false
 	}

@@ -98,7 +98,7 @@ func (h *Host) destroyReference(ctx context.Context, r reference) error {
 	if err != nil {
 		return err
 	}
-	_, err = h.client.Run(ctx, service, "DestroyReferencePoint", []cim.Property{{Name: "AffectedReferencePoint", Value: r.ref}}, nil)
+	_, err = h.client.Run(ctx, service, "DestroyReferencePoint", []cim.Property{{Name: "AffectedReferencePoint", Value: r.ref}}, &cim.JobOptions{Poll: jobPoll})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -225,7 +225,7 @@ func (c *succession) ask(ctx context.Context, h *Host) error {
 		return err
 	}
 	_, err = h.client.Run(ctx, service, "ConvertToReferencePoint", []cim.Property{{Name: "AffectedSnapshot", Value: ref},
-		{Name: "ReferencePointSettings", Value: ""}}, &cim.JobOptions{Limit: c.k.p.opts.CheckpointLimit})
+		{Name: "ReferencePointSettings", Value: ""}}, &cim.JobOptions{Limit: c.k.p.opts.CheckpointLimit, Poll: jobPoll})
 	return err
 }
 

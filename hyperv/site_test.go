@@ -4,7 +4,6 @@ import (
 	"io/fs"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -45,95 +44,77 @@ func TestSiteOfOne(t *testing.T) {
 	require.ErrorIs(t, err, errClosed)
 }
 
-// A cluster is one site by whichever node, and its owner of a VM is asked anew: facts 5.3.
-func TestClusterOwnerMoves(t *testing.T) {
-	c := cluster(t, uint32(10), nodeIs{"HV1", NodeUp, "17763"}, nodeIs{"HV2", NodeUp, "17763"}, nodeIs{"HV3", NodePaused, "17763"}, nodeIs{"HV4", NodeDown, ""})
-	for _, h := range c.hosts {
-		h.AddVM(hypervtest.VM{ID: movingVM, Name: "web1"})
-	}
-	s := c.site(1)
-	require.Equal(t, "cl1", s.Address())
-	about, err := s.Cluster(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, &Cluster{Name: "CL1", Level: 10, Root: `C:\ClusterStorage`, Nodes: []Node{{"HV1", NodeUp, 17763}, {"HV2", NodeUp, 17763},
-		{"HV3", NodePaused, 17763}, {"HV4", NodeDown, 0}}}, about)
-	for _, on := range []string{"HV2", "HV1", "HV1", "HV3", "HV2"} {
-		c.put(movingVM, on)
-		h, err := s.Owner(t.Context(), movingVM)
-		require.NoError(t, err)
-		require.Equal(t, on, h.Info().Name)
-	}
-	hosts, err := s.Hosts(t.Context())
-	require.NoError(t, err)
-	require.Len(t, hosts, 3, "the node that is down is not asked")
-	c.put(movingVM)
-	_, err = s.Owner(t.Context(), movingVM)
-	require.ErrorIs(t, err, fs.ErrNotExist)
-
-	// On its way it is on two hosts. The cluster says whose it is, and where that is neither nobody guesses.
-	c.put(movingVM, "HV1", "HV3")
-	_, err = s.Owner(t.Context(), movingVM)
-	require.ErrorIs(t, err, cim.ErrBusy)
-	c.owner(movingVM, "HV3")
+// On its way a VM is on two hosts. The cluster says whose it is, and where it does not nobody guesses.
+func TestClusterArbitrates(t *testing.T) {
+	c := cluster(t, 0, "2019", "2019", "2019")
+	lone := hypervtest.VM{ID: "a0a00000-0000-4000-8000-0000000000bb", Name: "lone"}
+	moving := hypervtest.VM{ID: movingVM, Name: "web1"}
+	c.AddVM("HV3", moving)
+	c.Host("HV1").AddVM(moving)
+	c.Host("HV1").AddVM(lone)
+	s := clusterSite(t, c, "HV2")
 	h, err := s.Owner(t.Context(), movingVM)
 	require.NoError(t, err)
 	require.Equal(t, "HV3", h.Info().Name)
+	h, err = s.Owner(t.Context(), lone.ID)
+	require.NoError(t, err, "a VM that is no role of the cluster")
+	require.Equal(t, "HV1", h.Info().Name)
+	c.Host("HV2").AddVM(hypervtest.VM{ID: "a0a00000-0000-4000-8000-0000000000cc", Name: "twice"})
+	c.Host("HV3").AddVM(hypervtest.VM{ID: "a0a00000-0000-4000-8000-0000000000cc", Name: "twice"})
+	_, err = s.Owner(t.Context(), "a0a00000-0000-4000-8000-0000000000cc")
+	require.ErrorIs(t, err, cim.ErrBusy)
+	_, err = s.Owner(t.Context(), "a0a00000-0000-4000-8000-0000000000ff")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.NoError(t, c.SetDown("HV3", true))
+	hosts, err := s.Hosts(t.Context())
+	require.NoError(t, err)
+	require.Len(t, hosts, 2, "the node that is down is not asked")
 }
 
-// A node that does not answer hides what it has: then a VM that nobody else has is not called gone. What the others have goes on.
+// A node that does not answer hides what it has: then a VM that nobody else has is not called gone. What the others have goes on, and
+// where the node that was connected to goes, any other speaks for the cluster.
 func TestClusterNodeAway(t *testing.T) {
-	c := cluster(t, uint32(10), nodeIs{"HV1", NodeUp, "17763"}, nodeIs{"HV2", NodeUp, "17763"})
-	for _, h := range c.hosts {
-		h.AddVM(hypervtest.VM{ID: movingVM, Name: "web1"})
-	}
-	s := c.site(0)
-	c.put(movingVM)
-	c.away("HV2", true)
+	c := cluster(t, 0, "2019", "2019")
+	c.AddVM("HV2", hypervtest.VM{ID: movingVM, Name: "web1"})
+	s := clusterSite(t, c, "HV1")
+	away(c, "HV2")
 	_, err := s.Owner(t.Context(), movingVM)
 	require.ErrorContains(t, err, "not every host could be asked")
 	require.NotErrorIs(t, err, fs.ErrNotExist)
-	hosts, err := s.Hosts(t.Context())
-	require.ErrorContains(t, err, "node HV2")
-	require.Len(t, hosts, 1)
 	_, err = s.Select(t.Context(), Selection{VMs: []string{"web1"}})
 	require.ErrorContains(t, err, "not every host can be asked")
-	c.put(movingVM, "HV1")
-	_, err = s.Owner(t.Context(), movingVM)
-	require.NoError(t, err)
-	c.away("HV2", false)
-	hosts, err = s.Hosts(t.Context())
-	require.NoError(t, err)
-	require.Len(t, hosts, 2)
-
-	// The node that was connected to goes: any other speaks for the cluster, and has the VM.
-	c.away("HV1", true)
-	c.put(movingVM, "HV2")
+	c.Host("HV2").Heal()
 	h, err := s.Owner(t.Context(), movingVM)
+	require.NoError(t, err)
+	away(c, "HV1")
+	require.NoError(t, s.anyone(t.Context(), func(other *Host) error {
+		_, err := other.cluster(t.Context())
+		require.True(t, err != nil || other == h)
+		return err
+	}))
+	h, err = s.Owner(t.Context(), movingVM)
 	require.NoError(t, err)
 	require.Equal(t, "HV2", h.Info().Name)
 }
 
 // Whoever answers at a node's address has to be that node.
-func TestNodeOfAnotherName(t *testing.T) {
-	c := cluster(t, uint32(10), nodeIs{"HV1", NodeUp, "17763"}, nodeIs{"HV2", NodeUp, "17763"})
-	c.addrs["hv2"] = c.addrs["hv1"]
-	_, err := c.site(0).HostNamed(t.Context(), "HV2")
+func TestClusterNodeOfAnotherName(t *testing.T) {
+	c := cluster(t, 0, "2019", "2019")
+	o := clusterOptions(c)
+	o.Address = func(_, protocol string) string { return c.Address("HV1", protocol) }
+	_, err := siteAt(t, c.Host("HV1"), o).HostNamed(t.Context(), "HV2")
 	require.ErrorContains(t, err, "HV1 answers in its place")
 }
 
 // What a cluster says is not believed where it cannot be: and one that may not be asked is not taken for none (R087, R088).
 func TestClusterHostile(t *testing.T) {
-	for _, list := range [][]nodeIs{{{"HV1", 0, ""}, {"hv1", 0, ""}}, {{"HV1", 0, ""}, {"", 0, ""}}} {
-		f := fake(t, hypervtest.Options{})
+	for _, name := range []string{"hv1", ""} {
+		c := cluster(t, 0, "2019")
+		f := c.Host("HV1")
 		f.Lock()
-		f.Define(spaceCluster, hypervtest.Class{Name: "MSCluster_Cluster", Keys: []string{"Name"}})
-		f.Define(spaceCluster, hypervtest.Class{Name: "MSCluster_Node", Keys: []string{"Name"}})
-		f.Add(spaceCluster, hypervtest.NewObject("MSCluster_Cluster", "Name", "CL"))
-		for _, n := range list {
-			f.Add(spaceCluster, hypervtest.NewObject("MSCluster_Node", "Name", n.name))
-		}
+		f.Add(hypervtest.ClusterNamespace, hypervtest.NewObject("MSCluster_Node", "Name", name))
 		f.Unlock()
-		_, err := ConnectSite(t.Context(), f.Addr(), cim.Login{User: "eva", Password: "pw"}, &SiteOptions{Host: Options{CIM: &cim.Options{Plain: true}}})
+		_, err := ConnectSite(t.Context(), f.Addr(), cim.Login{User: "eva", Password: "pw"}, clusterOptions(c))
 		require.ErrorIs(t, err, cim.ErrMalformed)
 	}
 	f := fake(t, hypervtest.Options{Before: func(c hypervtest.Seen) *hypervtest.Failure {
@@ -202,14 +183,15 @@ func TestWhereNodesAre(t *testing.T) {
 
 // Names are taken where they are unique, and refused with all GUIDs where they are not. One that moves is on two hosts, and one.
 func TestSelect(t *testing.T) {
-	c := cluster(t, uint32(10), nodeIs{"HV1", NodeUp, "17763"}, nodeIs{"HV2", NodeUp, "17763"})
-	a := c.hosts[0].AddVM(hypervtest.VM{ID: "a0a00000-0000-4000-8000-00000000000a", Name: "db1"})
-	b := c.hosts[1].AddVM(hypervtest.VM{ID: "a0a00000-0000-4000-8000-00000000000b", Name: "DB2"})
-	twin := c.hosts[1].AddVM(hypervtest.VM{ID: "a0a00000-0000-4000-8000-00000000000c", Name: "web1"})
-	for _, h := range c.hosts {
+	c := cluster(t, 0, "2019", "2019")
+	one, two := c.Host("HV1"), c.Host("HV2")
+	a := one.AddVM(hypervtest.VM{ID: "a0a00000-0000-4000-8000-00000000000a", Name: "db1"})
+	b := two.AddVM(hypervtest.VM{ID: "a0a00000-0000-4000-8000-00000000000b", Name: "DB2"})
+	twin := two.AddVM(hypervtest.VM{ID: "a0a00000-0000-4000-8000-00000000000c", Name: "web1"})
+	for _, h := range c.Hosts() {
 		h.AddVM(hypervtest.VM{ID: movingVM, Name: "web1"})
 	}
-	s := c.site(0)
+	s := clusterSite(t, c, "HV1")
 	pick := func(sel Selection) []string {
 		ids, err := s.Select(t.Context(), sel)
 		require.NoError(t, err)
@@ -230,22 +212,21 @@ func TestSelect(t *testing.T) {
 	}
 }
 
-// R085 to R089 asked of a host and a cluster, and not of a table: the plan of the first VM is that of a late cluster, until an old node
-// is in it.
+// R085 to R089 asked of a cluster, and not of a table: a late VM on a late node goes by the whole cluster, whichever node is asked.
 func TestSitePlans(t *testing.T) {
 	for _, o := range []struct {
-		build string
-		level any
-		want  Procedure
-	}{{"20348", uint32(11), Production}, {"20348", uint32(8), Writer2012R2}, {"9600", uint32(8), Writer2012R2}, {"20348", nil, Writer2012R2}, {"9600", nil, Writer2012R2}} {
-		c := cluster(t, o.level, nodeIs{"HV1", NodeUp, "20348"}, nodeIs{"HV2", NodeUp, o.build})
-		id := c.hosts[0].AddVM(hypervtest.VM{Name: "web1", Version: "9.0"})
-		start := time.Now()
-		p, err := c.site(0).plan(t.Context(), id, &ProviderOptions{Requester: anyRequester})
-		require.NoError(t, err)
-		require.Equal(t, o.want, p.plan.Procedure, o)
-		require.Equal(t, "HV1", p.plan.Host)
-		require.Equal(t, "web1", p.machine.Name)
-		require.Less(t, time.Since(start), 20*time.Second)
+		second string
+		level  int
+		want   Procedure
+	}{{"2022", 0, Production}, {"2016", 9, Production}, {"2022", 8, Writer2012R2}, {"2012r2", 8, Writer2012R2}, {"2012r2", 9, Writer2012R2}} {
+		c := cluster(t, o.level, "2022", o.second)
+		id := c.AddVM("HV1", hypervtest.VM{Name: "web1", Version: "9.0"})
+		for _, by := range []string{"HV1", "HV2"} {
+			p, err := clusterSite(t, c, by).plan(t.Context(), id, &ProviderOptions{Requester: anyRequester})
+			require.NoError(t, err)
+			require.Equal(t, o.want, p.plan.Procedure, o)
+			require.Equal(t, "HV1", p.plan.Host)
+			require.Equal(t, "web1", p.machine.Name)
+		}
 	}
 }

@@ -11,53 +11,47 @@ import (
 	"github.com/hikae/hikae/hyperv/hypervtest"
 )
 
-// A whole fake cluster, with its own classes and a VM that moves: the owner follows it, by the cluster's name as by a node's, and the plan
-// follows the level: R087, R088, facts 5.3.
-func TestMovesInCluster(t *testing.T) {
-	c, err := hypervtest.StartCluster(&hypervtest.ClusterOptions{Nodes: 3, Generations: []string{"2022", "2012r2", "2016"}})
-	require.NoError(t, err)
-	t.Cleanup(c.Close)
-	vm := strings.ToLower(c.AddVM("HV1", hypervtest.VM{Name: "web1", Version: "5.0", Disks: []hypervtest.Disk{{Path: `C:\ClusterStorage\Volume1\web1\a.vhdx`, Size: 64 << 20}}}))
-	late := strings.ToLower(c.AddVM("HV3", hypervtest.VM{Name: "late", Version: "8.0"}))
-	var sites []*Site
-	for _, by := range []string{"HV1", "HV3"} {
-		s, err := ConnectSite(t.Context(), c.Address(by, ProtocolCIM), cim.Login{User: "eva", Password: "pw"},
-			&SiteOptions{Host: Options{CIM: &cim.Options{Plain: true}}, Address: c.Address,
-				Store: func(_ context.Context, machine string) (Store, error) { return c.Host(machine).LocalFiles(), nil }})
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, s.Close()) })
-		sites = append(sites, s)
-	}
-	require.Equal(t, "cluster1", sites[0].Address())
-	require.Equal(t, sites[0].Address(), sites[1].Address())
+// A VM that moves is followed, by whichever node, and the site is named by the cluster: facts 5.3.
+func TestClusterMoves(t *testing.T) {
+	c := cluster(t, 0, "2022", "2022", "2022")
+	vm := c.AddVM("HV1", hypervtest.VM{Name: "web1", Disks: []hypervtest.Disk{{Path: `C:\ClusterStorage\Volume1\web1\a.vhdx`, Size: 64 << 20}}})
+	sites := []*Site{clusterSite(t, c, "HV1"), clusterSite(t, c, "HV3")}
+	require.Equal(t, "cl1", sites[0].Address())
+	require.Equal(t, "cl1", sites[1].Address())
 	for _, on := range []string{"HV1", "HV2", "HV3", "HV1"} {
 		if c.Owner(vm).Name() != on {
 			require.NoError(t, c.Move(vm, on))
 		}
 		for _, s := range sites {
-			h, err := s.Owner(t.Context(), vm)
+			h, err := s.Owner(t.Context(), strings.ToUpper(vm))
 			require.NoError(t, err)
 			require.Equal(t, on, h.Info().Name)
 		}
 	}
-	about, err := sites[0].Cluster(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, &Cluster{Name: "CLUSTER1", Level: 8, Root: `C:\ClusterStorage`, Nodes: []Node{{"HV1", NodeUp, 20348}, {"HV2", NodeUp, 9600}, {"HV3", NodeUp, 14393}}}, about)
+}
 
+// A cluster that is being upgraded: nodes that it tells no release of are asked, and the plan changes with node and level (R087, R088).
+func TestClusterUpgrade(t *testing.T) {
+	c := cluster(t, 0, "2022", "2012r2", "2016")
+	vm := c.AddVM("HV1", hypervtest.VM{Name: "web1", Version: "5.0", Disks: []hypervtest.Disk{{Path: `C:\ClusterStorage\Volume1\web1\a.vhdx`, Size: 64 << 20}}})
+	late := c.AddVM("HV3", hypervtest.VM{Name: "late", Version: "8.0"})
+	s := clusterSite(t, c, "HV3")
+	about, err := s.Cluster(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, &Cluster{Name: "CL1", Level: 8, Root: `C:\ClusterStorage`, Nodes: []Node{{"HV1", NodeUp, 20348}, {"HV2", NodeUp, 9600}, {"HV3", NodeUp, 14393}}}, about)
 	o := &ProviderOptions{Requester: anyRequester}
-	p, err := sites[0].plan(t.Context(), late, o)
-	require.NoError(t, err)
-	require.Equal(t, Writer2012R2, p.plan.Procedure)
+	plan := func(id string) Procedure {
+		p, err := s.plan(t.Context(), id, o)
+		require.NoError(t, err)
+		return p.plan.Procedure
+	}
+	require.Equal(t, Writer2012R2, plan(late))
 	c.SetLevel(9)
-	p, err = sites[0].plan(t.Context(), late, o)
-	require.NoError(t, err)
-	require.Equal(t, Writer2012R2, p.plan.Procedure, "R087: a node of 2012 R2 is in it")
-	require.Equal(t, []string{"weak procedure", "weak tracking", "weak no-disk"}, names(preflightOf(t, sites[1], late, &PreflightOptions{Backup: *o})))
+	require.Equal(t, Writer2012R2, plan(late), "R087: a node of 2012 R2 is in it")
+	require.Equal(t, []string{"weak procedure", "weak tracking", "weak no-disk", "weak controller"}, names(preflightOf(t, s, late, &PreflightOptions{Backup: *o})))
 	require.NoError(t, c.SetDown("HV2", true))
-	p, err = sites[0].plan(t.Context(), late, o)
-	require.NoError(t, err)
-	require.Equal(t, Production, p.plan.Procedure, "one that is down and tells nothing: the level lets no older one in")
-	require.Equal(t, []string{"weak procedure", "weak tracking"}, names(preflightOf(t, sites[1], vm, &PreflightOptions{Backup: *o})))
+	require.Equal(t, Production, plan(late), "one that is down and tells nothing: the level lets no older one in")
+	require.Equal(t, []string{"weak procedure", "weak tracking"}, names(preflightOf(t, s, vm, &PreflightOptions{Backup: *o})))
 }
 
 // 2008 R2 has its own classes: the same VM is read from them as from later ones (R037).
@@ -68,7 +62,8 @@ func TestLegacyInventory(t *testing.T) {
 	}
 	f := fake(t, hypervtest.Options{Generation: "2008r2"})
 	id := f.AddVM(hypervtest.VM{Name: "old", Disks: disks()})
-	_, err := f.VM(id).Checkpoint("a user's")
+	snapped := f.AddVM(hypervtest.VM{Name: "snapped", Disks: []hypervtest.Disk{{Path: `C:\w\a.vhd`, IDE: true, Size: 64 << 20}}})
+	_, err := f.VM(snapped).Checkpoint("a user's")
 	require.NoError(t, err)
 	s := siteAt(t, f, &SiteOptions{Host: Options{CIM: &cim.Options{Plain: true}}, Store: func(context.Context, string) (Store, error) { return f.LocalFiles(), nil }})
 	h, err := s.Owner(t.Context(), id)
@@ -89,8 +84,11 @@ func TestLegacyInventory(t *testing.T) {
 		require.Equal(t, want.size, m.Disks[i].Size)
 	}
 	require.Equal(t, FormatVHD, m.Disks[0].Format)
-	require.True(t, strings.HasSuffix(m.Disks[0].Path, ".avhd"), m.Disks[0].Path)
-	require.NotEmpty(t, m.Disks[0].ParentPath)
+	child, err := h.Machine(t.Context(), snapped)
+	require.NoError(t, err)
+	require.Len(t, child.Disks, 1, "the snapshot's own settings are not the VM's")
+	require.True(t, strings.HasSuffix(child.Disks[0].Path, ".avhd"), child.Disks[0].Path)
+	require.Equal(t, `C:\w\a.vhd`, child.Disks[0].ParentPath)
 	require.True(t, m.Disks[2].Physical)
 	require.NotEmpty(t, m.Disks[3].Problem)
 	p, err := s.plan(t.Context(), id, &ProviderOptions{Requester: anyRequester, IgnoreDisks: []string{"scsi0-3", "scsi0-4"}})

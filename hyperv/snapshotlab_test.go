@@ -27,6 +27,29 @@ type lab struct {
 	t    *testing.T
 	fake *hypervtest.Host
 	site *Site
+
+	mu    sync.Mutex
+	reads []int // how many events there were when a file was opened
+}
+
+// watched is files of the host whose reading is noted among the host's events: R094.
+type watched struct {
+	*hypervtest.LocalFiles
+	l *lab
+}
+
+func (w watched) Open(ctx context.Context, name string) (pipe.Image, error) {
+	w.l.mu.Lock()
+	w.l.reads = append(w.l.reads, len(w.l.fake.Events()))
+	w.l.mu.Unlock()
+	return w.LocalFiles.Open(ctx, name)
+}
+
+func (l *lab) clearEvents() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reads = nil
+	l.fake.ClearEvents()
 }
 
 func newLab(t *testing.T, o hypervtest.Options) *lab {
@@ -43,7 +66,7 @@ func newLab(t *testing.T, o hypervtest.Options) *lab {
 func (l *lab) connect() *Site {
 	l.t.Helper()
 	s, err := ConnectSite(l.t.Context(), l.fake.Addr(), cim.Login{User: "eva", Password: "pw"}, &SiteOptions{Host: Options{CIM: &cim.Options{Plain: true}},
-		Store: func(context.Context, string) (Store, error) { return l.fake.LocalFiles(), nil }})
+		Store: func(context.Context, string) (Store, error) { return watched{l.fake.LocalFiles(), l}, nil }})
 	require.NoError(l.t, err)
 	l.t.Cleanup(func() { s.Close() })
 	return s
@@ -261,12 +284,30 @@ func (l *lab) clean(g *hypervtest.Guest, points ...string) {
 // refs are the reference points that a point rests on.
 func refs(pt *point) []string { return referencesOf(slices.Collect(maps.Values(pt.ids))) }
 
-// rows are the events of a VM, by name with their row.
+// rows are the events of a VM, by name with their row, and when its disks were read.
 func (l *lab) rows(g *hypervtest.Guest) (list []string) {
-	for _, e := range l.fake.Events() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, e := range l.fake.Events() {
+		if slices.Contains(l.reads, i) {
+			list = append(list, "read R094")
+		}
 		if e.VM == "" || strings.EqualFold(e.VM, g.ID()) {
 			list = append(list, strings.TrimSpace(e.Name+" "+e.Row))
 		}
 	}
 	return list
+}
+
+// tells has the guest say to its host what it runs, as the service for that does in a guest.
+func (l *lab) tells(g *hypervtest.Guest, os string) {
+	name := map[string]string{"windows": "Windows Server 2022 Datacenter", "linux": "Linux"}[os]
+	l.fake.Lock()
+	defer l.fake.Unlock()
+	l.fake.Define(hypervtest.V2, hypervtest.Class{Name: "Msvm_KvpExchangeComponent", Keys: []string{"SystemName"}})
+	item := func(name, data string) hypervtest.Embedded {
+		return hypervtest.Embedded{Object: hypervtest.NewObject("Msvm_KvpExchangeDataItem", "Name", name, "Data", data, "Source", uint16(2))}
+	}
+	l.fake.Add(hypervtest.V2, hypervtest.NewObject("Msvm_KvpExchangeComponent", "SystemName", g.ID(),
+		"GuestIntrinsicExchangeItems", []hypervtest.Embedded{item("OSVersion", "1"), item("OSName", name)}))
 }

@@ -70,8 +70,8 @@ func (w writer2012) end(ctx context.Context, v *vssSet) error {
 
 // reached: a running VM's disks are consistent in the set only because the writer rolled them back inside of it. Where it did
 // not, they are what they were when the volume snapshot was taken, after the guest had gone on (R053).
-func (w writer2012) reached(vm *planned, o SetOutcome) (verdict, error) {
-	got, err := writerVerdict(vm, o)
+func (w writer2012) reached(vm *planned, o SetOutcome, off bool) (verdict, error) {
+	got, err := writerVerdict(vm, o, off)
 	if err == nil && o.Method == MethodOnline && !o.Recovered {
 		got.level = hikae.Crash
 		got.warn(fmt.Sprintf("the writer says nothing of auto-recovery inside the shadow copy (R054): what the VM wrote after its own snapshot is in it, as after a power cut%s", hintOf(o)))

@@ -125,8 +125,8 @@ func (w writer2012R2) end(ctx context.Context, v *vssSet, vms []*planned) error 
 // reached: auto-recovery ran before the volume snapshot was taken, so a running VM without it is in the set as it was when
 // the backup checkpoint was made, before its own writers had ended their part. Hosts of 2016 and later have VMs stand still
 // instead, those of 2012 R2's time too.
-func (w writer2012R2) reached(vm *planned, o SetOutcome) (verdict, error) {
-	got, err := writerVerdict(vm, o)
+func (w writer2012R2) reached(vm *planned, o SetOutcome, off bool) (verdict, error) {
+	got, err := writerVerdict(vm, o, off)
 	if err == nil && o.Method == MethodOnline && !o.Recovered && vm.host.Info().Build < build2016 {
 		got.level = hikae.Crash
 		got.warn(fmt.Sprintf("the writer says nothing of auto-recovery before the volume snapshot (R075): the VM is in it as after a power cut%s", hintOf(o)))

@@ -25,28 +25,42 @@ func (v *verdict) warn(text string) { v.warnings = append(v.warnings, text) }
 
 // adoption is how a procedure takes a VM's part.
 type adoption struct {
-	reached  func(*planned, SetOutcome) (verdict, error)
+	reached  func(vm *planned, o SetOutcome, off bool) (verdict, error)
 	recovery bool // a disk may be in the set as the file of an auto-recovery checkpoint (R069)
 }
 
-// writerVerdict is what the writer's method is good for, where its part went well.
-func writerVerdict(_ *planned, o SetOutcome) (got verdict, err error) {
+// writerVerdict is what the writer's method is good for, where its part went well. Writers have one word for what is off and for
+// what they save for a moment; before 2012 R2 it is saved, later offline. What the VM was tells them apart.
+func writerVerdict(vm *planned, o SetOutcome, off bool) (got verdict, err error) {
 	if o.Err != nil {
 		return got, fmt.Errorf("its part in the set of shadow copies failed: %w%s", o.Err, hintOf(o))
 	}
-	switch o.Method {
-	case MethodOnline:
+	apart := o.Method == MethodSaved || o.Method == MethodOffline
+	switch {
+	case o.Method == MethodOnline:
 		got.level = hikae.Application
-	case MethodSaved:
+	case apart && off:
+		got.level = hikae.Offline
+	case apart && vm.machine.runs():
 		got.level = hikae.Application
 		got.warn("the VM stood still for a moment: its writer put it into saved state, because the integration components could not take a snapshot inside it; its memory is not in the point" + hintOf(o))
-	case MethodOffline:
-		got.level = hikae.Offline
+	case apart:
+		got.level = hikae.Crash
+		got.warn(fmt.Sprintf("the VM was %s, and its memory is not in the point: its disks are as after a power cut%s", vm.machine.State, hintOf(o)))
 	default:
 		got.level = hikae.Crash
 		got.warn("the writer does not say how it got the VM consistent: it is taken for one as after a power cut" + hintOf(o))
 	}
 	return got, nil
+}
+
+// off says whether a VM was off before the set was made, and is so still.
+func (v *vssSet) off(ctx context.Context, vm *planned) bool {
+	if vm.machine.State != Off {
+		return false
+	}
+	now, err := v.p.machineNow(ctx, vm.machine.ID)
+	return err == nil && now.State == Off
 }
 
 func hintOf(o SetOutcome) string {
@@ -72,7 +86,7 @@ type writerSnapshot struct {
 // snapshot makes one of a VM's part, from what is in the set alone: the VM itself has gone on.
 func (v *vssSet) snapshot(ctx context.Context, vm *planned, how adoption) (*writerSnapshot, error) {
 	outcome := v.set.Outcome(vm.machine.ID)
-	got, err := how.reached(vm, outcome)
+	got, err := how.reached(vm, outcome, v.off(ctx, vm))
 	if err != nil {
 		return nil, err
 	}

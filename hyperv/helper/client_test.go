@@ -197,8 +197,11 @@ func TestHostileHost(t *testing.T) {
 		"another version": func(t *testing.T, c net.Conn) { greet(t, c, &wire.HelloAnswer{Version: 7}) },
 		"another kind":    func(t *testing.T, c net.Conn) { greet(t, c, &wire.Done{Of: wire.KindPing}) },
 		"a failure":       func(t *testing.T, c net.Conn) { greet(t, c, &wire.Failure{Code: wire.Failed, Message: "no"}) },
-		"garbage":         func(_ *testing.T, c net.Conn) { go io.Copy(io.Discard, c); c.Write([]byte("HTTP/1.1 400 Bad Request\r\n")) },
-		"its end":         func(_ *testing.T, c net.Conn) { c.Close() },
+		"garbage": func(_ *testing.T, c net.Conn) {
+			go io.Copy(io.Discard, c)
+			c.Write([]byte("HTTP/1.1 400 Bad Request\r\n"))
+		},
+		"its end": func(_ *testing.T, c net.Conn) { c.Close() },
 		"an answer that nobody waits for": func(t *testing.T, c net.Conn) {
 			greet(t, c, fine)
 			f, _ := wire.Encode(99, &wire.Done{Of: wire.KindPing})

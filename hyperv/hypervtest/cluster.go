@@ -207,14 +207,15 @@ func (c *Cluster) SetDown(node string, down bool) error {
 	if i < 0 {
 		return fmt.Errorf("node %q: %w", node, os.ErrNotExist)
 	}
-	state := uint32(0)
+	state, build := uint32(0), any(c.hosts[i].gen.build)
 	if down {
-		state = 1
+		state, build = 1, nil // nobody is there to say
 	}
 	c.each(func(h *Host, _ int) {
 		for _, o := range h.objects {
 			if o.Class == "MSCluster_Node" && o.Values["Name"] == c.hosts[i].opts.Name {
 				o.Set("State", state)
+				o.Set("BuildNumber", build)
 			}
 		}
 	})

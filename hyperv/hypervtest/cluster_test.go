@@ -3,6 +3,7 @@ package hypervtest
 import (
 	"io"
 	"io/fs"
+	"net"
 	"testing"
 	"time"
 
@@ -118,4 +119,43 @@ func TestMove(t *testing.T) {
 	local = c.AddVM("HV2", VM{Name: "fixed", Folder: `C:\VMs\fixed`, Disks: []Disk{{Size: 4 << 20}}})
 	require.Error(t, c.Move(local, "HV1"), "its files are the node's own")
 	require.NotNil(t, c.Host("HV2").VM(local))
+}
+
+// A node dies in the midst of a backup: its VM is up at another one with the checkpoint, in what it had written, and the merge that
+// was under way is made there.
+func TestCrash(t *testing.T) {
+	c := cluster(t, &ClusterOptions{Host: Options{JobTime: time.Millisecond, MergeTime: time.Hour}})
+	id := c.AddVM("HV1", VM{Name: "web1", Disks: []Disk{{Size: 8 << 20, BlockSize: 1 << 20}}})
+	from, dest := c.Host("HV1"), c.Host("HV2")
+	g := from.VM(id)
+	stop := g.Churn(5)
+	defer stop()
+	gone, err := g.Checkpoint("merges")
+	require.NoError(t, err)
+	_, err = g.Checkpoint("stays")
+	require.NoError(t, err)
+	require.NoError(t, g.RemoveCheckpoint(gone), "its merge takes an hour")
+	dest.Lock()
+	dest.opts.MergeTime = time.Millisecond
+	dest.Unlock()
+
+	require.NoError(t, c.Crash("HV1", "HV2"))
+	require.Same(t, dest, c.Owner(id))
+	require.Equal(t, []string{"HV1"}, found(t, dest, ClusterNamespace, "SELECT * FROM MSCluster_Node WHERE State = 1", "Name"))
+	_, err = net.DialTimeout("tcp", from.Addr(), time.Second)
+	require.Error(t, err)
+	require.Len(t, found(t, dest, V2, "SELECT * FROM Msvm_VirtualSystemSettingData WHERE VirtualSystemType = '"+typeUser+"'", "InstanceID"), 1)
+	require.NoError(t, g.Write(0, 512, []byte("it runs again")))
+	require.True(t, dest.Settled(5*time.Second))
+	stop()
+	got, err := g.Read(0, 0, int(g.Size(0)))
+	require.NoError(t, err)
+	want := make([]byte, len(got))
+	_, err = g.Now(0).ReadAt(want, 0)
+	if err != io.EOF {
+		require.NoError(t, err)
+	}
+	require.Equal(t, want, got)
+	require.Empty(t, c.Leftovers())
+	require.ErrorIs(t, c.Crash("HV2", "HV9"), fs.ErrNotExist)
 }

@@ -39,7 +39,7 @@ func (c *Cluster) describe(h *Host) {
 	h.Add(ClusterNamespace, cluster)
 	for n, node := range c.hosts {
 		h.Add(ClusterNamespace, NewObject("MSCluster_Node", "CreationClassName", "MSCluster_Node", "Name", node.opts.Name, "Caption", node.opts.Name,
-			"Status", "OK", "State", uint32(0), "NodeInstanceID", fmt.Sprintf("%032d", n+1)))
+			"Status", "OK", "State", uint32(0), "NodeInstanceID", fmt.Sprintf("%032d", n+1), "BuildNumber", node.gen.build))
 	}
 	for n := range c.volumes {
 		disk := h.Add(ClusterNamespace, NewObject("MSCluster_Resource", "Name", fmt.Sprintf("Cluster Disk %d", n+1), "Id", c.id("C5D", n+1),

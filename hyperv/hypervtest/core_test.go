@@ -1,6 +1,7 @@
 package hypervtest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -98,12 +99,12 @@ func level(n int) string {
 // recovery makes a recovery checkpoint as a client does, and finds it.
 func (h *Host) recovery(t *testing.T, g *Guest, consistency int) (*Object, error) {
 	t.Helper()
-	before := h.selected_(t, "SELECT * FROM Msvm_VirtualSystemSettingData WHERE VirtualSystemType = '"+typeRecovery+"'")
+	before := h.asked(t, "SELECT * FROM Msvm_VirtualSystemSettingData WHERE VirtualSystemType = '"+typeRecovery+"'")
 	_, err := h.do(t, snapshots, "CreateSnapshot", map[string][]string{"SnapshotType": {"32768"}, "SnapshotSettings": {level(consistency)}}, map[string]*Object{"AffectedSystem": g.object})
 	if err != nil {
 		return nil, err
 	}
-	for _, o := range h.selected_(t, "SELECT * FROM Msvm_VirtualSystemSettingData WHERE VirtualSystemType = '"+typeRecovery+"'") {
+	for _, o := range h.asked(t, "SELECT * FROM Msvm_VirtualSystemSettingData WHERE VirtualSystemType = '"+typeRecovery+"'") {
 		if !slices.Contains(before, o) {
 			return o, nil
 		}
@@ -111,7 +112,7 @@ func (h *Host) recovery(t *testing.T, g *Guest, consistency int) (*Object, error
 	return nil, fmt.Errorf("it is not listed")
 }
 
-func (h *Host) selected_(t *testing.T, q string) []*Object {
+func (h *Host) asked(t *testing.T, q string) []*Object {
 	t.Helper()
 	h.Lock()
 	defer h.Unlock()
@@ -168,7 +169,7 @@ func TestRecoveryCheckpoint(t *testing.T) {
 	require.Regexp(t, `^C:\\VMs\\web1\\disk_1_[0-9A-F-]{36}\.avhdx$`, g.Tip(0))
 	time.Sleep(20 * time.Millisecond)
 	for i, n := range names {
-		require.Equal(t, all(t, g.AtFreeze(i), g.Size(i)), h.hold(t, n))
+		require.True(t, bytes.Equal(all(t, g.AtFreeze(i), g.Size(i)), h.hold(t, n)))
 	}
 	id, _ := set.text("ConfigurationID")
 	for _, ending := range []string{".vmcx", ".vmrs", ".vmgs"} {
@@ -179,10 +180,10 @@ func TestRecoveryCheckpoint(t *testing.T) {
 	require.True(t, h.Settled(10*time.Second))
 	stop()
 	for i := range names {
-		require.Equal(t, names[i], g.Tip(i))
+		require.Equal(t, names[i], g.Tip(i), "%v", h.Events())
 		got, err := g.Read(i, 0, int(g.Size(i)))
 		require.NoError(t, err)
-		require.Equal(t, all(t, g.Now(i), g.Size(i)), got)
+		require.True(t, bytes.Equal(all(t, g.Now(i), g.Size(i)), got))
 	}
 	require.False(t, h.exists(`C:\VMs\web1\Snapshots\`+id+".vmcx"))
 	left, err := filepath.Glob(filepath.Join(h.Dir(), "C", "VMs", "web1", "*.avhdx"))

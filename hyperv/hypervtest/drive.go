@@ -82,7 +82,11 @@ func (d *drive) load(name string) error {
 		d.nodes, below = append(d.nodes, n), n
 	}
 	d.tip, d.size, d.vhd = below, img.Size(), img.Info().Format == "vhd"
-	d.left = img.Info().DataWrite.String()
+	if d.left = img.Info().DataWrite.String(); d.vhd {
+		if d.left, err = changed(path); err != nil {
+			return err
+		}
+	}
 	d.model = newContent(d.size)
 	if err := d.model.fill(img); err != nil {
 		return err
@@ -150,8 +154,7 @@ func (d *drive) open() error {
 		return err
 	}
 	if d.vhd {
-		d.file, err = openVHD(path)
-		return err
+		return d.openOld(path)
 	}
 	img, err := vhdx.Open(ctx, path, h.openOptions(path))
 	if err != nil {
@@ -176,6 +179,31 @@ func (d *drive) open() error {
 	return nil
 }
 
+// openOld is open for a VHD, which has nothing but its time of change to tell that somebody wrote to it.
+func (d *drive) openOld(path string) error {
+	now, err := changed(path)
+	if err != nil {
+		return err
+	}
+	if d.left != "" && now != d.left {
+		name := d.tip.name
+		d.nodes = nil
+		if err := d.load(name); err != nil {
+			return err
+		}
+	}
+	d.file, err = openVHD(path)
+	return err
+}
+
+func changed(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	return info.ModTime().String(), nil
+}
+
 // shut closes the tip in good order.
 func (d *drive) shut() error {
 	if d.file == nil {
@@ -192,7 +220,11 @@ func (d *drive) shut() error {
 // remember notes which content the tip has.
 func (d *drive) remember() error {
 	if d.vhd {
-		return nil
+		path, err := d.g.h.volumePath(d.tip.name)
+		if err == nil {
+			d.left, err = changed(path)
+		}
+		return err
 	}
 	guid, err := d.g.h.dataWrite(d.tip.name)
 	d.left = guid

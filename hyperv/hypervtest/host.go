@@ -274,7 +274,7 @@ func (h *Host) answer(r *request) (string, *Failure) {
 		return "", &Failure{Subcode: "InvalidMessage", Reason: "a header is missing"}
 	}
 	namespace, class := place(r.Header.Resource)
-	if h.gen.hidden(namespace) {
+	if h.gen.hidden(namespace) || strings.EqualFold(namespace, ClusterNamespace) && h.beside.cluster == nil {
 		return "", &Failure{Subcode: "DestinationUnreachable", Code: 2150858752, HRESULT: 0x8004100E, Reason: "Invalid namespace"}
 	}
 	h.mirrorV1(namespace)

@@ -148,23 +148,28 @@ func (v *hostVSS) Volume(ctx context.Context, file string) (requester.Volume, er
 	return requester.Volume{Name: volumeName(mount), Mount: mount}, nil
 }
 
-// volumeOf is where the volume of a file is mounted: C:\, a cluster's C:\ClusterStorage\Volume1\, or a share \\fs1\vms\.
+// volumeOf is where the volume of a file is mounted: C:\, a cluster's C:\ClusterStorage\Volume1\, or a share \\fs1\vms\. Its folder must be
+// there.
 func (h *Host) volumeOf(file string) (string, error) {
-	best := ""
+	mount := h.volumeAt(file)
+	if mount == "" || !h.exists(folderOf(file)+`\`) {
+		return "", &fs.PathError{Op: "volume", Path: file, Err: fs.ErrNotExist}
+	}
+	return mount, nil
+}
+
+// volumeAt is the same for a file that may be gone. Empty: there is no such volume.
+func (h *Host) volumeAt(file string) (best string) {
 	for _, m := range h.hostVSS().mounts() {
 		if len(m) > len(best) && len(file) >= len(m)-1 && strings.EqualFold((file + `\`)[:len(m)], m) {
 			best = m
 		}
 	}
-	if unc, ok := strings.CutPrefix(file, `\\`); ok && unc != "" && !strings.ContainsAny(unc[:1], `?.\`) {
-		if parts := strings.SplitN(unc, `\`, 3); len(parts) > 1 && parts[1] != "" {
-			best = `\\` + strings.ToLower(parts[0]) + `\` + strings.ToLower(parts[1]) + `\`
-		}
+	unc, ok := strings.CutPrefix(file, `\\`)
+	if parts := strings.SplitN(unc, `\`, 3); ok && len(parts) > 1 && parts[0] != "" && parts[1] != "" && !strings.ContainsAny(parts[0], "?.") {
+		best = `\\` + strings.ToLower(parts[0]) + `\` + strings.ToLower(parts[1]) + `\`
 	}
-	if best == "" || !h.exists(folderOf(file)+`\`) {
-		return "", &fs.PathError{Op: "volume", Path: file, Err: fs.ErrNotExist}
-	}
-	return best, nil
+	return best
 }
 
 // mounts are where the volumes of the host are: its drives, and a cluster's.
@@ -217,7 +222,11 @@ func (v *hostVSS) List(ctx context.Context, device, path string) (list []request
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	_, dir, err := v.h.inShadow(device + `\` + path)
+	s, rest, err := v.h.inShadow(device + `\` + path)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := below(s.dir, rest)
 	if err != nil {
 		return nil, err
 	}

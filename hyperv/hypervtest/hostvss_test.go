@@ -152,18 +152,21 @@ func (s *vssSession) Open(ctx context.Context, name string) (pipe.Image, error) 
 	return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 }
 
-// disk reads a disk from the set as a client does: the auto-recovery file where there is one.
+// disk reads a disk from the set as a client does: the auto-recovery file where there is one, which is called after the last of the
+// chain.
 func (s *vssSession) disk(name string, recovered bool) []byte {
 	s.t.Helper()
-	if recovered {
-		base, ending := stem(name)
-		if auto := base + "-AutoRecovery.a" + ending[1:]; s.has(auto) {
-			name = auto
-		}
-	}
 	img, err := vhdx.OpenIn(s.ctx, s, name, nil)
 	require.NoError(s.t, err)
-	defer img.Close()
+	defer func() { require.NoError(s.t, img.Close()) }()
+	files := img.Files()
+	base, ending := stem(files[len(files)-1])
+	if auto := base + "-AutoRecovery.a" + ending[1:]; recovered && s.has(auto) {
+		require.NoError(s.t, img.Close())
+		img, err = vhdx.OpenIn(s.ctx, s, auto, nil)
+		require.NoError(s.t, err)
+		require.True(s.t, strings.EqualFold(name, img.Files()[1]), "it stands on %s", name)
+	}
 	p := make([]byte, img.Size())
 	_, err = img.ReadAt(s.ctx, p, 0)
 	require.NoError(s.t, err)
@@ -296,6 +299,41 @@ func TestHostVSSGap(t *testing.T) {
 		got, err := g.Read(0, 1<<20, 8<<10)
 		require.NoError(t, err)
 		require.Equal(t, fill(8<<10, 'x'), got, "production keeps what was written in the gap")
+	}
+}
+
+// Disks that lie on several volumes, and have checkpoints of a user's below them, VHD and VHDX.
+func TestHostVSSChains(t *testing.T) {
+	for _, c := range []struct{ generation, format string }{{"2008r2", "vhd"}, {"2012", "vhdx"}, {"2012r2", "vhd"}, {"2012r2", "vhdx"}, {"2019", "vhdx"}} {
+		t.Run(c.generation+" "+c.format, func(t *testing.T) {
+			h, err := Start(&Options{Generation: c.generation, JobTime: time.Millisecond})
+			require.NoError(t, err)
+			t.Cleanup(h.Close)
+			disks := []Disk{{Size: vssDisk, Format: c.format}, {Size: vssDisk, Path: `D:\Disks\data.` + c.format, Fixed: c.format == "vhd"}}
+			g := h.VM(h.AddVM(VM{Name: "web1", Disks: disks}))
+			write := func(c byte) {
+				for disk := range 2 {
+					require.NoError(t, g.Write(disk, 1<<20, fill(20<<10, c)))
+					require.NoError(t, g.Write(disk, 2<<20+int64(c)*4096, fill(512, c)))
+				}
+			}
+			write('a')
+			_, err = g.Checkpoint("before the update")
+			require.NoError(t, err)
+			write('b')
+			h.SetVSS(VSSOptions{InGap: func(*Guest) { write('x') }})
+			tips := []string{g.Tip(0), g.Tip(1)}
+			defer g.Churn(3)()
+			s := taken(t, h, g)
+			require.Len(t, s.devices, 2)
+			for disk := range 2 {
+				require.True(t, bytes.Equal(frozen(t, g, disk), s.disk(tips[disk], true)), "disk %d differs from the freeze", disk)
+			}
+			s.finish()
+			require.Empty(t, h.Shadows())
+			require.Eventually(t, func() bool { return g.Tip(0) == tips[0] && g.Tip(1) == tips[1] }, 5*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return len(h.Leftovers()) == 0 }, 5*time.Second, time.Millisecond)
+		})
 	}
 }
 

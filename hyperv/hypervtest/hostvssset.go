@@ -329,10 +329,7 @@ func different(a, b *content) (list []int64) {
 
 // pathOf finds where a file of the host lies in the copies of a set, and the folder in which all of these are.
 func (s *vssSet) pathOf(v *hostVSS, name string) (path, root string, ok bool) {
-	mount, err := v.h.volumeOf(name)
-	if err != nil {
-		return "", "", false
-	}
+	mount := v.h.volumeAt(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.shadows {

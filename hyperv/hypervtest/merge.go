@@ -130,9 +130,13 @@ func (g *Guest) read(d *drive, n *node) bool {
 
 // mergeAll ends merges, and begins those that can be then.
 func (h *Host) mergeAll(g *Guest, list []merge, f *Fault) {
+	open := h.openBySMB()
 	g.mu.Lock()
 	for _, m := range list {
 		err := f.err()
+		if err == nil && (open.has(m.child.name) || open.has(m.parent.name)) {
+			err = ErrSharing
+		}
 		if err == nil && m.still() && !g.read(m.drive, m.child) {
 			err = m.last()
 		} else {
@@ -163,18 +167,15 @@ func (m merge) cancel() { m.parent.merging, m.child.fresh = false, nil }
 // first copies what the child holds now, while the guest goes on writing into it: its parent is changed from here on.
 func (m merge) first() error {
 	m.parent.merging = true
-	if err := m.copy(m.child.written); err != nil {
-		return err
-	}
 	m.child.fresh = map[int64]struct{}{}
-	return m.drive.rebase(m.child, m.parent)
+	return errors.Join(m.copy(m.child.written), m.drive.rebase(m.child, m.parent))
 }
 
 // last copies what came since, puts the parent into the child's place and removes the child.
 func (m merge) last() error {
 	d := m.drive
 	if len(m.child.fresh) > 0 {
-		if err := m.copy(m.child.fresh); err != nil {
+		if err := errors.Join(m.copy(m.child.fresh), d.rebase(m.child, m.parent)); err != nil {
 			return err
 		}
 	}

@@ -78,7 +78,7 @@ func (h *Host) under(name string) (dir, rest string) {
 		return "", ""
 	}
 	parts := strings.SplitN(unc, `\`, 3)
-	if len(parts) < 2 || strings.ContainsAny(parts[0]+parts[1], "./:*?\"<>|\x00") && !isHostName(parts[0]) || parts[1] == "" {
+	if len(parts) < 2 || !isHostName(parts[0]) || !isHostName(parts[1]) {
 		return "", ""
 	}
 	rest = ""

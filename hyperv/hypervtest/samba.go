@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
+	"sync/atomic"
 )
 
 // SMBOptions change what a host's Samba serves. Nil and zero fields are good defaults.
@@ -28,7 +30,7 @@ type FileServer struct {
 
 // beside is what stands beside a host's objects: files over SMB, a cluster, control from outside.
 type beside struct {
-	smb     *smbService
+	smb     atomic.Pointer[smbService]
 	cluster *Cluster
 	steer   controls
 }
@@ -36,48 +38,75 @@ type beside struct {
 // close ends it, in the opposite order.
 func (b *beside) close() {
 	b.steer.close()
-	if b.smb != nil {
-		b.smb.close()
+	if s := b.smb.Swap(nil); s != nil {
+		s.close()
 	}
 }
 
 // SMB is HOST:PORT of the host's Samba; empty before StartSMB.
 func (h *Host) SMB() string {
-	if h.beside.smb == nil {
-		return ""
+	if s := h.beside.smb.Load(); s != nil {
+		return s.addr()
 	}
-	return h.beside.smb.addr()
+	return ""
 }
 
 // Services are the names of the services that the host's manager has, in order.
 func (h *Host) Services() []string {
-	if h.beside.smb == nil {
-		return nil
+	if s := h.beside.smb.Load(); s != nil {
+		return s.services()
 	}
-	return h.beside.smb.services()
+	return nil
 }
 
 // OpenFiles are the files that SMB clients have open, as the host names them, in order.
 func (h *Host) OpenFiles(ctx context.Context) ([]string, error) {
-	if h.beside.smb == nil {
-		return nil, nil
+	if s := h.beside.smb.Load(); s != nil {
+		return s.open(ctx)
 	}
-	return h.beside.smb.open(ctx)
+	return nil, nil
+}
+
+// openNames are files that are open, in small letters.
+type openNames map[string]bool
+
+func (o openNames) has(name string) bool { return o[strings.ToLower(name)] }
+
+// openBySMB are the files that SMB clients have open at this moment. No merge can go on in these: clients share them for reading and
+// writing, and not for deletion. Where it cannot be told, there are none.
+func (h *Host) openBySMB() openNames {
+	o := openNames{}
+	hosts := []*Host{h}
+	if c := h.beside.cluster; c != nil {
+		hosts = c.hosts
+	}
+	for _, other := range hosts {
+		s := other.beside.smb.Load()
+		if s == nil {
+			continue
+		}
+		names, _ := s.openNow(context.Background())
+		for _, name := range names {
+			o[strings.ToLower(name)] = true
+		}
+	}
+	return o
 }
 
 // smbLeftovers are what an SMB client left behind, in words.
 func (h *Host) smbLeftovers(ctx context.Context) (out []string) {
-	if h.beside.smb == nil {
+	s := h.beside.smb.Load()
+	if s == nil {
 		return nil
 	}
-	files, err := h.beside.smb.open(ctx)
+	files, err := s.open(ctx)
 	if err != nil {
 		out = append(out, "open SMB files are unknown: "+err.Error())
 	}
 	for _, name := range files {
 		out = append(out, "open SMB file "+name)
 	}
-	return append(out, h.beside.smb.left()...)
+	return append(out, s.left()...)
 }
 
 // shareOf are the shares that a host's Samba has besides ADMIN$: each drive's, and those of file servers.

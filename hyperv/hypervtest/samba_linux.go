@@ -27,7 +27,7 @@ func (h *Host) StartSMB(ctx context.Context, opts *SMBOptions) error {
 	if opts != nil {
 		o = *opts
 	}
-	if h.beside.smb != nil {
+	if h.beside.smb.Load() != nil {
 		return fmt.Errorf("host %s: its Samba runs already", h.opts.Name)
 	}
 	list, err := h.layShares(&o)
@@ -44,7 +44,7 @@ func (h *Host) StartSMB(ctx context.Context, opts *SMBOptions) error {
 	if err != nil {
 		return fmt.Errorf("host %s: %w", h.opts.Name, err)
 	}
-	h.beside.smb = &smbService{guest: g, shares: list}
+	h.beside.smb.Store(&smbService{guest: g, shares: list})
 	return nil
 }
 
@@ -83,20 +83,17 @@ func (h *Host) layShares(o *SMBOptions) (list []share, err error) {
 
 // Machine is the host's service control manager, for faults; nil before StartSMB.
 func (h *Host) Machine() *scmtest.Machine {
-	if h.beside.smb == nil {
-		return nil
+	if s := h.beside.smb.Load(); s != nil {
+		return s.guest.Machine
 	}
-	return h.beside.smb.guest.Machine
+	return nil
 }
 
-// KillSMB ends Samba as a power cut does: whoever is connected learns nothing. RestartSMB is not there: StartSMB starts it anew,
-// at another address.
+// KillSMB ends Samba as a power cut does: whoever is connected learns nothing. StartSMB starts it anew, at another address.
 func (h *Host) KillSMB() {
-	if h.beside.smb == nil {
-		return
+	if s := h.beside.smb.Swap(nil); s != nil {
+		s.close()
 	}
-	h.beside.smb.close()
-	h.beside.smb = nil
 }
 
 func (s *smbService) addr() string       { return s.guest.HostPort() }
@@ -106,12 +103,8 @@ func (s *smbService) close()             { s.guest.Close() }
 
 // open asks Samba which files are open. A client's last close may be on its way, so what is open is asked for again for a moment.
 func (s *smbService) open(ctx context.Context) (names []string, err error) {
-	for range 10 {
-		text, err := s.guest.Status(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if names, err = s.named(text); err != nil || len(names) == 0 {
+	for range 4 {
+		if names, err = s.openNow(ctx); err != nil || len(names) == 0 {
 			return nil, err
 		}
 		select {
@@ -121,6 +114,14 @@ func (s *smbService) open(ctx context.Context) (names []string, err error) {
 		}
 	}
 	return names, nil
+}
+
+func (s *smbService) openNow(ctx context.Context) ([]string, error) {
+	text, err := s.guest.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.named(text)
 }
 
 // named reads smbstatus' list of open files.

@@ -44,8 +44,8 @@ func dial(t *testing.T, h *Host, user, domain, password string) (*smb2.Session, 
 // The host's files by a real Samba: who may log on at the host may here, names are those of Windows, and what is open is told.
 func TestSamba(t *testing.T) {
 	h := withSMB(t, &SMBOptions{Servers: []FileServer{{Name: "FS1", Shares: []string{"vms"}}}})
-	id := h.AddVM(VM{Name: "web1", Disks: []Disk{{Size: 8 << 20}}})
-	other := h.AddVM(VM{Name: "web2", Folder: `\\fs1\vms\web2`, Disks: []Disk{{Size: 4 << 20}}})
+	id := h.AddVM(VM{Name: "web1", Disks: []Disk{{Size: 8 << 20, BlockSize: 1 << 20}}})
+	other := h.AddVM(VM{Name: "web2", Folder: `\\fs1\vms\web2`, Disks: []Disk{{Size: 4 << 20, BlockSize: 1 << 20}}})
 	require.NoError(t, h.VM(id).Write(0, 1<<20, []byte("over the wire")))
 	require.NoError(t, h.VM(id).PowerOff())
 	require.NoError(t, h.VM(other).PowerOff())
@@ -130,4 +130,34 @@ func TestCloseLeavesNothing(t *testing.T) {
 	left, err := os.ReadDir(os.TempDir())
 	require.NoError(t, err)
 	require.Empty(t, left)
+}
+
+// A checkpoint's files are merged when nobody has them open: a client that keeps one open has the merge fail, and its child stays
+// until the next.
+func TestMergeNeedsClosedFiles(t *testing.T) {
+	h := withSMB(t, nil)
+	g := h.VM(h.AddVM(VM{Name: "web1", Disks: []Disk{{Size: 4 << 20, BlockSize: 1 << 20}}}))
+	first, err := g.Checkpoint("first")
+	require.NoError(t, err)
+	require.NoError(t, g.Write(0, 0, []byte("in the child")))
+	s, err := dial(t, h, "eva", "", "pw")
+	require.NoError(t, err)
+	drive, err := s.Mount("C$")
+	require.NoError(t, err)
+	f, err := drive.Open(`VMs\web1\disk_1.vhdx`)
+	require.NoError(t, err)
+	require.NoError(t, g.RemoveCheckpoint(first))
+	require.True(t, h.Settled(5*time.Second))
+	require.Contains(t, g.Tip(0), ".avhdx")
+	events := h.Events()
+	require.Equal(t, "merge failed", events[len(events)-1].Name)
+	require.Contains(t, events[len(events)-1].Detail, ErrSharing.Error())
+
+	require.NoError(t, f.Close())
+	second, err := g.Checkpoint("second")
+	require.NoError(t, err)
+	require.NoError(t, g.RemoveCheckpoint(second))
+	require.True(t, h.Settled(5*time.Second))
+	require.Equal(t, `C:\VMs\web1\disk_1.vhdx`, g.Tip(0))
+	require.Empty(t, h.Leftovers())
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+
+	"github.com/hikae/hikae/guest/smbchannel/scm/scmtest"
 )
 
 // smbService is there on Linux alone.
@@ -17,8 +19,15 @@ func (h *Host) StartSMB(context.Context, *SMBOptions) error {
 	return fmt.Errorf("no Samba on %s: %w", runtime.GOOS, errors.ErrUnsupported)
 }
 
-func (s *smbService) addr() string                           { return "" }
-func (s *smbService) services() []string                     { return nil }
-func (s *smbService) left() []string                         { return nil }
-func (s *smbService) close()                                 {}
-func (s *smbService) open(context.Context) ([]string, error) { return nil, nil }
+// Machine needs Linux.
+func (h *Host) Machine() *scmtest.Machine { return nil }
+
+// KillSMB needs Linux.
+func (h *Host) KillSMB() {}
+
+func (s *smbService) addr() string                              { return "" }
+func (s *smbService) services() []string                        { return nil }
+func (s *smbService) left() []string                            { return nil }
+func (s *smbService) close()                                    {}
+func (s *smbService) open(context.Context) ([]string, error)    { return nil, nil }
+func (s *smbService) openNow(context.Context) ([]string, error) { return nil, nil }

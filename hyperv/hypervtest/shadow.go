@@ -231,11 +231,20 @@ func (v *hostVSS) find(f func(*shadow) bool) (found []*shadow) {
 
 // OpenShadow opens a file by its path below a shadow copy's device.
 func (h *Host) OpenShadow(ctx context.Context, name string) (pipe.Image, error) {
-	s, path, err := h.inShadow(name)
+	s, rest, err := h.inShadow(name)
 	if err != nil {
 		return nil, err
 	}
-	if err := ctx.Err(); err != nil {
+	return s.openFile(ctx, rest)
+}
+
+// openFile opens a file by its path from the root of the volume.
+func (s *shadow) openFile(ctx context.Context, name string) (pipe.Image, error) {
+	path, err := below(s.dir, name)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
 		return nil, err
 	}
 	f, err := diskfile.Open(path, &diskfile.OpenOptions{Live: true})
@@ -245,30 +254,8 @@ func (h *Host) OpenShadow(ctx context.Context, name string) (pipe.Image, error) 
 	return &shadowFile{f, s}, nil
 }
 
-// StatShadow is the length of a file in a shadow copy, or that it is a folder.
-func (h *Host) StatShadow(name string) (fs.FileInfo, error) {
-	_, path, err := h.inShadow(name)
-	if err != nil {
-		return nil, err
-	}
-	return os.Stat(path)
-}
-
-// ListShadow are the names in a folder of a shadow copy.
-func (h *Host) ListShadow(name string) (names []string, err error) {
-	_, path, err := h.inShadow(name)
-	if err != nil {
-		return nil, err
-	}
-	list, err := os.ReadDir(path)
-	for _, e := range list {
-		names = append(names, e.Name())
-	}
-	return names, err
-}
-
-// inShadow finds where a path below a device lies. Names are compared as Windows does, in any case.
-func (h *Host) inShadow(name string) (*shadow, string, error) {
+// inShadow finds the shadow copy of a path below a device, and the rest of the path.
+func (h *Host) inShadow(name string) (s *shadow, rest string, err error) {
 	v := h.hostVSS()
 	for _, s := range v.find(func(*shadow) bool { return true }) {
 		if s.transportable || len(name) < len(s.Device) || !strings.EqualFold(name[:len(s.Device)], s.Device) {
@@ -278,8 +265,7 @@ func (h *Host) inShadow(name string) (*shadow, string, error) {
 		if rest != "" && rest[0] != '\\' {
 			continue // …Copy1 and …Copy12
 		}
-		path, err := below(s.dir, rest)
-		return s, path, err
+		return s, rest, nil
 	}
 	return nil, "", &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+
+	"github.com/hikae/hikae/pipe"
 )
 
 // Storage is the array that the host's volumes lie on, as its vendor's own software reaches it: it pins volumes by itself, beside
@@ -92,14 +94,17 @@ func (s *Storage) keep(snap *storageSnap) string {
 
 // Import takes over a transportable set that the host's VSS made, by its id. The shadow copies stay the host's.
 func (s *Storage) Import(mark, set string) (string, error) {
-	list := s.v.find(func(c *shadow) bool { return c.transportable && strings.EqualFold(c.Set, set) })
+	list := s.v.find(func(c *shadow) bool {
+		return c.transportable && strings.EqualFold(strings.Trim(c.Set, "{}"), strings.Trim(set, "{}"))
+	})
 	if len(list) == 0 {
 		return "", fmt.Errorf("no transportable set %s: %w", set, fs.ErrNotExist)
 	}
 	return s.keep(&storageSnap{mark: mark, shadows: list, imported: true}), nil
 }
 
-// Mount mounts a snapshot on the proxy: a folder of this machine for each volume. It can be mounted once.
+// Mount mounts a snapshot on the proxy: a folder of this machine for each volume. [Storage.Open] reads there by the host's own names.
+// It can be mounted once.
 func (s *Storage) Mount(ctx context.Context, id string) (folders map[string]string, err error) {
 	if err := errors.Join(ctx.Err(), s.fault("storage.mount")); err != nil {
 		return nil, err
@@ -121,6 +126,25 @@ func (s *Storage) Mount(ctx context.Context, id string) (folders map[string]stri
 	s.v.storage.counts.Mounts++
 	s.v.h.event(Event{Actor: "requester", Name: "mounted on the proxy", Row: "R097", Detail: id})
 	return folders, nil
+}
+
+// Open opens, on the proxy, a file of a mounted snapshot by the name that the host has for it.
+func (s *Storage) Open(ctx context.Context, id, name string) (pipe.Image, error) {
+	mount := s.v.h.volumeAt(name)
+	s.v.mu.Lock()
+	snap := s.v.storage.snaps[id]
+	if snap == nil || !snap.mounted {
+		s.v.mu.Unlock()
+		return nil, fmt.Errorf("snapshot %s is not mounted: %w", id, fs.ErrNotExist)
+	}
+	list := snap.shadows
+	s.v.mu.Unlock()
+	for _, c := range list {
+		if strings.EqualFold(c.Volume, mount) {
+			return c.openFile(ctx, name[len(mount):])
+		}
+	}
+	return nil, fmt.Errorf("snapshot %s has nothing of %s: %w", id, mount, fs.ErrNotExist)
 }
 
 // Unmount takes it away from the proxy. What is not mounted is no error.

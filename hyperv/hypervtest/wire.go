@@ -126,6 +126,12 @@ func (s *Store) valueXML(b *strings.Builder, name string, v any) {
 		fmt.Fprintf(b, `<%s xsi:nil="true"/>`, name)
 	case *Object:
 		fmt.Fprintf(b, `<%s>%s</%s>`, name, s.eprParts(v), name)
+	case Inline:
+		fmt.Fprintf(b, `<%s xmlns:i="%s%s/%s" xsi:type="i:%s_Type">`, name, wmiBase, ClusterNamespace, v.Class, v.Class)
+		for _, n := range v.Names {
+			s.valueXML(b, "i:"+n, v.Values[n])
+		}
+		fmt.Fprintf(b, `</%s>`, name)
 	case Embedded:
 		fmt.Fprintf(b, `<%s>%s</%s>`, name, esc(v.xml()), name)
 	case time.Time:

@@ -32,8 +32,8 @@ func readSteps(b *testing.B, img pipe.Image) {
 }
 
 // benchChain is a raw file, a flat VHDX and a chain of three with the same bytes; in the chain each child has a third of
-// the disk, in pieces of 64 KiB.
-func benchChain(b *testing.B) (raw, flat, chain string) {
+// the disk, in pieces.
+func benchChain(b testing.TB, piece int) (raw, flat, chain string) {
 	dir := b.TempDir()
 	data := make([]byte, benchSize)
 	rand.NewChaCha8([32]byte{2}).Read(data)
@@ -48,10 +48,9 @@ func benchChain(b *testing.B) (raw, flat, chain string) {
 	for i, name := range []string{"a.vhdx", "b.avhdx", "c.avhdx"} {
 		chain = filepath.Join(dir, name)
 		create(b, chain, benchSize, &vhdx.CreateOptions{Parent: parent}, func(w pipe.ExtentTarget) {
-			const piece = 64 << 10
 			for n := 0; n*piece < benchSize; n++ {
 				if i == 0 || n%3 == i {
-					put(b, w, data[n*piece:(n+1)*piece], int64(n)*piece)
+					put(b, w, data[n*piece:(n+1)*piece], int64(n*piece))
 				}
 			}
 		})
@@ -62,7 +61,7 @@ func benchChain(b *testing.B) (raw, flat, chain string) {
 
 // BenchmarkRead reads from the page cache in steps of 1 MiB.
 func BenchmarkRead(b *testing.B) {
-	raw, flat, chain := benchChain(b)
+	raw, flat, chain := benchChain(b, 64<<10)
 	b.Run("raw", func(b *testing.B) {
 		img, err := diskfile.Open(raw, nil)
 		require.NoError(b, err)
@@ -82,7 +81,7 @@ func BenchmarkRead(b *testing.B) {
 // BenchmarkConvert makes a raw file of a VHDX: ours of the chain of three and of a flat one, and qemu-img's of the flat
 // one, since it opens no chains. Both leave the result to the page cache.
 func BenchmarkConvert(b *testing.B) {
-	_, flat, chain := benchChain(b)
+	_, flat, chain := benchChain(b, 64<<10)
 	for _, path := range []string{flat, chain} {
 		b.Run(filepath.Base(path), func(b *testing.B) {
 			b.SetBytes(benchSize)
@@ -103,7 +102,7 @@ func BenchmarkConvert(b *testing.B) {
 }
 
 // convert copies into a file that is there already or is made, as qemu-img does, without a sync.
-func convert(b *testing.B, from, to string) {
+func convert(b testing.TB, from, to string) {
 	img, err := vhdx.Open(b.Context(), from, nil)
 	require.NoError(b, err)
 	defer img.Close()

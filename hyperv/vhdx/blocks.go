@@ -122,7 +122,7 @@ func (t *blockTable) sectors(ctx context.Context, r run, v uint64) (run, error) 
 	})
 	r.len = min(r.len, (first+count)*t.sector-r.off%t.blockSize)
 	if r.what = isParent; here {
-		r.what, r.host = isData, host+r.off%t.blockSize
+		r.what, r.host, r.sure = isData, host+r.off%t.blockSize, true
 	}
 	return r, err
 }

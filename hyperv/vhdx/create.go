@@ -214,6 +214,7 @@ func layOut(ctx context.Context, path string, store *storeImage, m *meta, cacheB
 		meta: m, path: path, file: store, cache: newCache(cacheBytes), bat: bat,
 		taken: []region{{0, mib}, {logOff, mib}, {metaOff, mib}, bat},
 	}
+	w.table.cache.writable = true
 	w.layer = &layer{table: w.table, path: path, size: m.size, sector: m.sector, file: store}
 	if m.keep {
 		return w, w.fillFixed(ctx)

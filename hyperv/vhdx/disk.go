@@ -63,6 +63,7 @@ func (d *Disk) open(ctx context.Context, path string, s storage, size int64, whe
 
 // openWriter opens a file for writing: a log that is in use goes to the file first.
 func openWriter(ctx context.Context, path string, store *storeImage, o *opener) (*writer, Info, error) {
+	o.cache.writable = true
 	p := &parser{ctx, path, store}
 	head, err := p.read(0, 8)
 	if err != nil {

@@ -25,13 +25,14 @@ type run struct {
 	off  int64
 	len  int64
 	host int64
+	sure bool // a bitmap says that it was written: the file need not be asked for holes
 }
 
 func (r run) end() int64 { return r.off + r.len }
 
 // joins reports whether o goes on where r ends, in the same way.
 func (r run) joins(o run) bool {
-	return r.what == o.what && r.end() == o.off && (r.what != isData || r.host+r.len == o.host)
+	return r.what == o.what && r.sure == o.sure && r.end() == o.off && (r.what != isData || r.host+r.len == o.host)
 }
 
 // table knows where a file has what. next is the run at off, clipped to end; off < end.
@@ -54,14 +55,32 @@ const maxRow = 1 << 16
 
 // row is the run at off with all that joins it.
 func (l *layer) row(ctx context.Context, off, end int64) (run, error) {
-	r, err := l.next(ctx, off, end)
+	return (&rows{layer: l, end: end}).at(ctx, off)
+}
+
+// rows are the runs of a layer up to an end, in order. What was looked at to see that it does not join is the next one.
+type rows struct {
+	*layer
+	end  int64
+	next run // of length zero: none
+}
+
+func (w *rows) at(ctx context.Context, off int64) (r run, err error) {
+	if r = w.next; r.len == 0 || r.off != off {
+		r, err = w.layer.next(ctx, off, w.end)
+	}
+	w.next = run{}
 	for range maxRow {
-		if err != nil || r.end() >= end {
+		if err != nil || r.end() >= w.end {
 			break
 		}
-		o, nextErr := l.next(ctx, r.end(), end)
-		if nextErr != nil || !r.joins(o) {
+		o, nextErr := w.layer.next(ctx, r.end(), w.end)
+		if nextErr != nil {
 			break // what is wrong behind this run is said when it is asked for
+		}
+		if !r.joins(o) {
+			w.next = o
+			break
 		}
 		r.len += o.len
 	}
@@ -78,8 +97,9 @@ func (l *layer) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	}
 	n := int(min(int64(len(p)), max(l.size-off, 0)))
 	done := 0
+	w := rows{layer: l, end: off + int64(n)}
 	for done < n {
-		r, err := l.row(ctx, off+int64(done), off+int64(n))
+		r, err := w.at(ctx, off+int64(done))
 		if err == nil {
 			err = l.read(ctx, p[done:done+int(r.len)], r)
 		}
@@ -115,19 +135,29 @@ func (l *layer) read(ctx context.Context, p []byte, r run) error {
 	return nil
 }
 
-// extents yields the ranges of [off, end) as they are in this file and below it; neighbours may be of the same kind.
-func (l *layer) extents(ctx context.Context, off, end int64, yield func(pipe.Extent, error) bool) bool {
+// walk asks a chain for its extents. known is what each file last said of itself, beyond what it was asked for.
+type walk struct {
+	yield func(pipe.Extent, error) bool
+	known map[*layer]pipe.Extent
+}
+
+func (w *walk) fail(err error) bool {
+	w.yield(pipe.Extent{}, err)
+	return false
+}
+
+// extents yields the ranges of [off, end) as they are in a layer and below it; neighbours may be of the same kind.
+func (w *walk) extents(ctx context.Context, l *layer, off, end int64) bool {
+	runs := rows{layer: l, end: end}
 	for off < end {
 		if err := ctx.Err(); err != nil {
-			yield(pipe.Extent{}, err)
-			return false
+			return w.fail(err)
 		}
-		r, err := l.row(ctx, off, end)
+		r, err := runs.at(ctx, off)
 		if err != nil {
-			yield(pipe.Extent{}, err)
-			return false
+			return w.fail(err)
 		}
-		if !l.runExtents(ctx, r, yield) {
+		if !w.run(ctx, l, r) {
 			return false
 		}
 		off = r.end()
@@ -135,33 +165,57 @@ func (l *layer) extents(ctx context.Context, off, end int64, yield func(pipe.Ext
 	return true
 }
 
-func (l *layer) runExtents(ctx context.Context, r run, yield func(pipe.Extent, error) bool) bool {
+func (w *walk) run(ctx context.Context, l *layer, r run) bool {
 	switch {
 	case r.what == isParent && l.parent != nil:
 		have := min(max(l.parent.size-r.off, 0), r.len)
-		if have > 0 && !l.parent.extents(ctx, r.off, r.off+have, yield) {
+		if have > 0 && !w.extents(ctx, l.parent, r.off, r.off+have) {
 			return false
 		}
-		return have == r.len || yield(pipe.Extent{Off: r.off + have, Len: r.len - have, Kind: pipe.Zero}, nil)
+		return have == r.len || w.yield(pipe.Extent{Off: r.off + have, Len: r.len - have, Kind: pipe.Zero}, nil)
 	case r.what == isData:
-		return l.dataExtents(ctx, r, yield)
+		return w.data(ctx, l, r)
 	}
-	return yield(pipe.Extent{Off: r.off, Len: r.len, Kind: pipe.Zero}, nil)
+	return w.yield(pipe.Extent{Off: r.off, Len: r.len, Kind: pipe.Zero}, nil)
 }
 
-// dataExtents finds holes of the file in a run: a fixed disk is mostly that.
-func (l *layer) dataExtents(ctx context.Context, r run, yield func(pipe.Extent, error) bool) bool {
-	for e, err := range pipe.Extents(ctx, l.file, r.host, r.len) {
-		if err != nil {
-			yield(pipe.Extent{}, err)
+// ahead is how far a file is asked what it holds: pieces of a disk lie scattered in it, and what it says of one mostly holds for
+// many.
+const ahead = 256 * mib
+
+// data finds holes of the file in a run: a fixed disk is mostly that.
+func (w *walk) data(ctx context.Context, l *layer, r run) bool {
+	for off := r.off; off < r.end(); {
+		at := r.host + off - r.off
+		k := w.known[l]
+		if r.sure {
+			k = pipe.Extent{Off: at, Len: r.end() - off, Kind: pipe.Data}
+		}
+		if at < k.Off || at >= k.End() {
+			var err error
+			if k, err = holds(ctx, l.file, at, r.end()-off); err != nil {
+				return w.fail(err)
+			}
+			w.known[l] = k
+		}
+		n := min(k.End()-at, r.end()-off)
+		if !w.yield(pipe.Extent{Off: off, Len: n, Kind: k.Kind}, nil) {
 			return false
 		}
-		e.Off += r.off - r.host
-		if !yield(e, nil) {
-			return false
-		}
+		off += n
 	}
 	return true
+}
+
+// holds is what a file has from a place on: at least the first of n bytes, and as much more as it says at once.
+func holds(ctx context.Context, file pipe.Image, at, n int64) (pipe.Extent, error) {
+	most := max(n, min(ahead, file.Size()-at))
+	for e, err := range pipe.Extents(ctx, file, at, most) {
+		if err != nil || e.Len > 0 {
+			return e, err
+		}
+	}
+	return pipe.Extent{Off: at, Len: n, Kind: pipe.Data}, nil
 }
 
 // merged joins neighbours of one kind.
@@ -172,7 +226,7 @@ func (l *layer) merged(ctx context.Context, off, n int64) iter.Seq2[pipe.Extent,
 			return
 		}
 		var held pipe.Extent
-		going := l.extents(ctx, off, off+n, func(e pipe.Extent, err error) bool {
+		w := &walk{known: map[*layer]pipe.Extent{}, yield: func(e pipe.Extent, err error) bool {
 			if err == nil && held.Len > 0 && e.Kind == held.Kind {
 				held.Len += e.Len
 				return true
@@ -185,8 +239,8 @@ func (l *layer) merged(ctx context.Context, off, n int64) iter.Seq2[pipe.Extent,
 				return yield(e, err)
 			}
 			return true
-		})
-		if going && held.Len > 0 {
+		}}
+		if w.extents(ctx, l, off, off+n) && held.Len > 0 {
 			yield(held, nil)
 		}
 	}

@@ -15,9 +15,13 @@ const (
 
 // cache holds pages of tables and bitmaps of all files of a chain. A page that was changed stays until it is written.
 type cache struct {
-	mu    sync.Mutex
-	max   int
-	pages map[pageKey]*page
+	mu      sync.Mutex
+	max     int
+	pages   map[pageKey]*page
+	loading map[pageKey]chan struct{} // closed when it is done
+	// writable says that the first file changes: then pages are loaded under the lock, as one that was read before a change and put
+	// here after it would undo that.
+	writable bool
 }
 
 type pageKey struct {
@@ -35,27 +39,67 @@ func newCache(bytes int) *cache {
 	if bytes <= 0 {
 		bytes = defaultTabs
 	}
-	return &cache{max: max(bytes/pageLen, 4), pages: map[pageKey]*page{}}
+	return &cache{max: max(bytes/pageLen, 4), pages: map[pageKey]*page{}, loading: map[pageKey]chan struct{}{}}
 }
 
-// view calls use with a page, under the lock.
+// view calls use with a page, under the lock. Of those who want a page that is not there, one reads it.
 func (c *cache) view(ctx context.Context, file int, img pipe.Image, off int64, use func(*page)) error {
 	key := pageKey{file, off}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p, ok := c.pages[key]
-	if !ok {
-		p = new(page)
-		if n := min(pageLen, img.Size()-off); n > 0 {
-			if err := readFull(ctx, img, p.b[:n], off); err != nil {
-				return err
-			}
+	for {
+		if p, ok := c.pages[key]; ok {
+			use(p)
+			return nil
 		}
-		c.evict()
-		c.pages[key] = p
+		done, others := c.loading[key]
+		if !others {
+			break
+		}
+		c.mu.Unlock()
+		err := wait(ctx, done)
+		c.mu.Lock()
+		if err != nil {
+			return err
+		}
 	}
+	p, err := c.load(ctx, key, img)
+	if err != nil {
+		return err
+	}
+	c.evict()
+	c.pages[key] = p
 	use(p)
 	return nil
+}
+
+func wait(ctx context.Context, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// load reads a page. It is called under the lock, which it lets go of meanwhile where nothing can change.
+func (c *cache) load(ctx context.Context, key pageKey, img pipe.Image) (*page, error) {
+	p := new(page)
+	n := min(pageLen, img.Size()-key.off)
+	if n <= 0 {
+		return p, nil
+	}
+	if !c.writable {
+		done := make(chan struct{})
+		c.loading[key] = done
+		c.mu.Unlock()
+		defer func() {
+			c.mu.Lock()
+			delete(c.loading, key)
+			close(done)
+		}()
+	}
+	return p, readFull(ctx, img, p.b[:n], key.off)
 }
 
 // evict makes room for one page. Which one goes is left to chance: no order of reading is bad for that.

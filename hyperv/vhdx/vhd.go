@@ -306,7 +306,7 @@ func (t *vhdTable) sectors(ctx context.Context, r run, host int64) (run, error) 
 	here, count := same(bitmap, first%8, last-first+1)
 	r.len = min(r.len, (first+count)*vhdSector-in)
 	if here {
-		r.what, r.host = isData, host+t.bitmapLen()+in
+		r.what, r.host, r.sure = isData, host+t.bitmapLen()+in, true
 	}
 	return r, nil
 }

@@ -15,10 +15,19 @@ type components struct {
 	t        *thread
 	backup   *object
 	gathered bool // writer metadata is to be freed
+	describe GUID // the class of writers whose files are read too
 }
 
-// open makes the object. The service is started by it where it does not run yet.
 func open() (requester, error) {
+	c, err := openComponents()
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// openComponents makes the object. The service is started by it where it does not run yet.
+func openComponents() (*components, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), finishLimit)
 	defer cancel()
 	t, err := newThread(ctx)

@@ -88,6 +88,8 @@ var meanings = map[HResult]meaning{
 	0x800423F3: {"VSS_E_WRITERERROR_RETRYABLE", "the writer failed and may succeed when asked again", "try again; then restart its service"},
 	0x800423F4: {"VSS_E_WRITERERROR_NONRETRYABLE", "the writer failed and will go on failing", "look at its own event log entries; restart its service"},
 	0x800423F5: {"VSS_E_WRITERERROR_RECOVERY_FAILED", "the writer could not recover its data in the shadow copy", "look at its own event log entries"},
+	0x800423FB: {"VSS_E_AUTORECOVERY_FAILED", "data could not be recovered in the shadow copy",
+		"look at the writer's own event log entries; files *-AutoRecovery.avhdx that an earlier backup left are a known reason"},
 	0x80042409: {"VSS_E_WRITER_STATUS_NOT_AVAILABLE", "the writer's state is not known", "restart the service of that writer"},
 }
 

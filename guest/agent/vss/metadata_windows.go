@@ -60,7 +60,7 @@ func (c *components) writer(i uint32) (w Writer, err error) {
 		return w, fmt.Errorf("writer %s: %d components, at most %d", shown(w.Name), parts, maxComponents)
 	}
 	for k := range parts {
-		part, err := component(meta, k, w.Name)
+		part, err := component(meta, k, w.Name, c.describe == w.Class)
 		if err != nil {
 			return w, err
 		}
@@ -88,8 +88,9 @@ type componentInfo struct {
 	Logs, dependencies   uint32
 }
 
-// component reads one component of a writer.
-func component(meta *object, i uint32, writer string) (part Component, err error) {
+// component reads one component of a writer, with its file descriptions where they are asked for: some writers have
+// tens of thousands.
+func component(meta *object, i uint32, writer string, describe bool) (part Component, err error) {
 	var c *object
 	if err := out(meta.method(slotGetComponent).number(uintptr(i)), &c).run("GetComponent", writer); err != nil {
 		return part, err
@@ -100,7 +101,13 @@ func component(meta *object, i uint32, writer string) (part Component, err error
 		return part, err
 	}
 	defer func() { c.method(slotFreeComponentInfo).pointer(unsafe.Pointer(info)).do() }()
-	part = Component{Type: ComponentType(info.Type), Path: peek(info.Path, maxPath), Name: peek(info.Name, maxPath), Selectable: info.Selectable != 0}
+	part = Component{Type: ComponentType(info.Type), Path: peek(info.Path, maxPath), Name: peek(info.Name, maxPath),
+		Caption: peek(info.Caption, maxPath), Selectable: info.Selectable != 0}
+	if describe {
+		if part.Files, err = fileSets(c, info.Files, part.String()); err != nil {
+			return part, err
+		}
+	}
 	for _, files := range []struct {
 		slot  int
 		count uint32
@@ -112,6 +119,43 @@ func component(meta *object, i uint32, writer string) (part Component, err error
 		}
 	}
 	return part, nil
+}
+
+// fileSets reads a component's file descriptions. They are what a backup is made of: one that cannot be read is an error.
+func fileSets(c *object, count uint32, name string) ([]FileSet, error) {
+	if count > maxFileSets {
+		return nil, fmt.Errorf("component %s: %d files, at most %d", name, count, maxFileSets)
+	}
+	all := make([]FileSet, 0, count)
+	for i := range count {
+		one, err := fileSet(c, i, name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, one)
+	}
+	return all, nil
+}
+
+func fileSet(c *object, i uint32, name string) (f FileSet, err error) {
+	var desc *object
+	if err := out(c.method(slotGetFile).number(uintptr(i)), &desc).run("GetFile", name); err != nil {
+		return f, err
+	}
+	defer desc.release()
+	var path, spec bstr
+	if err := out(desc.method(slotGetPath), &path.p).run("GetPath", name); err != nil {
+		return f, err
+	}
+	f.Path = path.take(maxPath)
+	if err := out(desc.method(slotGetFilespec), &spec.p).run("GetFilespec", name); err != nil {
+		return f, err
+	}
+	f.Spec = spec.take(maxPath)
+	var recursive byte
+	err = out(desc.method(slotGetRecursive), &recursive).run("GetRecursive", name)
+	f.Recursive = recursive != 0
+	return f, err
 }
 
 // maxPath is the longest path that Windows has, in units.

@@ -37,8 +37,11 @@ const (
 	slotStartSnapshotSet       = 36
 	slotAddToSnapshotSet       = 37
 	slotDoSnapshotSet          = 38
+	slotDeleteSnapshots        = 39
 	slotGetSnapshotProperties  = 42
+	slotQuery                  = 43
 	slotIsVolumeSupported      = 44
+	slotEnableWriterClasses    = 46
 
 	// IVssExamineWriterMetadata
 	slotGetIdentity       = 3
@@ -54,7 +57,12 @@ const (
 	slotGetDatabaseLogFile = 7
 
 	// IVssWMFiledesc
-	slotGetPath = 3
+	slotGetPath      = 3
+	slotGetFilespec  = 4
+	slotGetRecursive = 5
+
+	// IVssEnumObject
+	slotNext = 3
 
 	// IVssAsync
 	slotCancel      = 3

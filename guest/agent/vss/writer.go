@@ -13,6 +13,7 @@ const (
 	maxWriters    = 512
 	maxComponents = 16384 // of one writer
 	maxFolders    = 64    // that are told of one writer
+	maxFileSets   = 8192  // of one component
 	maxText       = 512   // runes of a name that is shown
 )
 
@@ -39,8 +40,17 @@ const (
 type Component struct {
 	Type       ComponentType
 	Path, Name string // Path is empty for those at the top; its parts are parted by backslashes
+	Caption    string // for people
 	Selectable bool
 	Folders    []string
+	Files      []FileSet // of writers that were asked for them: see [Backup]
+}
+
+// FileSet is one of a component's file descriptions.
+type FileSet struct {
+	Path      string // of the folder
+	Spec      string // a file's name, or a pattern with * and ?
+	Recursive bool
 }
 
 // full is the path that components below this one have.

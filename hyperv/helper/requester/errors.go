@@ -29,7 +29,7 @@ type Error struct {
 	Op     string // the method
 	Object string // writer, component, volume or set; may be empty
 	Code   Code
-	Text   string // the code in words
+	Text   string // the code in words. Empty: its number is shown
 	Hint   string // what to do; may be empty
 	// Again says that the same may succeed a little later.
 	Again bool
@@ -40,11 +40,10 @@ func (e *Error) Error() string {
 	if e.Object != "" {
 		s += " " + e.Object
 	}
-	text := e.Text
-	if text == "" {
-		text = "it failed"
+	if e.Text != "" {
+		return s + ": " + e.Text
 	}
-	return fmt.Sprintf("%s: %s (0x%08X)", s, text, uint32(e.Code))
+	return fmt.Sprintf("%s: code 0x%08X", s, uint32(e.Code))
 }
 
 // Is maps the codes that have a standard error.

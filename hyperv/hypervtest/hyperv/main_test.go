@@ -6,8 +6,10 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,7 +19,57 @@ import (
 	"github.com/hikae/hikae/hyperv/hypervtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// asProgram makes the test's own binary the program.
+const asProgram = "HIKAE_TEST_AS_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// launch starts the program as a process, with its input open.
+func launch(t *testing.T, args ...string) (*exec.Cmd, ready) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
+	cmd.Env = append(os.Environ(), asProgram+"=1", "TMPDIR="+t.TempDir())
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = in.Close() })
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	var r ready
+	require.NoError(t, json.NewDecoder(out).Decode(&r))
+	return cmd, r
+}
+
+func refused(addr string) bool {
+	conn, err := net.DialTimeout("tcp", addr, time.Second)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err != nil
+}
+
+// Told to end by a signal it leaves nothing; killed, nothing of it goes on.
+func TestProcess(t *testing.T) {
+	t.Setenv("HIKAE_SOURCE_PASSWORD", "")
+	cmd, r := launch(t, "--size", "1MiB")
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, cmd.Wait())
+	require.NoDirExists(t, r.Hosts[0].Folder)
+
+	cmd, r = launch(t, "--size", "1MiB", "--dir", t.TempDir())
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
+	require.Eventually(t, func() bool { return refused(r.Listening) }, 10*time.Second, 20*time.Millisecond)
+	if addr := r.Hosts[0].SMB; addr != "" {
+		require.Eventually(t, func() bool { return refused(addr) }, 10*time.Second, 20*time.Millisecond, "Samba outlives the program")
+	}
+}
 
 // begin starts the program; ended is what it returned.
 func begin(t *testing.T, args ...string) (r ready, stop func() error) {

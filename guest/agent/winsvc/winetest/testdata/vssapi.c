@@ -11,6 +11,9 @@
  *   denied      CreateVssBackupComponents is refused
  *   noprepare   PrepareForBackup wants a snapshot set first
  *   large       documents of 3 MiB
+ *   kept        our shadow copy is there although nobody of this process made it
+ *
+ * HIKAE_VSS_DEVICE is where the shadow copy shall be said to be.
  */
 #define CINTERFACE
 #define COBJMACROS
@@ -115,17 +118,23 @@ static struct object *async(IVssAsync **out, HRESULT result)
 	return o;
 }
 
-/* ---- the writers: two, of which the first has three components ---- */
+/* ---- the writers: two, of which the first has three components, and Hyper-V's for whoever asks for that class alone ---- */
 
-static const VSS_ID instances[2] = {{0x11111111, 0x2222, 0x3333, {1, 2, 3, 4, 5, 6, 7, 8}}, {0x44444444, 0x5555, 0x6666, {8, 7, 6, 5, 4, 3, 2, 1}}};
-static const VSS_ID classes[2] = {{0xAAAAAAAA, 0xBBBB, 0xCCCC, {9, 9, 9, 9, 9, 9, 9, 1}}, {0xDDDDDDDD, 0xEEEE, 0xFFFF, {9, 9, 9, 9, 9, 9, 9, 2}}};
-static const WCHAR *names[2] = {L"Store Writer \x00DF\xD83D\xDE00", L"Registry Writer"};
+enum { WRITERS = 3, HYPERV = 2 };
+static const VSS_ID instances[WRITERS] = {{0x11111111, 0x2222, 0x3333, {1, 2, 3, 4, 5, 6, 7, 8}}, {0x44444444, 0x5555, 0x6666, {8, 7, 6, 5, 4, 3, 2, 1}},
+	{0x77777777, 0x8888, 0x9999, {7, 7, 7, 7, 7, 7, 7, 7}}};
+static const VSS_ID classes[WRITERS] = {{0xAAAAAAAA, 0xBBBB, 0xCCCC, {9, 9, 9, 9, 9, 9, 9, 1}}, {0xDDDDDDDD, 0xEEEE, 0xFFFF, {9, 9, 9, 9, 9, 9, 9, 2}},
+	{0x66841CD4, 0x6DED, 0x4F4B, {0x8F, 0x17, 0xFD, 0x23, 0xF8, 0xDD, 0xC3, 0xDE}}};
+static const WCHAR *names[WRITERS] = {L"Store Writer \x00DF\xD83D\xDE00", L"Registry Writer", L"Microsoft Hyper-V VSS Writer"};
 struct part { VSS_COMPONENT_TYPE type; const WCHAR *path, *name; boolean selectable; };
-static const struct part parts[2][3] = {
+static const struct part parts[WRITERS][3] = {
 	{{VSS_CT_DATABASE, L"Store", L"DB1", TRUE}, {VSS_CT_FILEGROUP, L"Store\\DB1", L"Logs", FALSE}, {VSS_CT_DATABASE, L"Store\\DB1", L"File", TRUE}},
 	{{VSS_CT_FILEGROUP, NULL, L"Registry", FALSE}},
+	{{VSS_CT_FILEGROUP, NULL, L"Host Component", TRUE}, {VSS_CT_FILEGROUP, NULL, L"0A1B2C3D-0000-4000-8000-0000000000A1", TRUE}},
 };
-static const UINT part_counts[2] = {3, 1};
+static const UINT part_counts[WRITERS] = {3, 1, 2};
+static int hyperv; /* that class alone was asked for */
+static int there;  /* our shadow copy */
 
 static BSTR text_or_null(const WCHAR *s) { return s ? SysAllocString(s) : NULL; }
 
@@ -146,7 +155,18 @@ static BSTR document(const char *root)
 static IVssWMFiledescVtbl file_methods;
 static HRESULT STDMETHODCALLTYPE file_path(IVssWMFiledesc *this, BSTR *out)
 {
-	*out = SysAllocString(((struct object *)this)->writer ? L"C:\\Windows\\System32\\config" : L"D:\\store");
+	static const WCHAR *folders[WRITERS] = {L"D:\\store", L"C:\\Windows\\System32\\config", L"C:\\VMs\\"};
+	*out = SysAllocString(folders[((struct object *)this)->writer]);
+	return S_OK;
+}
+static HRESULT STDMETHODCALLTYPE file_spec(IVssWMFiledesc *this, BSTR *out)
+{
+	*out = SysAllocString(L"web\x00DF.vhdx");
+	return S_OK;
+}
+static HRESULT STDMETHODCALLTYPE file_recursive(IVssWMFiledesc *this, boolean *out)
+{
+	*out = FALSE;
 	return S_OK;
 }
 
@@ -160,6 +180,7 @@ static HRESULT STDMETHODCALLTYPE part_info(IVssWMComponent *this, PVSSCOMPONENTI
 	i->type = p->type;
 	i->bstrLogicalPath = text_or_null(p->path);
 	i->bstrComponentName = SysAllocString(p->name);
+	i->bstrCaption = o->writer == HYPERV ? SysAllocString(L"Online\\web1") : NULL;
 	i->bSelectable = p->selectable;
 	i->bNotifyOnBackupComplete = TRUE;
 	i->dwComponentFlags = 0xFFFFFFFF;
@@ -176,6 +197,7 @@ static HRESULT STDMETHODCALLTYPE part_free(IVssWMComponent *this, PVSSCOMPONENTI
 	VSS_COMPONENTINFO *i = (VSS_COMPONENTINFO *)p;
 	SysFreeString(i->bstrLogicalPath);
 	SysFreeString(i->bstrComponentName);
+	SysFreeString(i->bstrCaption);
 	free(i);
 	infos--;
 	return S_OK;
@@ -264,10 +286,19 @@ static HRESULT STDMETHODCALLTYPE gather(IVssBackupComponents *this, IVssAsync **
 	async(out, S_OK);
 	return S_OK;
 }
-static HRESULT STDMETHODCALLTYPE meta_count(IVssBackupComponents *this, UINT *n) { *n = 2; return S_OK; }
+static HRESULT STDMETHODCALLTYPE enable(IVssBackupComponents *this, const VSS_ID *list, UINT n)
+{
+	WANT(state == STATED);
+	hyperv = n == 1 && IsEqualGUID(&list[0], &classes[HYPERV]);
+	say("EnableWriterClasses %u %d", n, hyperv);
+	return S_OK;
+}
+static HRESULT STDMETHODCALLTYPE meta_count(IVssBackupComponents *this, UINT *n) { *n = hyperv ? 1 : 2; return S_OK; }
 static HRESULT STDMETHODCALLTYPE meta_get(IVssBackupComponents *this, UINT i, VSS_ID *instance, IVssExamineWriterMetadata **out)
 {
 	struct object *o = make((void **)&meta_methods);
+	if (hyperv)
+		i = HYPERV;
 	o->writer = i;
 	*instance = instances[i];
 	*out = (IVssExamineWriterMetadata *)o;
@@ -277,7 +308,7 @@ static HRESULT STDMETHODCALLTYPE meta_free(IVssBackupComponents *this) { say("Fr
 
 static HRESULT known(const char *call, VSS_ID instance, VSS_ID class, VSS_COMPONENT_TYPE type, LPCWSTR path, LPCWSTR name, int succeeded)
 {
-	for (UINT w = 0; w < 2; w++)
+	for (UINT w = 0; w < WRITERS; w++)
 		for (UINT p = 0; p < part_counts[w]; p++)
 			if (IsEqualGUID(&instance, &instances[w]) && IsEqualGUID(&class, &classes[w]) && type == parts[w][p].type && !wcscmp(name, parts[w][p].name) &&
 			    ((path == NULL && parts[w][p].path == NULL) || (path && parts[w][p].path && !wcscmp(path, parts[w][p].path)))) {
@@ -317,16 +348,18 @@ static HRESULT STDMETHODCALLTYPE gather_status(IVssBackupComponents *this, IVssA
 	async(out, S_OK);
 	return S_OK;
 }
-static HRESULT STDMETHODCALLTYPE status_count(IVssBackupComponents *this, UINT *n) { *n = 2; return S_OK; }
+static HRESULT STDMETHODCALLTYPE status_count(IVssBackupComponents *this, UINT *n) { *n = hyperv ? 1 : 2; return S_OK; }
 static HRESULT STDMETHODCALLTYPE status_free(IVssBackupComponents *this) { return S_OK; }
 static HRESULT STDMETHODCALLTYPE status_get(IVssBackupComponents *this, UINT i, VSS_ID *instance, VSS_ID *class, BSTR *name, VSS_WRITER_STATE *ws, HRESULT *result)
 {
+	if (hyperv)
+		i = HYPERV;
 	*instance = instances[i];
 	*class = classes[i];
 	*name = SysAllocString(names[i]);
 	*ws = VSS_WS_STABLE;
 	*result = S_OK;
-	if (i == 0 && state == DONE && plays("fail")) {
+	if ((i == 0 || i == HYPERV) && state == DONE && plays("fail")) {
 		*ws = VSS_WS_FAILED_AT_FREEZE;
 		*result = VSS_E_WRITERERROR_TIMEOUT;
 	}
@@ -379,18 +412,70 @@ static HRESULT STDMETHODCALLTYPE do_set(IVssBackupComponents *this, IVssAsync **
 	o = async(out, plays("room") ? VSS_E_INSUFFICIENT_STORAGE : S_OK);
 	o->hangs = plays("hang");
 	if (!o->hangs && !plays("room"))
-		state = DONE;
+		state = DONE, there = 1;
 	return S_OK;
+}
+/* where it is can be told, so that there is something to read */
+static void shadow(VSS_SNAPSHOT_PROP *p)
+{
+	WCHAR device[200];
+	if (!GetEnvironmentVariableW(L"HIKAE_VSS_DEVICE", device, 200))
+		wcscpy(device, L"\\\\?\\GLOBALROOT\\Device\\HarddiskVolumeShadowCopy5");
+	memset(p, 0, sizeof *p);
+	memset(&p->m_SnapshotId, 0x42, sizeof(VSS_ID));
+	memset(&p->m_SnapshotSetId, 7, sizeof(VSS_ID));
+	p->m_pwszSnapshotDeviceObject = _wcsdup(device);
+	p->m_pwszOriginalVolumeName = _wcsdup(L"\\\\?\\Volume{a}\\");
+	p->m_lSnapshotAttributes = VSS_VOLSNAP_ATTR_AUTORECOVER;
+	p->m_tsCreationTimestamp = 132539328000000000; /* the beginning of 2021 */
+	p->m_eStatus = VSS_SS_CREATED;
 }
 static HRESULT STDMETHODCALLTYPE properties(IVssBackupComponents *this, VSS_ID id, VSS_SNAPSHOT_PROP *p)
 {
 	VSS_ID want;
 	memset(&want, 0x42, sizeof want);
 	WANT(state == DONE && IsEqualGUID(&id, &want));
+	shadow(p);
+	return S_OK;
+}
+
+/* ---- shadow copies that there are: one, once it was made, and another program's ---- */
+
+static IVssEnumObjectVtbl enum_methods;
+static HRESULT STDMETHODCALLTYPE enum_next(IVssEnumObject *this, ULONG n, VSS_OBJECT_PROP *p, ULONG *fetched)
+{
+	struct object *o = (struct object *)this;
+	*fetched = 0;
+	if (o->part == 0 && !there)
+		o->part++;
+	if (n != 1 || o->part > 1)
+		return S_FALSE;
 	memset(p, 0, sizeof *p);
-	p->m_pwszSnapshotDeviceObject = _wcsdup(L"\\\\?\\GLOBALROOT\\Device\\HarddiskVolumeShadowCopy5");
-	p->m_tsCreationTimestamp = -1;
-	p->m_eStatus = VSS_SS_CREATED;
+	p->Type = VSS_OBJECT_SNAPSHOT;
+	shadow(&p->Obj.Snap);
+	if (o->part++ == 1)
+		memset(&p->Obj.Snap.m_SnapshotSetId, 0x66, sizeof(VSS_ID));
+	*fetched = 1;
+	return S_OK;
+}
+static HRESULT STDMETHODCALLTYPE query_all(IVssBackupComponents *this, VSS_ID id, VSS_OBJECT_TYPE kind, VSS_OBJECT_TYPE of, IVssEnumObject **out)
+{
+	static const VSS_ID zero;
+	WANT(state >= INITIALIZED && IsEqualGUID(&id, &zero) && kind == VSS_OBJECT_NONE && of == VSS_OBJECT_SNAPSHOT);
+	say("Query");
+	*out = (IVssEnumObject *)make((void **)&enum_methods);
+	return S_OK;
+}
+static HRESULT STDMETHODCALLTYPE delete_set(IVssBackupComponents *this, VSS_ID id, VSS_OBJECT_TYPE kind, WINBOOL force, LONG *deleted, VSS_ID *stayed)
+{
+	VSS_ID want;
+	memset(&want, 7, sizeof want);
+	WANT(state >= INITIALIZED && kind == VSS_OBJECT_SNAPSHOT_SET && force);
+	say("DeleteSnapshots %d", IsEqualGUID(&id, &want) && there);
+	if (!IsEqualGUID(&id, &want) || !there)
+		return VSS_E_OBJECT_NOT_FOUND;
+	there = 0;
+	*deleted = 1;
 	return S_OK;
 }
 static HRESULT STDMETHODCALLTYPE supported(IVssBackupComponents *this, VSS_ID provider, VSS_PWSZ name, WINBOOL *yes)
@@ -406,7 +491,11 @@ static ULONG STDMETHODCALLTYPE last_release(IVssBackupComponents *this)
 	return n;
 }
 
-__declspec(dllexport) void WINAPI VssFreeSnapshotPropertiesInternal(VSS_SNAPSHOT_PROP *p) { free(p->m_pwszSnapshotDeviceObject); }
+__declspec(dllexport) void WINAPI VssFreeSnapshotPropertiesInternal(VSS_SNAPSHOT_PROP *p)
+{
+	free(p->m_pwszSnapshotDeviceObject);
+	free(p->m_pwszOriginalVolumeName);
+}
 
 __declspec(dllexport) HRESULT WINAPI CreateVssBackupComponentsInternal(IVssBackupComponents **out)
 {
@@ -416,13 +505,19 @@ __declspec(dllexport) HRESULT WINAPI CreateVssBackupComponentsInternal(IVssBacku
 	if (plays("denied"))
 		return E_ACCESSDENIED;
 	state = NEW;
-	starts = volumes = statuses = 0;
+	starts = volumes = statuses = hyperv = 0;
+	if (plays("kept"))
+		there = 1;
 	base((void **)&async_methods, sizeof async_methods);
 	async_methods.Cancel = async_cancel;
 	async_methods.Wait = async_wait;
 	async_methods.QueryStatus = async_status;
 	base((void **)&file_methods, sizeof file_methods);
 	file_methods.GetPath = file_path;
+	file_methods.GetFilespec = file_spec;
+	file_methods.GetRecursive = file_recursive;
+	base((void **)&enum_methods, sizeof enum_methods);
+	enum_methods.Next = enum_next;
 	base((void **)&part_methods, sizeof part_methods);
 	part_methods.GetComponentInfo = part_info;
 	part_methods.FreeComponentInfo = part_free;
@@ -456,6 +551,9 @@ __declspec(dllexport) HRESULT WINAPI CreateVssBackupComponentsInternal(IVssBacku
 	methods.AddToSnapshotSet = add_volume;
 	methods.DoSnapshotSet = do_set;
 	methods.GetSnapshotProperties = properties;
+	methods.DeleteSnapshots = delete_set;
+	methods.Query = query_all;
+	methods.EnableWriterClasses = enable;
 	methods.IsVolumeSupported = supported;
 	*out = (IVssBackupComponents *)make((void **)&methods);
 	return S_OK;
