@@ -75,3 +75,15 @@ func TestBuildBomb(t *testing.T) {
 	_, err := p.Build("linux", "amd64")
 	require.ErrorContains(t, err, "longer than")
 }
+
+// Another program lies beside the component, under its own name.
+func TestProgramsNamed(t *testing.T) {
+	t.Parallel()
+	p := ProgramsNamed(fstest.MapFS{"linux-amd64/hikae-agent": {Data: []byte("x")}, "linux-amd64/hikae-other": {Data: elfOf(t, elf.EM_X86_64)}}, "hikae-other")
+	b, err := p.Build("linux", "amd64")
+	require.NoError(t, err)
+	require.Equal(t, "hikae-other", b.File())
+	require.Equal(t, "hikae-other.exe", (&Build{OS: "windows", Name: "hikae-other"}).File())
+	_, err = p.Build("windows", "amd64")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}

@@ -130,6 +130,12 @@ type wish struct {
 func (k *marked) create(ctx context.Context, w wish) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, k.p.opts.CheckpointLimit, fmt.Errorf("no checkpoint within %v: %w", k.p.opts.CheckpointLimit, context.DeadlineExceeded))
 	defer cancel()
+	if k.id != "" { // the one that a call made which failed, and that is gone again
+		k.before, k.id, k.guess = append(k.before, k.id), "", false
+		if err := k.intend(ctx); err != nil {
+			return err
+		}
+	}
 	for try := 0; ; try++ {
 		h, err := k.p.site.Owner(ctx, k.vm)
 		if err == nil {
@@ -245,13 +251,11 @@ func (k *marked) giveName(ctx context.Context, h *Host, in *cim.Instance) error 
 	set.Set("ElementName", k.name)
 	set.Set("Notes", []string{k.mark})
 	_, err = h.client.Run(ctx, service, "ModifySystemSettings", []cim.Property{{Name: "SystemSettings", Value: set}}, &cim.JobOptions{Poll: jobPoll})
-	var refused *cim.ReturnError
-	var failed *cim.JobError
-	if errors.As(err, &refused) || errors.As(err, &failed) || errors.Is(err, cim.ErrArgument) {
-		k.p.tell(k.vm, "checkpoint %s could not be given our name, so that other sessions do not know whose it is: %v", k.id, err)
-		return nil
+	if err == nil || ctx.Err() != nil {
+		return err
 	}
-	return err
+	k.p.tell(k.vm, "checkpoint %s could not be given our name, so that other sessions do not know whose it is: %v", k.id, err)
+	return nil
 }
 
 // look finds the checkpoint on a host, by reference where that is known, else by mark; nil where it is not there. Where the answer

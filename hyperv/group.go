@@ -192,7 +192,10 @@ func (p *Provider) SnapshotGroup(ctx context.Context, ids []string, opts *hikae.
 	failed := failures{}
 	var kinds []string
 	parts := map[string][]*planned{}
-	for _, id := range ids {
+	for i, id := range ids {
+		if slices.ContainsFunc(ids[:i], func(other string) bool { return strings.EqualFold(other, id) }) {
+			continue
+		}
 		vm, err := p.planned(ctx, id)
 		if err != nil {
 			failed[strings.ToLower(id)] = err

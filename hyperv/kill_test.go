@@ -1,8 +1,9 @@
 package hyperv
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
+	"encoding/gob"
 	"fmt"
 	"os"
 	"os/exec"
@@ -39,9 +40,10 @@ type saved struct {
 func (s *saved) point() *point { return &point{ids: s.IDs, content: s.Content} }
 
 func save(folder, name string, pt *point) error {
-	b, err := json.Marshal(&saved{pt.ids, pt.content})
+	var b bytes.Buffer
+	err := gob.NewEncoder(&b).Encode(&saved{pt.ids, pt.content})
 	if err == nil {
-		err = os.WriteFile(filepath.Join(folder, name+".tmp"), b, 0o600)
+		err = os.WriteFile(filepath.Join(folder, name+".tmp"), b.Bytes(), 0o600)
 	}
 	if err == nil {
 		err = os.Rename(filepath.Join(folder, name+".tmp"), filepath.Join(folder, name))
@@ -55,7 +57,7 @@ func load(folder, name string) (*point, error) {
 		return nil, err
 	}
 	var s saved
-	err = json.Unmarshal(b, &s)
+	err = gob.NewDecoder(bytes.NewReader(b)).Decode(&s)
 	return s.point(), err
 }
 
@@ -248,8 +250,13 @@ func (v *grave) run(d death) (output string, err error) {
 		victimDisks+"="+filepath.Join(v.fake.Dir(), "C"), fmt.Sprintf("%s=%d", victimStep, d.journal))
 	out := &strings.Builder{}
 	cmd.Stdout, cmd.Stderr = out, out
-	v.k.arm(d.call, d.after, func() { cmd.Process.Kill() })
-	err = cmd.Run()
+	started := make(chan struct{})
+	v.k.arm(d.call, d.after, func() { <-started; cmd.Process.Kill() })
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	close(started)
+	err = cmd.Wait()
 	v.k.mu.Lock()
 	defer v.k.mu.Unlock()
 	v.k.armed = false
@@ -282,8 +289,8 @@ func TestKilledSessions(t *testing.T) {
 		deaths = append(deaths, death{call: n}, death{call: n, after: true})
 	}
 	every := 1
-	if tier := os.Getenv("HIKAE_TEST_TIER"); tier != "long" && tier != "release" {
-		every = len(deaths)/12 + 1
+	if !longTier() {
+		every = len(deaths)/8 + 1
 	}
 	for i := 0; i < len(deaths); i += every {
 		d := deaths[i]

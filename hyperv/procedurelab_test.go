@@ -39,6 +39,7 @@ type lab struct {
 
 	mu      sync.Mutex
 	said    []string
+	links   []net.Conn // to helpers
 	helpers sync.WaitGroup
 }
 
@@ -58,6 +59,7 @@ func newLab(t *testing.T, generation string, systems ...string) *lab {
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, l.site.Close())
+		l.cut()
 		l.helpers.Wait()
 	})
 	return l
@@ -65,7 +67,7 @@ func newLab(t *testing.T, generation string, systems ...string) *lab {
 
 func (l *lab) addVM(name, system, folder string) *hypervtest.Guest {
 	id := l.h.AddVM(hypervtest.VM{Name: name, GuestOS: system, Folder: folder, Disks: []hypervtest.Disk{
-		{Size: 8 * mib, BlockSize: mib}, {Size: 4 * mib, BlockSize: mib, Fixed: true}}})
+		{Size: 3 * mib, BlockSize: mib}, {Size: 2 * mib, BlockSize: mib, Fixed: true}}})
 	g := l.h.VM(id)
 	for disk := range 2 {
 		require.NoError(l.t, g.Write(disk, mib, []byte(fmt.Sprintf("disk %d of %s", disk, name))))
@@ -91,6 +93,9 @@ func (l *lab) ids() (ids []string) {
 // requester runs a helper's server in this process, as it runs on a host.
 func (l *lab) requester(ctx context.Context, _ *hyperv.Host) (hyperv.Requester, error) {
 	here, there := net.Pipe()
+	l.mu.Lock()
+	l.links = append(l.links, here)
+	l.mu.Unlock()
 	l.helpers.Go(func() {
 		err := requester.Serve(context.Background(), there, l.h.VSS(), &requester.Options{Host: "HV1", Book: l.book})
 		if err != nil && !errors.Is(err, io.EOF) {
@@ -98,6 +103,16 @@ func (l *lab) requester(ctx context.Context, _ *hyperv.Host) (hyperv.Requester, 
 		}
 	})
 	return helper.Dial(ctx, here, nil)
+}
+
+// cut ends all connections to helpers, as the death of whoever has them does.
+func (l *lab) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.links {
+		c.Close()
+	}
+	l.links = nil
 }
 
 func (l *lab) warn(_, text string) {

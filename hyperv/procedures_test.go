@@ -21,6 +21,7 @@ var writerOrders = []struct {
 	system     string
 	vector     string
 }{
+	{"2008r2", hyperv.Writer2012, "windows", "2008r2-windows.txt"},
 	{"2012", hyperv.Writer2012, "windows", "2008r2-windows.txt"},
 	{"2012", hyperv.Writer2012, "linux", "2008r2-linux.txt"},
 	{"2012r2", hyperv.Writer2012R2, "windows", "2012r2-windows.txt"},
@@ -112,7 +113,7 @@ type plain struct{ hyperv.VolumeSnapshotter }
 
 // R036, R101: a VM whose guest cannot be asked is saved for a moment, and one that is off is read as it lies there.
 func TestWriterProcedureMethods(t *testing.T) {
-	for _, c := range writerOrders[:5] {
+	for _, c := range writerOrders[:6] {
 		l := newLab(t, c.generation, "windows", "windows")
 		l.h.SetVSS(hypervtest.VSSOptions{})
 		l.guests[0].SetVSS(hypervtest.VSSGuest{DynamicDisks: true, NoSCSI: true})

@@ -30,6 +30,9 @@ type ProviderOptions struct {
 	IgnoreDisks []string
 	// Requester makes what asks a host's VSS, for procedures with a writer. Nil: those are not possible.
 	Requester func(ctx context.Context, h *Host) (Requester, error)
+	// UndoRequester takes away what a requester brought to a host, which an effect of kind "hyperv.helper" tells of: see [Journaled].
+	// Nil: such effects stay in the journal.
+	UndoRequester func(ctx context.Context, e hikae.Effect) error
 	// Volumes pin volumes for OffHost, tried in this order.
 	Volumes []VolumeSnapshotter
 	// GroupSize is how many VMs share a volume snapshot, or a set, at most. Zero: 4 with the system's provider, 8 off-host.

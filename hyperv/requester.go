@@ -2,7 +2,11 @@ package hyperv
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
+
+	"github.com/hikae/hikae"
 )
 
 // Requester asks a host's Volume Shadow Copy Service for a backup of VMs, by the Hyper-V writer. It runs on the host: see
@@ -18,6 +22,24 @@ type Requester interface {
 	DeleteSet(ctx context.Context, mark string) error
 	// Close ends the connection, and takes away what it brought to the host.
 	Close() error
+}
+
+// Journaled is an optional ability of a [Requester] that brings something of its own to the host: it is told, before the first
+// request, where to write that down first. Its effects have the kind "hyperv.helper" and name the site and the host;
+// [ProviderOptions.UndoRequester] undoes them.
+type Journaled interface {
+	Journal(j hikae.Journal, site string)
+}
+
+// kindHelper is what a requester brought to a host.
+const kindHelper = "hyperv.helper"
+
+func undoHelper(ctx context.Context, p *Provider, e hikae.Effect) error {
+	if p.opts.UndoRequester == nil {
+		return fmt.Errorf("effect %s: what was brought to host %s is taken away by those who bring it, and none was given: %w",
+			e.ID, e.Facts["host"], errors.ErrUnsupported)
+	}
+	return p.opts.UndoRequester(ctx, e)
 }
 
 // Component is a VM as the Hyper-V writer offers it.

@@ -2,7 +2,6 @@ package hyperv
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -144,4 +143,4 @@ func (h *Host) list(ctx context.Context) (vms []*cim.Instance, err error) {
 }
 
 // Is: a name that is not unique is not a name.
-func (e *AmbiguousError) Is(target error) bool { return errors.Is(fs.ErrInvalid, target) }
+func (e *AmbiguousError) Is(target error) bool { return target == fs.ErrInvalid }

@@ -59,8 +59,8 @@ func (s *Site) trustFiles(m *Machine) {
 func serverOf(file string) string {
 	rest, ok := strings.CutPrefix(file, `\\`)
 	server, share, found := strings.Cut(rest, `\`)
-	if !ok || !found || share == "" || strings.ContainsAny(server, `/?*.:`) && !isHostPort(server) || server == "." || server == "?" {
-		return ""
+	if !ok || !found || share == "" || server == "." || strings.Contains(server, ":") || !isHostPort(server) {
+		return "" // \\.\ and \\?\ are devices
 	}
 	return server
 }

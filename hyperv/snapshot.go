@@ -213,6 +213,9 @@ func (s *snapshot) OpenDisk(ctx context.Context, key string) (pipe.Image, error)
 	if err != nil {
 		return nil, err
 	}
+	if s.isSealed() {
+		return nil, fmt.Errorf("disk %s: %w", key, errSealed)
+	}
 	img, err := s.openFile(ctx, d)
 	if err != nil {
 		return nil, fmt.Errorf("disk %s: %w", key, err)
@@ -227,6 +230,8 @@ func (s *snapshot) OpenDisk(ctx context.Context, key string) (pipe.Image, error)
 	s.mu.Unlock()
 	return nil, errors.Join(fmt.Errorf("disk %s: %w", key, errSealed), img.Close())
 }
+
+func (s *snapshot) isSealed() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.sealed }
 
 var errSealed = fmt.Errorf("the checkpoint was handed over, and its files are not what they were: %w", fs.ErrClosed)
 

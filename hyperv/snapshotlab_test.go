@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -100,6 +101,7 @@ type point struct {
 	config      map[string][]byte
 	consistency hikae.Consistency
 	read        int64            // bytes, of all disks
+	committed   bool             // it is durable
 	lost        map[string]error // disks that were read whole though there was a base, and why
 }
 
@@ -180,7 +182,7 @@ func backupOf(ctx context.Context, p *Provider, id string, base *point, journal 
 	if pt.ids, err = s.Prepare(ctx); err != nil {
 		return pt, s, err
 	}
-	if committed != nil {
+	if pt.committed = true; committed != nil {
 		committed(pt)
 	}
 	return pt, s, s.Commit(ctx)
@@ -265,6 +267,9 @@ func sameContent(t *testing.T, want, got map[string][]byte) {
 	t.Helper()
 	require.ElementsMatch(t, slices.Collect(maps.Keys(want)), slices.Collect(maps.Keys(got)))
 	for key, b := range want {
+		if bytes.Equal(b, got[key]) {
+			continue
+		}
 		for i := range b {
 			if b[i] != got[key][i] {
 				require.Failf(t, "another byte", "disk %s at %d: %x, not %x", key, i, got[key][i], b[i])
@@ -310,4 +315,27 @@ func (l *lab) tells(g *hypervtest.Guest, os string) {
 	}
 	l.fake.Add(hypervtest.V2, hypervtest.NewObject("Msvm_KvpExchangeComponent", "SystemName", g.ID(),
 		"GuestIntrinsicExchangeItems", []hypervtest.Embedded{item("OSVersion", "1"), item("OSName", name)}))
+}
+
+// notes are written into a VM's, as a person or a restore does.
+func (l *lab) notes(g *hypervtest.Guest, notes ...string) {
+	l.t.Helper()
+	h, err := l.site.Owner(l.t.Context(), g.ID())
+	require.NoError(l.t, err)
+	var now struct {
+		ID string `cim:"InstanceID"`
+	}
+	require.NoError(l.t, h.realized(l.t.Context(), g.ID(), &now))
+	service, err := h.service(l.t.Context(), "Msvm_VirtualSystemManagementService")
+	require.NoError(l.t, err)
+	set := &cim.Instance{Class: settingClass}
+	set.Set("InstanceID", now.ID)
+	set.Set("Notes", notes)
+	_, err = h.client.Run(l.t.Context(), service, "ModifySystemSettings", []cim.Property{{Name: "SystemSettings", Value: set}}, nil)
+	require.NoError(l.t, err)
+}
+
+func longTier() bool {
+	tier := os.Getenv("HIKAE_TEST_TIER")
+	return tier == "long" || tier == "release"
 }

@@ -28,6 +28,9 @@ func (p *Provider) Undo(ctx context.Context, e hikae.Effect, keep []hikae.Change
 	if strings.HasPrefix(e.Kind, kindVolume) {
 		return undoVolume(ctx, p, e)
 	}
+	if e.Kind == kindHelper {
+		return undoHelper(ctx, p, e)
+	}
 	f := undoers[e.Kind]
 	if f == nil {
 		return fmt.Errorf("effect %s: %q is unknown", e.ID, e.Kind)

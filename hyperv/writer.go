@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,7 +17,7 @@ const (
 	// setLimit bounds the making of a set: auto-recovery alone may take several minutes for each VM (R061).
 	setLimit = 20 * time.Minute
 	// setMargin is what a requester has beyond its own limit to come back and say so.
-	setMargin = time.Minute
+	setMargin = 2 * time.Minute
 	// setUndo bounds taking back a set that was not made whole.
 	setUndo = 10 * time.Minute
 )
@@ -73,6 +72,12 @@ func (v *vssSet) occupy(vms []*planned, failed failures) (in []*planned) {
 	return in
 }
 
+// leaveOut lets go of a VM that is not going to be in the set, or not read from it.
+func (v *vssSet) leaveOut(vm *planned, why error, failed failures) {
+	failed.add(vm, why)
+	v.free[vm.machine.ID]()
+}
+
 // reach makes the requester, and asks what the writer offers: what it does not cannot be asked for (R036).
 func (v *vssSet) reach(ctx context.Context) error {
 	if v.p.opts.Requester == nil {
@@ -81,6 +86,9 @@ func (v *vssSet) reach(ctx context.Context) error {
 	var err error
 	if v.requester, err = v.p.opts.Requester(ctx, v.host); err != nil {
 		return fmt.Errorf("requester on %s: %w", v.host.Info().Name, err)
+	}
+	if j, ok := v.requester.(Journaled); ok && v.opts.Journal != nil {
+		j.Journal(v.opts.Journal, v.p.site.Address())
 	}
 	list, err := v.requester.Components(ctx)
 	if err != nil {
@@ -99,9 +107,10 @@ func (v *vssSet) choose(vms []*planned, failed failures) (in []*planned) {
 		c, ok := v.offered[vm.machine.ID]
 		switch {
 		case !ok:
-			failed.add(vm, fmt.Errorf("the Hyper-V writer of %s does not offer this VM", v.host.Info().Name))
+			v.leaveOut(vm, fmt.Errorf("the Hyper-V writer of %s does not offer this VM", v.host.Info().Name), failed)
 		case v.p.opts.Quiesce == RequireQuiesce && c.Method == MethodUnknown:
-			failed.add(vm, &hikae.QuiesceError{Stage: "find", Err: fmt.Errorf("the writer does not say how it gets this VM consistent: %q", c.Caption)})
+			why := fmt.Errorf("the writer does not say how it gets this VM consistent: %q", c.Caption)
+			v.leaveOut(vm, &hikae.QuiesceError{Stage: "find", Err: why}, failed)
 		default:
 			in = append(in, vm)
 		}
@@ -156,8 +165,7 @@ func (v *vssSet) adopt(ctx context.Context, vms []*planned, how adoption, failed
 	for _, vm := range vms {
 		s, err := v.snapshot(ctx, vm, how)
 		if err != nil {
-			failed.add(vm, err)
-			v.free[vm.machine.ID]()
+			v.leaveOut(vm, err, failed)
 			continue
 		}
 		v.readers[vm.machine.ID] = true
@@ -283,5 +291,3 @@ func (f failures) err() error {
 	}
 	return &GroupError{VMs: maps.Clone(f)}
 }
-
-func (f failures) ids() []string { return slices.Sorted(maps.Keys(f)) }

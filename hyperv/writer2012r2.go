@@ -78,8 +78,7 @@ func (v *vssSet) unstale(ctx context.Context, vms []*planned, failed failures) (
 			in = append(in, vm)
 			continue
 		}
-		v.free[vm.machine.ID]()
-		failed.add(vm, fmt.Errorf("%s is left from an earlier backup, and the host's writer cannot make another beside it: see that no disk uses it, and remove it", file))
+		v.leaveOut(vm, fmt.Errorf("%s is left from an earlier backup, and the host's writer cannot make another beside it: see that no disk uses it, and remove it", file), failed)
 	}
 	return in
 }

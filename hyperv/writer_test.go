@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -28,10 +29,14 @@ type writerLab struct {
 
 func newWriterLab(t *testing.T, generation string, opts ProviderOptions) *writerLab {
 	t.Helper()
+	return newWriterLabOf(t, generation, opts, hypervtest.Disk{Size: 4 << 20, BlockSize: 1 << 20}, hypervtest.Disk{Size: 1<<20 + 512, BlockSize: 1 << 20})
+}
+
+func newWriterLabOf(t *testing.T, generation string, opts ProviderOptions, disks ...hypervtest.Disk) *writerLab {
+	t.Helper()
 	l := &writerLab{t: t, h: fake(t, hypervtest.Options{Generation: generation, Dir: t.TempDir()})}
 	for n := 1; n <= 3; n++ {
-		l.h.AddVM(hypervtest.VM{ID: vmGUID(n), Name: fmt.Sprintf("web%d", n), Version: "5.0", Disks: []hypervtest.Disk{
-			{Size: 4 << 20, BlockSize: 1 << 20}, {Size: 1<<20 + 512, BlockSize: 1 << 20}}})
+		l.h.AddVM(hypervtest.VM{ID: vmGUID(n), Name: fmt.Sprintf("web%d", n), Version: "5.0", Disks: slices.Clone(disks)})
 		g := l.h.VM(vmGUID(n))
 		for d := range g.Disks() {
 			require.NoError(t, g.Write(d, 4096, []byte(fmt.Sprintf("disk %d of web%d", d, n))))
@@ -82,9 +87,9 @@ func TestWriterOrder(t *testing.T) {
 			l.v.recovery = c.procedure == Writer2012R2
 			stop := l.v.writers(1)
 			defer stop()
-			snaps, err := l.p.SnapshotGroup(t.Context(), ids(3), nil)
+			snaps, err := l.p.SnapshotGroup(t.Context(), append(ids(3), strings.ToUpper(vmGUID(1))), nil)
 			require.NoError(t, err)
-			require.Len(t, snaps, 3)
+			require.Len(t, snaps, 3, "one that is named twice is one")
 			set := l.v.set()
 			require.GreaterOrEqual(t, l.v.asked[0].Limit.Minutes(), 15.0, "auto-recovery takes minutes: R061")
 			require.False(t, l.v.asked[0].Full, "a copy, unless asked")
@@ -125,10 +130,17 @@ func TestWriterMethods(t *testing.T) {
 	require.Len(t, snaps, 2)
 	require.Equal(t, hikae.Application, snaps[0].Consistency())
 	require.Contains(t, warnings(snaps[0]), "stood still for a moment")
+	l.v.hidden[vmGUID(3)] = false
+	third, err := l.p.Snapshot(t.Context(), vmGUID(3), &hikae.SnapshotOptions{Quiescer: nobody{}})
+	require.NoError(t, err, "nobody holds what is not in the set")
+	require.Contains(t, warnings(third), "was not used")
+	release(t, []hikae.Snapshot{third})
 	require.Equal(t, hikae.Application, snaps[1].Consistency(), "since 2012 R2 the writer's word for what it saves is offline")
 	release(t, snaps)
 	l.clean()
 }
+
+type nobody struct{ hikae.Quiescer }
 
 func warnings(s hikae.Snapshot) string {
 	return strings.Join(s.(interface{ Warnings() []string }).Warnings(), "\n")
@@ -249,7 +261,7 @@ func TestWriterSnapshotIsChecked(t *testing.T) {
 func TestWriterKilledAtEachStep(t *testing.T) {
 	for _, c := range writerProcedures {
 		t.Run(string(c.procedure), func(t *testing.T) {
-			l := newWriterLab(t, c.generation, ProviderOptions{Procedure: c.procedure})
+			l := newWriterLabOf(t, c.generation, ProviderOptions{Procedure: c.procedure}, hypervtest.Disk{Size: 1 << 20, BlockSize: 1 << 20})
 			ended := false
 			for kill := 1; !ended; kill++ {
 				require.Less(t, kill, 100)

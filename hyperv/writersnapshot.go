@@ -101,6 +101,9 @@ func (v *vssSet) snapshot(ctx context.Context, vm *planned, how adoption) (*writ
 	for k, text := range map[string]string{"procedure": string(v.procedure), "mode": string(vm.plan.Mode), "set": v.set.ID(), "method": string(outcome.Method)} {
 		s.vm.Facts[k] = text
 	}
+	if v.opts.Quiescer != nil {
+		s.warn("what was brought along to freeze the guest was not used: by this procedure its host's writer asks the guest itself")
+	}
 	how.recovery = how.recovery && outcome.Method == MethodOnline
 	if err := s.adoptDisks(ctx, vm, outcome.Files, how); err != nil {
 		return nil, err

@@ -66,15 +66,15 @@ func TestCycle(t *testing.T) {
 
 // Many reads at once come back each with its own bytes.
 func TestManyReads(t *testing.T) {
-	s, content := machine(t, 4<<20)
+	s, content := machine(t, 2<<20)
 	r, _ := dial(t, s, nil)
 	img, err := take(t, r).Open(t.Context(), disk)
 	require.NoError(t, err)
 	var all sync.WaitGroup
-	for k := range 64 {
+	for k := range 48 {
 		all.Go(func() {
 			random := rand.New(rand.NewPCG(uint64(k), 1))
-			for range 8 {
+			for range 3 {
 				off, n := random.IntN(len(content)), random.IntN(1<<20)
 				p := make([]byte, n)
 				got, err := img.ReadAt(t.Context(), p, int64(off))

@@ -34,6 +34,7 @@ type conn struct {
 	mu    sync.Mutex
 	calls map[uint32]*call
 	next  uint32
+	bid   bool  // a Bye was said: an end is in order now
 	err   error // why it ended
 
 	done chan struct{} // closed when the reader has ended
@@ -60,11 +61,22 @@ func (c *conn) shut() { c.closing.Do(func() { _ = c.stream.Close() }) }
 // fail ends the connection with a reason. The first one counts.
 func (c *conn) fail(err error) {
 	c.mu.Lock()
-	if c.err == nil {
+	switch {
+	case c.err != nil:
+	case c.bid:
+		c.err = ErrClosed
+	default:
 		c.err = err
 	}
 	c.mu.Unlock()
 	c.shut()
+}
+
+// bidding says that the end is near.
+func (c *conn) bidding() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.bid = true
 }
 
 func (c *conn) why() error {

@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -17,6 +19,7 @@ import (
 	"github.com/hikae/hikae/guest"
 	"github.com/hikae/hikae/guest/smbchannel"
 	"github.com/hikae/hikae/guest/smbchannel/smbtest"
+	"github.com/hikae/hikae/hyperv"
 	"github.com/hikae/hikae/hyperv/helper/requester"
 	"github.com/hikae/hikae/hyperv/helper/requester/requestertest"
 )
@@ -32,24 +35,40 @@ func (program) Build(os, arch string) (*guest.Build, error) {
 // host is a double of a Hyper-V host: a real Samba, our fake service control manager behind it, and the helper that services start.
 type host struct {
 	*smbtest.Guest
-	service *requestertest.Service
-	way     guest.Way
-	ran     []string // files that services ran
+	way guest.Way
+
+	dialing sync.Mutex
+	lines   []net.Conn
 }
 
 func startHost(t testing.TB, s *requestertest.Service) *host {
-	h := &host{service: s}
+	h := &host{}
 	book := &requester.DirBook{Dir: filepath.Join(t.TempDir(), "book")}
-	h.Guest = smbtest.StartGuest(t, smbtest.Settings{}, func(ctx context.Context, file string, _ []string, stream io.ReadWriteCloser) int {
-		h.ran = append(h.ran, filepath.Base(file))
+	h.start(t, func(ctx context.Context, file string, _ []string, stream io.ReadWriteCloser) int {
+		if filepath.Base(file) != File {
+			return 2
+		}
 		err := requester.Serve(ctx, stream, s, &requester.Options{Product: "hikae-hyperv test", Host: "HV1", Book: book, Tick: time.Second})
 		if err != nil && !errors.Is(err, io.EOF) {
 			return 1
 		}
 		return 0
 	})
-	h.way = smbchannel.New(h.HostPort(), guest.Credential{User: h.User, Password: smbtest.Password}, nil)
 	return h
+}
+
+// start starts it with something else for a helper.
+func (h *host) start(t testing.TB, component smbtest.Component) {
+	h.Guest = smbtest.StartGuest(t, smbtest.Settings{}, component)
+	h.way = smbchannel.New(h.HostPort(), guest.Credential{User: h.User, Password: smbtest.Password}, &smbchannel.Options{Dial: h.dial})
+}
+
+func (h *host) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+	h.dialing.Lock()
+	defer h.dialing.Unlock()
+	h.lines = append(h.lines, c)
+	return c, err
 }
 
 // journal keeps effects in memory.
@@ -84,7 +103,11 @@ func connect(t testing.TB, h *host, j *journal) *Requester {
 
 // R041, R103, R188: the helper is brought over a real SMB server, a VM's disk is read through its pipe, and nothing is left.
 func TestDeploy(t *testing.T) {
-	s, content := machine(t, 64<<20)
+	size := 16 << 20
+	if tier := os.Getenv("HIKAE_TEST_TIER"); tier == "long" || tier == "release" {
+		size = 512 << 20 // for the figure
+	}
+	s, content := machine(t, size)
 	h, j := startHost(t, s), &journal{}
 	began := time.Now()
 	r := connect(t, h, j)
@@ -95,7 +118,6 @@ func TestDeploy(t *testing.T) {
 	require.Equal(t, "HV1", j.open[0].Facts["host"])
 	require.Equal(t, "hv1:5985", j.open[0].Facts["site"])
 	require.Len(t, h.Left(), 2, "a folder and a service")
-	require.Equal(t, []string{File}, h.ran)
 
 	set := take(t, r)
 	began = time.Now()
@@ -133,6 +155,54 @@ func TestTwoHelpers(t *testing.T) {
 	require.Empty(t, s.Left())
 }
 
+// A provider's requester brings nothing before its first request, and then into the journal that it was given.
+func TestFor(t *testing.T) {
+	s, content := machine(t, 100)
+	h, j := startHost(t, s), &journal{}
+	var asked []string
+	requesters := For(func(host string) (guest.Way, error) { asked = append(asked, host); return h.way, nil }, program{}, nil)
+	r, err := requesters(t.Context(), &hyperv.Host{})
+	require.NoError(t, err)
+	r.(hyperv.Journaled).Journal(j, "hv1:5985")
+	require.Empty(t, asked)
+	list, err := r.Components(t.Context())
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	require.Len(t, asked, 1)
+	require.Equal(t, "hv1:5985", j.open[0].Facts["site"])
+	set, err := r.Take(t.Context(), request())
+	require.NoError(t, err)
+	whole(t, set, content)
+	require.NoError(t, r.DeleteSet(t.Context(), mark))
+	require.NoError(t, r.Close())
+	require.Empty(t, h.Left())
+	require.Empty(t, j.open)
+	require.Empty(t, s.Left())
+	_, err = r.Components(t.Context())
+	require.ErrorIs(t, err, ErrClosed)
+	_, err = r.Take(t.Context(), request())
+	require.ErrorIs(t, err, ErrClosed)
+	require.ErrorIs(t, r.DeleteSet(t.Context(), mark), ErrClosed)
+
+	requesters = For(func(host string) (guest.Way, error) { return nil, errors.New("no way") }, program{}, nil)
+	r, err = requesters(t.Context(), &hyperv.Host{})
+	require.NoError(t, err)
+	_, err = r.Components(t.Context())
+	require.ErrorContains(t, err, "no way")
+	require.NoError(t, r.Close())
+}
+
+// A helper that was brought and does not greet is taken away again.
+func TestDeployMute(t *testing.T) {
+	h, j := &host{}, &journal{}
+	h.start(t, func(context.Context, string, []string, io.ReadWriteCloser) int { return 5 })
+	_, err := Connect(t.Context(), h.way, program{}, &Options{Host: "HV1", Journal: j})
+	require.ErrorContains(t, err, "HV1")
+	require.Empty(t, h.Left())
+	require.Empty(t, j.open)
+	require.Equal(t, 1, j.all)
+}
+
 // A session that is killed leaves a helper that takes everything back by itself when it sees the end of the pipe; service and folder are
 // taken away by what the journal has.
 func TestKilled(t *testing.T) {
@@ -140,7 +210,8 @@ func TestKilled(t *testing.T) {
 	h, j := startHost(t, s), &journal{}
 	r := connect(t, h, j)
 	take(t, r)
-	h.cutLink(t, r)
+	h.cutLink()
+	<-r.conn.done
 	require.Eventually(t, func() bool { return len(s.Left()) == 0 }, 10*time.Second, 20*time.Millisecond, "shadow copies go with the link")
 	require.NotEmpty(t, h.Left())
 	e := j.open[0]
@@ -152,10 +223,11 @@ func TestKilled(t *testing.T) {
 	require.NoError(t, r.Close(), "it looks, and there is nothing")
 }
 
-// cutLink breaks the pipe without a word, as the end of our process does.
-func (h *host) cutLink(t testing.TB, r *Requester) {
-	t.Helper()
-	r.conn.fail(ErrLink) // closes the stream; the service is taken away by it, so it is put to the test what is left
-	<-r.conn.done
-	_ = h
+// cutLink breaks all connections without a word, as the end of our process does.
+func (h *host) cutLink() {
+	h.dialing.Lock()
+	defer h.dialing.Unlock()
+	for _, c := range h.lines {
+		_ = c.Close()
+	}
 }

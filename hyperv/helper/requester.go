@@ -193,10 +193,11 @@ func (r *Requester) Close() error {
 
 // bye ends the session in good order. A link that broke before is the end of it too.
 func (r *Requester) bye(ctx context.Context) error {
+	r.conn.bidding()
 	err := r.conn.ask(ctx, &wire.Bye{}, &wire.Done{Of: wire.KindBye}, how{free: true, limit: byeLimit})
 	r.conn.fail(ErrClosed)
 	<-r.conn.done
-	if errors.Is(err, ErrLink) {
+	if errors.Is(err, ErrLink) || errors.Is(err, ErrClosed) {
 		return nil
 	}
 	return r.explain("end", "", err)

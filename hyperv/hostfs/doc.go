@@ -19,16 +19,15 @@
 //
 // A file is open with sharing for reading and writing, so that whoever runs the VM goes on. Several reads are under way at once,
 // on several connections. What is lost with a connection is opened again by name, and only goes on if it is the same file as
-// before, by the server's number for it, its length and when it was last
-// written to: otherwise it is a *diskfile.ChangedError, and never bytes of
-// two files. The client library knows no way to share deletion: who wants to delete or rename an open file waits until it is
-// closed, so close images before the checkpoint goes that they belong to.
+// before, by the server's number for it, its length and when it was last written to: otherwise it is a *diskfile.ChangedError, and
+// never bytes of two files. The client library knows no way to share deletion: who wants to delete or rename an open file waits
+// until it is closed, so close images before the checkpoint goes that they belong to.
 //
 // # Writing
 //
-// One connection writes one file. When it is lost, so is the file: an error that is [ErrLost], and nothing is repeated unseen.
-// Who writes shares reading and writing too, as the library knows nothing else: Hyper-V opens disks so that this keeps it out, a
-// second writer in this process is refused with [ErrBusy], and one in another process is for locks above to keep out.
+// Each file that is written to has a connection of its own. When it is lost, so is the file: an error that is [ErrLost], and
+// nothing is repeated unseen. Who writes shares reading and writing too, as the library knows nothing else: a second writer by the
+// same store is refused with [ErrBusy], and one from elsewhere is for who asks to keep out. Write to disks of VMs that are off.
 //
 // # Security
 //

@@ -14,7 +14,7 @@ import (
 	"github.com/hikae/hikae/hyperv/vhdx"
 )
 
-// file is a file that is written to, on one connection.
+// file is a file that is written to, on a connection of its own.
 type file struct {
 	spot
 	store  *Store
@@ -30,7 +30,7 @@ type file struct {
 
 var _ vhdx.File = (*file)(nil)
 
-// OpenFile opens a file that exists for writing. None is fs.ErrNotExist; one that this process writes to already, or that
+// OpenFile opens a file that exists for writing. None is fs.ErrNotExist; one that this store writes to already, or that
 // somebody shares with no writer, is [ErrBusy].
 func (s *Store) OpenFile(ctx context.Context, name string) (vhdx.File, error) {
 	return s.write(ctx, "open", name, os.O_RDWR)
@@ -73,52 +73,48 @@ func (s *Store) release(key string) {
 	delete(s.writing, key)
 }
 
-// openWrite opens the file on a connection that it keeps. Opening is tried again where the connection is lost, making is not:
-// who was not answered does not know whose file is there.
+// openWrite opens the file on a connection of its own. Opening is tried once more where the connection is lost, making is not: who
+// was not answered does not know whose file is there.
 func openWrite(ctx context.Context, s *Store, p spot, flag int) (*file, error) {
-	out := &file{spot: p, store: s}
-	try := func(l *link) error {
-		err := p.patient(ctx, func() error {
-			return l.run(ctx, func() (err error) {
-				out.f, err = l.share.OpenFile(p.path, flag, 0o600)
-				return err
-			})
-		})
+	for again := flag&os.O_CREATE == 0; ; again = false {
+		l, err := p.own(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		is, err := stat(ctx, l, out.f)
-		if err != nil {
-			_ = l.run(context.WithoutCancel(ctx), out.f.Close) // the first error tells why
-			return err
+		f := &file{spot: p, store: s, l: l}
+		err = f.open(ctx, flag)
+		if err == nil {
+			return f, nil
 		}
-		out.l, out.solid = l, is.size
-		out.size.Store(is.size)
-		p.hold(l)
-		return nil
-	}
-	if flag&os.O_CREATE == 0 {
-		return out, p.do(ctx, try)
-	}
-	l, err := p.get(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer p.put(l)
-	if err := try(l); err != nil {
-		if p.gone(ctx, l, err) {
+		gone := p.gone(ctx, l, err)
+		p.disown(l)
+		switch {
+		case gone && again:
+			continue
+		case gone:
 			err = fmt.Errorf("%w: %w", ErrLost, err)
 		}
 		return nil, err
 	}
-	return out, nil
 }
 
-// hold keeps a connection in use, for a put.
-func (s *share) hold(l *link) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l.users++
+func (f *file) open(ctx context.Context, flag int) error {
+	err := f.patient(ctx, func() error {
+		return f.l.run(ctx, func() (err error) {
+			f.f, err = f.l.share.OpenFile(f.path, flag, 0o600)
+			return err
+		})
+	})
+	if err != nil {
+		return err
+	}
+	is, err := stat(ctx, f.l, f.f)
+	if err != nil {
+		return err // the connection ends, and the file with it
+	}
+	f.solid = is.size
+	f.size.Store(is.size)
+	return nil
 }
 
 // Size is the file's length in bytes, as it is now.
@@ -257,7 +253,7 @@ func (f *file) Close() error {
 		return nil
 	}
 	defer f.store.release(f.key())
-	defer f.put(f.l)
+	defer f.disown(f.l)
 	if f.lost.Load() || f.l.dead() {
 		return f.fail("close", -1, ErrLost)
 	}

@@ -137,7 +137,7 @@ func (p spot) list(ctx context.Context, l *link) (names []string, err error) {
 // plain reports whether a name that a server gives is one of a file in the folder.
 func plain(name string) bool {
 	clean, err := vhdx.WindowsPath(`C:\` + name)
-	return err == nil && clean == `C:\`+name && !strings.Contains(name, `\`)
+	return name != "" && err == nil && clean == `C:\`+name && !strings.Contains(name, `\`)
 }
 
 // Free is how many bytes are free where the file or folder is, or would be, for who is logged on.

@@ -23,16 +23,17 @@ type share struct {
 
 	mu     sync.Mutex
 	links  []*link
-	sealed bool      // the last connection was seen to encrypt
-	been   bool      // there was a connection once
-	enough time.Time // no further connection before
+	owned  map[*link]bool // by files that are written to: nobody else's calls can end them
+	sealed bool           // the last connection was seen to encrypt
+	been   bool           // there was a connection once
+	enough time.Time      // no further connection before
 }
 
 // enoughFor is how long no further connection is tried after a server refused one while others live.
 const enoughFor = 30 * time.Second
 
 func newShare(server, name string, opts Options) *share {
-	s := &share{server: server, name: name, opts: opts, dialing: make(chan struct{}, 1)}
+	s := &share{server: server, name: name, opts: opts, dialing: make(chan struct{}, 1), owned: map[*link]bool{}}
 	s.over, s.end = context.WithCancel(context.Background())
 	return s
 }
@@ -134,7 +135,28 @@ func (s *share) get(ctx context.Context) (*link, error) {
 	if l, err := s.take(false); l != nil || err != nil { // somebody has just made one, or put one back
 		return l, err
 	}
-	return s.dial(ctx)
+	return s.dial(ctx, false)
+}
+
+// own gives a connection that is nobody else's, for a disown.
+func (s *share) own(ctx context.Context) (*link, error) {
+	select {
+	case s.dialing <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-s.over.Done():
+		return nil, fs.ErrClosed
+	}
+	defer func() { <-s.dialing }()
+	return s.dial(ctx, true)
+}
+
+// disown ends such a connection.
+func (s *share) disown(l *link) {
+	s.mu.Lock()
+	delete(s.owned, l)
+	s.mu.Unlock()
+	l.close()
 }
 
 // take gives the least used connection, unless another may be made and full is not set.
@@ -173,18 +195,18 @@ func (s *share) put(l *link) {
 }
 
 // dial makes a connection: at once or not at all the first time, and for as long as the options allow to a server that was there.
-func (s *share) dial(ctx context.Context) (*link, error) {
+func (s *share) dial(ctx context.Context, own bool) (*link, error) {
 	since := time.Now()
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		l, err := s.connect(ctx)
 		if err == nil {
-			if !s.add(l) {
+			if !s.add(l, own) {
 				l.close()
 				return nil, fs.ErrClosed
 			}
 			return l, nil
 		}
-		if other, closed := s.take(true); other != nil || closed != nil {
+		if other, closed := s.instead(own); other != nil || closed != nil {
 			s.mu.Lock()
 			s.enough = time.Now().Add(enoughFor)
 			s.mu.Unlock()
@@ -204,21 +226,33 @@ func (s *share) dial(ctx context.Context) (*link, error) {
 	}
 }
 
+// instead is what there is where no further connection can be made: one that others use, unless it has to be one's own.
+func (s *share) instead(own bool) (*link, error) {
+	if own {
+		return nil, nil
+	}
+	return s.take(true)
+}
+
 func (s *share) known() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.been
 }
 
-// add takes a new connection into the pool, in use, unless that is over.
-func (s *share) add(l *link) bool {
+// add takes a new connection into the pool, in use, or beside it, unless that is over.
+func (s *share) add(l *link, own bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over.Err() != nil {
 		return false
 	}
-	l.users = 1
-	s.links = append(s.links, l)
+	if own {
+		s.owned[l] = true
+	} else {
+		l.users = 1
+		s.links = append(s.links, l)
+	}
 	s.sealed, s.been = l.line.Encrypted.Load(), true
 	return true
 }
@@ -228,7 +262,10 @@ func (s *share) close() {
 	s.mu.Lock()
 	s.end()
 	links := s.links
-	s.links = nil
+	for l := range s.owned {
+		links = append(links, l)
+	}
+	s.links, s.owned = nil, map[*link]bool{}
 	s.mu.Unlock()
 	var all sync.WaitGroup
 	for _, l := range links {

@@ -37,8 +37,6 @@ type pinned struct {
 // wish is what is asked of a checkpoint.
 type wish struct {
 	kind   string
-	name   string
-	notes  []string
 	level  uint8 // 1 application, 2 crash; 0: the first that is possible
 	full   bool  // the guest's logs may be truncated
 	ignore bool  // what no checkpoint covers is left out

@@ -42,7 +42,8 @@ type Cluster struct {
 
 	mu     sync.Mutex
 	owners map[string]int // node by VM, in small letters
-	made   int            // roles, ever
+	down   map[int]bool
+	made   int // roles, ever
 	steer  controls
 }
 
@@ -65,7 +66,7 @@ func StartCluster(opts *ClusterOptions) (c *Cluster, err error) {
 	if o.Nodes > 64 {
 		return nil, fmt.Errorf("%d nodes: a cluster has 64 at most", o.Nodes)
 	}
-	c = &Cluster{name: o.Name, level: o.Level, dir: o.Dir, volumes: max(o.Volumes, 1), owners: map[string]int{}}
+	c = &Cluster{name: o.Name, level: o.Level, dir: o.Dir, volumes: max(o.Volumes, 1), owners: map[string]int{}, down: map[int]bool{}}
 	if c.dir == "" {
 		if c.dir, err = os.MkdirTemp("", "hvcluster"); err != nil {
 			return nil, err
@@ -154,11 +155,11 @@ func (c *Cluster) node(name string) int {
 }
 
 // Address is where a node is reached by a protocol, "cim" or "smb"; of another name it is that name, so that nobody is reached
-// by mistake. The cluster's own name is whichever node answers first.
+// by mistake. The cluster's own name is the first node that is not down.
 func (c *Cluster) Address(node, protocol string) string {
 	i := c.node(node)
 	if strings.EqualFold(node, c.name) {
-		i = 0
+		i = c.up()
 	}
 	if i < 0 {
 		return node
@@ -167,6 +168,13 @@ func (c *Cluster) Address(node, protocol string) string {
 		return c.hosts[i].SMB()
 	}
 	return c.hosts[i].Addr()
+}
+
+// up is the first node that is not down.
+func (c *Cluster) up() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.IndexFunc(c.hosts, func(h *Host) bool { return !c.down[slices.Index(c.hosts, h)] })
 }
 
 // StartSMB serves the files of every node by a Samba of its own.
@@ -207,6 +215,9 @@ func (c *Cluster) SetDown(node string, down bool) error {
 	if i < 0 {
 		return fmt.Errorf("node %q: %w", node, os.ErrNotExist)
 	}
+	c.mu.Lock()
+	c.down[i] = down
+	c.mu.Unlock()
 	state, build := uint32(0), any(c.hosts[i].gen.build)
 	if down {
 		state, build = 1, nil // nobody is there to say

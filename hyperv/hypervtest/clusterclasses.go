@@ -2,6 +2,7 @@ package hypervtest
 
 import (
 	"fmt"
+	"io/fs"
 	"strings"
 )
 
@@ -115,8 +116,24 @@ func (c *Cluster) reown(vm string, owner int) {
 	})
 }
 
-// leave removes the role of a VM that was deleted, or is no longer the cluster's.
-func (c *Cluster) leave(vm string) {
+// AddRole makes a VM that a node has a role of the cluster, as somebody does after a restore.
+func (c *Cluster) AddRole(vm string) error {
+	for i, h := range c.hosts {
+		g := h.VM(vm)
+		if g == nil {
+			continue
+		}
+		if c.Owner(vm) != nil {
+			return fmt.Errorf("VM %s: its role: %w", vm, fs.ErrExist)
+		}
+		c.join(g.id, g.name, i, g.running())
+		return nil
+	}
+	return fmt.Errorf("VM %.64q: %w", vm, fs.ErrNotExist)
+}
+
+// RemoveRole removes the role of a VM that was deleted, or is no longer the cluster's. The VM itself stays as it is.
+func (c *Cluster) RemoveRole(vm string) {
 	c.mu.Lock()
 	delete(c.owners, strings.ToLower(vm))
 	c.mu.Unlock()

@@ -3,6 +3,7 @@ package hypervtest
 import (
 	"context"
 	"io"
+	"time"
 )
 
 func (c *Control) do(ctx context.Context, o order) error {
@@ -104,6 +105,16 @@ func (c *Control) Extend(ctx context.Context, vm string, disk int, size int64) e
 	return c.do(ctx, order{Do: "extend", VM: vm, Disk: disk, N: size})
 }
 
+// Replace puts another, empty disk in the place of one.
+func (c *Control) Replace(ctx context.Context, vm string, disk int, with Disk) error {
+	return c.do(ctx, order{Do: "replace", VM: vm, Disk: disk, New: &VM{Disks: []Disk{with}}})
+}
+
+// LoseTracking has the host forget all changes of a disk; see [Guest.LoseTracking].
+func (c *Control) LoseTracking(ctx context.Context, vm string, disk int) error {
+	return c.do(ctx, order{Do: "losetracking", VM: vm, Disk: disk})
+}
+
 // PowerOn switches a VM on.
 func (c *Control) PowerOn(ctx context.Context, vm string) error {
 	return c.do(ctx, order{Do: "on", VM: vm})
@@ -152,6 +163,12 @@ func (c *Control) Fail(ctx context.Context, host string, f Fault) error {
 // Heal takes all faults away, on all hosts.
 func (c *Control) Heal(ctx context.Context) error {
 	return c.do(ctx, order{Do: "heal"})
+}
+
+// Settle waits until no merge goes on and no job is under way, for so long at most, and 20 s in any case. It is an error if there
+// still is.
+func (c *Control) Settle(ctx context.Context, limit time.Duration) error {
+	return c.do(ctx, order{Do: "settle", N: int64(limit)})
 }
 
 // Events are what happened on a host, or on all of them, one host after the other.

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"time"
 )
 
 // steered is what a control connection reaches.
@@ -39,6 +40,17 @@ func (s steered) obey(o *order) (*answer, error) {
 			return nil, errors.New("fail: no fault")
 		}
 		return nil, s.some(o.Host, func(h *Host) { h.Fail(o.Fault.Fault) })
+	case "settle":
+		var busy []string
+		for _, h := range s.hosts {
+			if !h.Settled(min(time.Duration(o.N), moveLimit)) {
+				busy = append(busy, h.opts.Name)
+			}
+		}
+		if busy != nil {
+			return nil, fmt.Errorf("something is under way on %s", strings.Join(busy, ", "))
+		}
+		return nil, nil
 	case "heal":
 		return nil, s.some("", (*Host).Heal)
 	case "events":
@@ -141,11 +153,15 @@ func obeyDisk(g *Guest, o *order) (*answer, error) {
 		p, err := g.Read(o.Disk, o.Off, int(o.N))
 		return &answer{Data: p}, err
 	case "extend":
-		e, ok := any(g).(interface{ Extend(int, int64) error })
-		if !ok {
-			return nil, errors.ErrUnsupported
+		return nil, g.Extend(o.Disk, o.N)
+	case "replace":
+		if o.New == nil || len(o.New.Disks) != 1 {
+			return nil, errors.New("replace: not one disk")
 		}
-		return nil, e.Extend(o.Disk, o.N)
+		return nil, g.Replace(o.Disk, o.New.Disks[0])
+	case "losetracking":
+		g.LoseTracking(o.Disk)
+		return nil, nil
 	case "sum":
 		sum, err := sumOf(guestReader{g, o.Disk}, g.Size(o.Disk))
 		return &answer{Text: sum}, err

@@ -217,6 +217,19 @@ func (d *drive) shut() error {
 	return d.remember()
 }
 
+// crash leaves the tip as it is: whoever opens it finds its log in use.
+func (d *drive) crash() error {
+	if d.file == nil {
+		return nil
+	}
+	f := d.file
+	d.file = nil
+	if err := errors.Join(f.Flush(context.Background()), f.Close()); err != nil {
+		return err
+	}
+	return d.remember()
+}
+
 // remember notes which content the tip has.
 func (d *drive) remember() error {
 	if d.vhd {

@@ -48,6 +48,16 @@ func (h *Host) SetVSS(o VSSOptions) {
 //     it was at the backup checkpoint. The file is one of the component's, and is not in the component of a guest that is saved.
 //     On the production volume merging the auto-recovery checkpoint leaves what the VM sees as it is.
 //   - The backup checkpoint is merged when the backup was completed or aborted and the set is deleted, whichever comes last.
+//   - From 2016 on a guest stands still while the volume is pinned, and nothing is recovered afterwards.
+//
+// [Fault] knows these events besides its own, each with Code for an HRESULT:
+//
+//	freeze        the guest does not get quiet: the writer's state is 0x800423F2, F3 or F4
+//	checkpoint    the backup checkpoint of 2012 R2 cannot be made
+//	recover       auto-recovery fails: DoSnapshotSet is 0x800423FB
+//	stale         the AutoRecovery files stay where they are
+//	vss.gather, vss.prepare, vss.do, vss.volume, vss.complete, vss.delete      the call fails, or the provider's part of it
+//	storage.snapshot, storage.mount, storage.unmount, storage.delete            the array fails
 func (h *Host) VSS() requester.VSS { return h.hostVSS() }
 
 // hostVSS is the service of one host.
@@ -145,6 +155,9 @@ func (v *hostVSS) Volume(ctx context.Context, file string) (requester.Volume, er
 	if err != nil {
 		return requester.Volume{}, err
 	}
+	if !v.supported(mount) {
+		return requester.Volume{Name: mount, Mount: mount}, nil
+	}
 	return requester.Volume{Name: volumeName(mount), Mount: mount}, nil
 }
 
@@ -183,8 +196,14 @@ func (v *hostVSS) mounts() (list []string) {
 	v.h.places.Lock()
 	defer v.h.places.Unlock()
 	for _, m := range v.h.mounts {
-		if rest, ok := strings.CutPrefix(m.prefix, `c:\clusterstorage\`); ok && len(rest) > 1 {
-			list = append(list, `C:\ClusterStorage\`+strings.ToUpper(rest[:1])+rest[1:])
+		if m.prefix != `c:\clusterstorage\` {
+			continue
+		}
+		shared, _ := os.ReadDir(m.dir)
+		for _, e := range shared {
+			if e.IsDir() {
+				list = append(list, `C:\ClusterStorage\`+e.Name()+`\`)
+			}
 		}
 	}
 	return list

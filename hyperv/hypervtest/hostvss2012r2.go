@@ -248,11 +248,13 @@ func (v *hostVSS) dropRecovery(vms []*vssVM) error {
 
 // mergeBackup has the host merge the backup checkpoint (R079), which goes on by itself.
 func (v *hostVSS) mergeBackup(m *vssVM, cp *checkpoint) error {
-	h := v.h
-	h.Lock()
+	h := m.lockHost()
+	if h == nil {
+		return nil // the VM is no more
+	}
 	defer h.Unlock()
-	if h.guests[m.id] != m.g || cp.gone {
-		return nil
+	if cp.gone {
+		return nil // somebody else removed it
 	}
 	var children []*node
 	m.g.mu.Lock()
@@ -264,15 +266,35 @@ func (v *hostVSS) mergeBackup(m *vssVM, cp *checkpoint) error {
 		return err
 	}
 	h.collapse(m.g)
-	v.watch(m, children)
+	v.watch(h, m, children)
 	return nil
+}
+
+// lockHost locks the host that runs the VM now: it may have moved. Nil, and nothing is locked: there is no such VM any more.
+func (m *vssVM) lockHost() *Host {
+	for {
+		m.g.mu.Lock()
+		h := m.g.h
+		m.g.mu.Unlock()
+		h.Lock()
+		if h.guests[m.id] == m.g {
+			return h
+		}
+		m.g.mu.Lock()
+		moved := m.g.h != h
+		m.g.mu.Unlock()
+		h.Unlock()
+		if !moved {
+			return nil
+		}
+	}
 }
 
 // mergePoll is how often a merge is looked after.
 const mergePoll = 5 * time.Millisecond
 
 // watch tells when files are merged. The host's lock is held.
-func (v *hostVSS) watch(m *vssVM, children []*node) {
+func (v *hostVSS) watch(h *Host, m *vssVM, children []*node) {
 	m.g.mu.Lock()
 	left := false
 	for _, n := range children {
@@ -280,7 +302,7 @@ func (v *hostVSS) watch(m *vssVM, children []*node) {
 	}
 	m.g.mu.Unlock()
 	if left {
-		v.h.later(mergePoll, func() { v.watch(m, children) })
+		h.later(mergePoll, func() { v.watch(h, m, children) })
 		return
 	}
 	v.say(m, "R079", "writer", "backup checkpoint merged")

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -381,6 +383,19 @@ func TestHostVSSCaptions(t *testing.T) {
 	require.Equal(t, 19, rows)
 }
 
+// On 2012 R2 a VM without a SCSI controller cannot be given the disk that is recovered: it is saved for a moment.
+func TestHostVSSNoSCSI(t *testing.T) {
+	h, err := Start(&Options{Generation: "2012r2", JobTime: time.Millisecond})
+	require.NoError(t, err)
+	t.Cleanup(h.Close)
+	g := h.VM(h.AddVM(VM{Name: "old", Generation: 1, Disks: []Disk{{Size: vssDisk, IDE: true}}}))
+	s := taken(t, h, g)
+	require.Equal(t, `Offline\old`, s.parts[0].Caption)
+	require.Contains(t, orderOf(h, g.ID()), "- writer saves the VM")
+	require.NoError(t, g.Write(0, 0, fill(512, 'w')), "it runs again")
+	s.finish()
+}
+
 // One failing VM fails the set: nothing of the other is recovered, and nothing stays when it is taken back.
 func TestHostVSSOneFails(t *testing.T) {
 	for _, code := range []requester.Code{requester.WriterTimeout, requester.WriterRetryable, requester.WriterNonRetryable} {
@@ -552,6 +567,12 @@ func TestHostVSSRefusals(t *testing.T) {
 	require.NoError(t, err)
 	_, err = other.AddToSnapshotSet(s.ctx, `Q:\`)
 	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.NoError(t, h.write(`\\fs1\vms\x.vhdx`, nil))
+	share, err := h.VSS().Volume(s.ctx, `\\fs1\vms\x.vhdx`)
+	require.NoError(t, err)
+	require.Equal(t, requester.Volume{Name: `\\fs1\vms\`, Mount: `\\fs1\vms\`}, share)
+	_, err = other.AddToSnapshotSet(s.ctx, share.Name)
+	require.ErrorIs(t, err, errors.ErrUnsupported)
 	_, err = h.VSS().Volume(s.ctx, `C:\VMs\..\..\x`)
 	require.Error(t, err)
 	_, err = h.VSS().Volume(s.ctx, `Q:\VMs\x`)
@@ -608,4 +629,90 @@ func TestHostVSSPaths(t *testing.T) {
 	s.finish()
 	_, err = s.v.Open(s.ctx, device, `VMs\web1\disk_1.vhdx`)
 	require.True(t, errors.Is(err, fs.ErrNotExist))
+}
+
+// A set that the host loses in mid-read is an error that says so, and what the writer has left to do is still done.
+func TestHostVSSLost(t *testing.T) {
+	h, guests := vssHost(t, "2012r2", "windows")
+	g := guests[0]
+	s := taken(t, h, g)
+	f, err := s.v.Open(s.ctx, s.devices[`C:\`], `VMs\web1\disk_1.vhdx`)
+	require.NoError(t, err)
+	defer f.Close()
+	require.NoError(t, h.LoseShadows())
+	_, err = f.ReadAt(make([]byte, 1), 0)
+	require.ErrorIs(t, err, ErrShadowGone)
+	require.ErrorIs(t, s.b.DeleteSnapshots(s.ctx, s.set), fs.ErrNotExist)
+	require.NoError(t, s.b.AbortBackup(s.ctx))
+	require.NoError(t, s.b.Close())
+	settled(t, h, g)
+	require.Eventually(t, func() bool { return len(h.Leftovers()) == 0 }, 5*time.Second, time.Millisecond, "nothing is left")
+}
+
+// Each call can fail, and after each failure nothing is left and the next backup is good.
+func TestHostVSSFaults(t *testing.T) {
+	h, guests := vssHost(t, "2012r2", "windows")
+	g := guests[0]
+	for _, event := range []string{"vss.do", "vss.volume", "recover", "checkpoint"} {
+		h.Fail(Fault{Event: event, Code: 0x80042306, Reason: "the provider does not want to"})
+		s := prepared(t, h, requester.Copy, g)
+		err := s.b.DoSnapshotSet(s.ctx)
+		if err == nil { // the writer's own failures are told by its state
+			list, gathered := s.b.GatherWriterStatus(s.ctx)
+			require.NoError(t, gathered)
+			err = list[0].Err
+		}
+		var failed *requester.Error
+		require.ErrorAs(t, err, &failed, event)
+		require.NoError(t, s.b.Close())
+		settled(t, h, g)
+		require.Eventually(t, func() bool { return len(h.Leftovers()) == 0 }, 5*time.Second, time.Millisecond, event)
+	}
+	for _, event := range []string{"vss.complete", "vss.delete"} {
+		h.Fail(Fault{Event: event, Code: 0x80042306, Reason: "the provider does not want to"})
+		s := taken(t, h, g)
+		if event == "vss.complete" {
+			require.Error(t, s.b.BackupComplete(s.ctx))
+		} else {
+			require.Error(t, s.b.DeleteSnapshots(s.ctx, s.set))
+		}
+		s.finish()
+		settled(t, h, g)
+	}
+	tip := g.Tip(0)
+	s := taken(t, h, g)
+	require.True(t, bytes.Equal(frozen(t, g, 0), s.disk(tip, true)))
+	s.finish()
+}
+
+// The merge of R079 that does not end leaves the VM at work on the child, and goes on when it can.
+func TestHostVSSMergeHangs(t *testing.T) {
+	h, guests := vssHost(t, "2012r2", "windows")
+	g := guests[0]
+	h.Fail(Fault{Event: "merge", VM: g.ID(), Hang: true})
+	taken(t, h, g).finish()
+	h.Lock()
+	require.EqualValues(t, statusMerging, g.status())
+	h.Unlock()
+	require.Contains(t, g.Tip(0), ".avhdx")
+	h.Heal()
+	settled(t, h, g)
+	require.NotContains(t, g.Tip(0), ".avhdx")
+}
+
+// A VM that moved to another node during the backup has its backup checkpoint merged there.
+func TestHostVSSMoved(t *testing.T) {
+	c := cluster(t, &ClusterOptions{Host: Options{Generation: "2012r2", JobTime: time.Millisecond}})
+	nodes := c.Hosts()
+	id := c.AddVM(nodes[0].Name(), VM{Name: "web1", Disks: []Disk{{Size: vssDisk}}})
+	g := nodes[0].VM(id)
+	require.NoError(t, g.Write(0, 0, fill(4096, 'a')))
+	tip := g.Tip(0)
+	s := taken(t, nodes[0], g)
+	require.Equal(t, []string{`C:\ClusterStorage\Volume1\`}, slices.Collect(maps.Keys(s.devices)))
+	require.NoError(t, c.Move(id, nodes[1].Name()))
+	require.True(t, bytes.Equal(frozen(t, g, 0), s.disk(tip, true)))
+	s.finish()
+	settled(t, nodes[1], g)
+	require.Equal(t, tip, g.Tip(0))
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -54,7 +55,7 @@ func (m *vssVM) online() bool { return m.failed == nil && m.offer.method == vssO
 func (s *vssSet) there() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.deleted && len(s.shadows) > 0
+	return !s.deleted && slices.ContainsFunc(s.shadows, func(c *shadow) bool { return !c.gone.Load() })
 }
 
 // failure is the first of its VMs': one fails the set.
@@ -182,6 +183,9 @@ func (v *hostVSS) goOn(set *vssSet) {
 
 // pinVolumes makes the shadow copies while everything stands still. Within, during is called.
 func (v *hostVSS) pinVolumes(ctx context.Context, set *vssSet, row string, during func()) error {
+	if err := v.fault("", "vss.volume", "DoSnapshotSet"); err != nil {
+		return err
+	}
 	resume, err := v.h.pause()
 	if err != nil {
 		return err

@@ -13,7 +13,7 @@ type VSSGuest struct {
 	DynamicDisks       bool // inside the guest
 	NoSnapshots        bool // the guest's file systems cannot be snapshotted: FAT
 	SnapshotsElsewhere bool // the VM's snapshots lie on another volume than its disks
-	NoSCSI             bool // it has no SCSI controller
+	NoSCSI             bool // it has no SCSI controller; so it is too where its settings have none
 }
 
 // SetVSS says so of this VM.
@@ -73,10 +73,27 @@ func (v *hostVSS) offerOf(g *Guest) vssOffer {
 	v.mu.Lock()
 	c := v.guests[g.id]
 	v.mu.Unlock()
+	c.NoSCSI = c.NoSCSI || v.onlyIDE(g)
 	g.mu.Lock()
 	running, linux, components, name := g.on, g.os == "linux", g.integration, g.name
 	g.mu.Unlock()
 	return v.h.vssOffer(running, linux, components, name, c)
+}
+
+// onlyIDE: its disks are at such controllers, and it has no other.
+func (v *hostVSS) onlyIDE(g *Guest) bool {
+	v.h.Lock()
+	defer v.h.Unlock()
+	ide := false
+	for _, o := range v.h.parts(g.set) {
+		switch sub, _ := o.text("ResourceSubType"); sub {
+		case "Microsoft:Hyper-V:Synthetic SCSI Controller":
+			return false
+		case "Microsoft:Hyper-V:Emulated IDE Controller":
+			ide = true
+		}
+	}
+	return ide
 }
 
 // writersOf are those of the classes that were enabled; none enabled: all.
@@ -153,6 +170,9 @@ func (v *hostVSS) mountOf(op, volume string) (string, error) {
 		if strings.EqualFold(volumeName(m), volume) || strings.EqualFold(m, strings.TrimSuffix(volume, `\`)+`\`) {
 			return m, nil
 		}
+	}
+	if strings.HasPrefix(volume, `\\`) && !strings.HasPrefix(volume, `\\?\`) {
+		return volume, nil // a share
 	}
 	return "", vssError(op, volume, requester.ObjectNotFound, "there is no such volume")
 }

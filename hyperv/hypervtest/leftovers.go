@@ -13,9 +13,10 @@ import (
 
 const leftoverLimit = time.Minute
 
-// Leftovers is what clients left behind on the host, in words: checkpoints for backup, AVHDX files that no VM uses, reference points
-// but the newest of each VM, planned VMs, jobs and enumerations under way, services, folders and open files over SMB, and what the
-// host's VSS tells. It is empty after a clean cycle. What users made is not among it: their checkpoints, and the files of these.
+// Leftovers is what clients left behind on the host, in words: checkpoints for backup, AVHDX files that no VM uses, and those that are
+// still to be merged, reference points where a VM has more than one (the base of its last point stays: see ReferencePoints), planned VMs,
+// jobs and enumerations under way, services, folders and open files over SMB, shadow copies and their requesters, and snapshots of
+// volumes. It is empty after a clean cycle. What users made is not among it: their checkpoints, and the files of these.
 func (h *Host) Leftovers() []string {
 	ctx, cancel := context.WithTimeout(context.Background(), leftoverLimit)
 	defer cancel()
@@ -34,6 +35,9 @@ func (h *Host) leftovers(ctx context.Context) (out []string) {
 			caption, _ := j.object.text("Caption")
 			out = append(out, "job under way: "+caption)
 		}
+	}
+	for _, g := range h.guests {
+		out = append(out, g.unmerged()...)
 	}
 	h.Unlock()
 	out = append(out, h.strayFiles()...)
@@ -65,6 +69,23 @@ func (h *Host) objectLeftovers() (out []string) {
 	for vm, n := range points {
 		if n > 1 { // the base of the last point stays
 			out = append(out, fmt.Sprintf("VM %s: %d reference points", vm, n))
+		}
+	}
+	return out
+}
+
+// unmerged are the merges that are still to come: below a file that no checkpoint names there stands another.
+func (g *Guest) unmerged() (out []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, d := range g.drives {
+		for _, n := range d.nodes {
+			if n.named != nil || n == d.tip {
+				continue
+			}
+			for _, c := range d.children(n) {
+				out = append(out, fmt.Sprintf("VM %s: %s is not merged", g.id, c.name))
+			}
 		}
 	}
 	return out

@@ -164,9 +164,12 @@ func (m merge) still() bool {
 
 func (m merge) cancel() { m.parent.merging, m.child.fresh = false, nil }
 
-// first copies what the child holds now, while the guest goes on writing into it: its parent is changed from here on.
+// first copies what the child holds now; the guest goes on writing into it after that. Its parent is changed from here on.
 func (m merge) first() error {
 	m.parent.merging = true
+	if err := m.drive.shut(); err != nil {
+		return err
+	}
 	m.child.fresh = map[int64]struct{}{}
 	return errors.Join(m.copy(m.child.written), m.drive.rebase(m.child, m.parent))
 }
@@ -174,13 +177,11 @@ func (m merge) first() error {
 // last copies what came since, puts the parent into the child's place and removes the child.
 func (m merge) last() error {
 	d := m.drive
+	if err := d.shut(); err != nil {
+		return err
+	}
 	if len(m.child.fresh) > 0 {
 		if err := errors.Join(m.copy(m.child.fresh), d.rebase(m.child, m.parent)); err != nil {
-			return err
-		}
-	}
-	if d.tip == m.child {
-		if err := d.shut(); err != nil {
 			return err
 		}
 	}
@@ -222,16 +223,9 @@ func (cp *checkpoint) moved(from, to *node) {
 	}
 }
 
-// copy writes pages of the child into the parent: all of them where it is not known which the child has.
-func (m merge) copy(pages map[int64]struct{}) (err error) {
-	from, done, err := m.source()
-	if err != nil {
-		return err
-	}
-	to, err := m.drive.openNode(m.parent)
-	if err != nil {
-		return errors.Join(err, done())
-	}
+// copy writes pages of the child into the parent: all of them where it is not known which the child has. They are read before the first is
+// written: a part of a page may come from the parent.
+func (m merge) copy(pages map[int64]struct{}) error {
 	var list []int64
 	if pages == nil {
 		for page := int64(0); page*pageBytes < m.drive.size; page++ {
@@ -240,27 +234,50 @@ func (m merge) copy(pages map[int64]struct{}) (err error) {
 	} else {
 		list = slices.Sorted(maps.Keys(pages))
 	}
+	pieces, err := m.gather(list)
+	if err != nil {
+		return err
+	}
+	to, err := m.drive.openNode(m.parent)
+	if err != nil {
+		return err
+	}
+	for _, p := range pieces {
+		if _, err := to.WriteAt(context.Background(), p.b, p.off); err != nil {
+			return errors.Join(err, to.Close())
+		}
+	}
+	return to.Commit(context.Background())
+}
+
+// piece is pages that lie together.
+type piece struct {
+	off int64
+	b   []byte
+}
+
+// gather reads pages of the child.
+func (m merge) gather(list []int64) (pieces []piece, err error) {
+	from, done, err := m.source()
+	if err != nil {
+		return nil, err
+	}
 	for len(list) > 0 && err == nil {
 		n := 1
 		for n < min(len(list), 256) && list[n] == list[n-1]+1 {
 			n++
 		}
-		err = copyRange(to, from, list[0]*pageBytes, min(int64(n)*pageBytes, m.drive.size-list[0]*pageBytes))
+		p := piece{list[0] * pageBytes, make([]byte, min(int64(n)*pageBytes, m.drive.size-list[0]*pageBytes))}
 		list = list[n:]
+		var k int
+		if k, err = from.ReadAt(context.Background(), p.b, p.off); k == len(p.b) {
+			err = nil
+		} else if err == nil {
+			err = io.ErrUnexpectedEOF
+		}
+		pieces = append(pieces, p)
 	}
-	if err != nil {
-		return errors.Join(err, to.Close(), done())
-	}
-	return errors.Join(to.Commit(context.Background()), done())
-}
-
-func copyRange(to file, from reader, off, n int64) error {
-	p := make([]byte, n)
-	if m, err := from.ReadAt(context.Background(), p, off); m < len(p) {
-		return errors.Join(err, io.ErrUnexpectedEOF)
-	}
-	_, err := to.WriteAt(context.Background(), p, off)
-	return err
+	return pieces, errors.Join(err, done())
 }
 
 // reader is what a file is read by.
@@ -268,12 +285,9 @@ type reader interface {
 	ReadAt(ctx context.Context, p []byte, off int64) (int, error)
 }
 
-// source reads the child: by the file that the guest has open, where it is that.
+// source reads the child by its file. The guest does not have it open now.
 func (m merge) source() (reader, func() error, error) {
 	d := m.drive
-	if m.child == d.tip && d.file != nil {
-		return d.file, func() error { return nil }, nil
-	}
 	path, err := d.g.h.volumePath(m.child.name)
 	if err != nil {
 		return nil, nil, err

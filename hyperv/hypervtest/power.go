@@ -114,14 +114,14 @@ func (g *Guest) PowerOff() error {
 	return g.turn(stateOff)
 }
 
-// PowerCut is the host's: the VM is off, disks are as the writes left them, and of changes the coarsest record is what stays. What the guest
-// wrote is in the files: it is the host's memory of changes that goes, and not the disks' of writes.
+// PowerCut is the host's: the VM is off, its disks' files are as the writes left them, with a log in use, and of changes the coarsest record
+// is what stays. What the guest wrote is in the files: it is the host's memory of changes that goes, and not the disks' of writes.
 func (g *Guest) PowerCut() error {
 	defer g.hold()()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, d := range g.drives {
-		if err := d.shut(); err != nil {
+		if err := d.crash(); err != nil {
 			return err
 		}
 		d.track.coarsen(grainCrash)

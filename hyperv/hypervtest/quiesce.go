@@ -9,7 +9,7 @@ func (g *Guest) quiesce() error {
 	}
 	how, row := "the guest's VSS asks its writers", "R091"
 	if g.os == "linux" {
-		how, row = "fsfreeze", "R142"
+		how = "fsfreeze (R142)"
 	}
 	if !g.integration {
 		g.h.event(Event{Actor: "guest", Name: "freeze failed", VM: g.id, Detail: "no integration services", Row: row})

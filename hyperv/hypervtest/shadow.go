@@ -36,7 +36,7 @@ type shadow struct {
 	root          string // of all copies of its set, as drives of a host: root/C
 	owner         string // session or vendor that made it
 	created       time.Time
-	writable      atomic.Bool // the writer is at work in it
+	writable      atomic.Bool // the writer is at work in it: nobody else sees it yet
 	recovered     atomic.Bool // it was
 	transportable bool        // it is on no machine until the storage brings it there
 	gone          atomic.Bool
@@ -155,6 +155,9 @@ func copyTree(ctx context.Context, from, to string) error {
 // copySparse copies what a file holds and leaves its holes.
 func copySparse(ctx context.Context, from, to string) (err error) {
 	in, err := diskfile.Open(from, &diskfile.OpenOptions{Live: true})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it was removed meanwhile
+	}
 	if err != nil {
 		return err
 	}
@@ -217,6 +220,14 @@ func (v *hostVSS) drop(list []*shadow) error {
 	return errors.Join(errs...)
 }
 
+// LoseShadows deletes all shadow copies that the host's VSS keeps, without a word to who made them: as Windows does when it has no
+// room for them.
+func (h *Host) LoseShadows() error {
+	v := h.hostVSS()
+	h.event(Event{Actor: "host", Name: "shadow copies lost", Detail: "no room for what changes on the volume"})
+	return v.drop(v.find(func(s *shadow) bool { return s.owner != storageOwner }))
+}
+
 // find is the shadow copies for which a condition holds.
 func (v *hostVSS) find(f func(*shadow) bool) (found []*shadow) {
 	v.mu.Lock()
@@ -258,7 +269,7 @@ func (s *shadow) openFile(ctx context.Context, name string) (pipe.Image, error) 
 func (h *Host) inShadow(name string) (s *shadow, rest string, err error) {
 	v := h.hostVSS()
 	for _, s := range v.find(func(*shadow) bool { return true }) {
-		if s.transportable || len(name) < len(s.Device) || !strings.EqualFold(name[:len(s.Device)], s.Device) {
+		if s.transportable || s.writable.Load() || len(name) < len(s.Device) || !strings.EqualFold(name[:len(s.Device)], s.Device) {
 			continue
 		}
 		rest := name[len(s.Device):]

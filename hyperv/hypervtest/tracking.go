@@ -18,7 +18,6 @@ const (
 // tracking is the resilient change tracking of one disk: stretches of time, each beginning where an id was given.
 type tracking struct {
 	on     bool
-	lost   bool // what was written was not recorded: ids of before are not known any more
 	epochs []*epoch
 }
 
@@ -80,11 +79,6 @@ func (t *tracking) forget(id string) {
 
 // reset forgets everything.
 func (t *tracking) reset() { t.epochs = nil }
-
-// known says whether an id is.
-func (t *tracking) known(id string) bool {
-	return slices.ContainsFunc(t.epochs, func(e *epoch) bool { return strings.EqualFold(e.id, id) })
-}
 
 // since are the ranges that changed from one id until another, or until now where that is empty: joined, ascending, in the disk.
 func (t *tracking) since(id, until string, size int64) (list []span, ok bool) {

@@ -169,17 +169,42 @@ func (e Embedded) xml() string {
 			fmt.Fprintf(&b, `<PROPERTY NAME="%s" TYPE="string"></PROPERTY>`, n)
 			continue
 		}
-		kind := "string"
-		if k := reflect.TypeOf(v).Kind(); k == reflect.Bool {
-			kind = "boolean"
-		} else if k != reflect.String {
-			kind = strings.Replace(k.String(), "int", "sint", 1)
-			kind = strings.Replace(kind, "usint", "uint", 1)
+		if r := reflect.ValueOf(v); r.Kind() == reflect.Slice {
+			fmt.Fprintf(&b, `<PROPERTY.ARRAY NAME="%s" TYPE="%s"><VALUE.ARRAY>`, n, kindOf(r.Type().Elem()))
+			for i := range r.Len() {
+				fmt.Fprintf(&b, `<VALUE>%s</VALUE>`, esc(cimText(r.Index(i).Interface())))
+			}
+			b.WriteString(`</VALUE.ARRAY></PROPERTY.ARRAY>`)
+			continue
 		}
-		fmt.Fprintf(&b, `<PROPERTY NAME="%s" CLASSORIGIN="%s" TYPE="%s"><VALUE>%s</VALUE></PROPERTY>`, n, e.Class, kind, esc(fmt.Sprint(v)))
+		fmt.Fprintf(&b, `<PROPERTY NAME="%s" CLASSORIGIN="%s" TYPE="%s"><VALUE>%s</VALUE></PROPERTY>`, n, e.Class, kindOf(reflect.TypeOf(v)), esc(cimText(v)))
 	}
 	b.WriteString(`</INSTANCE>`)
 	return b.String()
+}
+
+// kindOf is CIM's name of a Go type.
+func kindOf(t reflect.Type) string {
+	switch {
+	case t == reflect.TypeFor[time.Time]():
+		return "datetime"
+	case t.Kind() == reflect.Bool:
+		return "boolean"
+	case t.Kind() == reflect.String:
+		return "string"
+	}
+	return strings.Replace(strings.Replace(t.Kind().String(), "int", "sint", 1), "usint", "uint", 1)
+}
+
+// cimText is a value in CIM-XML.
+func cimText(v any) string {
+	switch v := v.(type) {
+	case bool:
+		return strings.ToUpper(fmt.Sprint(v))
+	case time.Time:
+		return v.UTC().Format("20060102150405.000000") + "+000"
+	}
+	return fmt.Sprint(v)
 }
 
 const envelopeHead = `<s:Envelope xml:lang="en-US" xmlns:s="http://www.w3.org/2003/05/soap-envelope" xmlns:a="http://schemas.xmlsoap.org/ws/2004/08/addressing" ` +

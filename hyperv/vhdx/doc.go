@@ -2,7 +2,9 @@
 //
 // Reach for [Open] to read a disk with the chain of parents below it, for [Create] or [CreateVHD] to make a new file
 // that appears whole or not at all, for [OpenDisk] to write into a VHDX file that exists, and for [Format] and
-// [VHDFormat] to have them in a table of formats.
+// [VHDFormat] to have them in a table of formats. The same for files that lie elsewhere, on a Hyper-V host, a share or in a
+// shadow copy, by their Windows paths: [OpenIn], [CreateOn] and [OpenDiskIn], over [Files] and [File]. [Inspect] and [InspectIn]
+// tell what one file says of itself.
 //
 // # VHDX
 //
@@ -23,7 +25,8 @@
 // # Parents
 //
 // A differencing file names its parent by several paths, most of them of a machine that is not this one. They are all
-// looked for below one folder, [Options.Folder], and never outside of it. What decides is not the name but the identity
+// looked for below one folder, [Options.Folder], and never outside of it; those of a disk elsewhere where its paths say, as far
+// as its [Files] let them be reached. What decides is not the name but the identity
 // that the child was made on. A parent that is not there, or has been written to since, is a [ParentError]: what it
 // should have given is never read as zeros.
 //

@@ -217,7 +217,7 @@ func inPlace(t testing.TB, r *rand.Rand, path string, m *model, sector int64) er
 
 // Layouts and chains of all kinds, against a model: 5,000 in the long tier, a sample in the fast one. R092.
 func TestGeneratedChains(t *testing.T) {
-	count := uint64(25)
+	count := uint64(15)
 	if longTier() {
 		count = 5000
 	}

@@ -137,7 +137,10 @@ func (s *Samba) lay(set Settings, account string) (err error) {
 		return err
 	}
 	if s.User != account {
-		line := fmt.Sprintf("!%s = %q\n", account, s.User)
+		if strings.ContainsAny(s.User, "\"\n") {
+			return fmt.Errorf("user %q: %w", s.User, os.ErrInvalid)
+		}
+		line := "!" + account + ` = "` + s.User + "\"\n"
 		if err := os.WriteFile(s.usersFile(), []byte(line), 0o600); err != nil {
 			return err
 		}

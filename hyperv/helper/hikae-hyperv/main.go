@@ -86,8 +86,11 @@ func parsePipe(args []string) (*piped, error) {
 	set.StringVar(&p.name, "name", "", "")
 	set.StringVar(&p.dir, "dir", "", "")
 	set.BoolVar(&p.service, "service", false, "")
-	if err := set.Parse(args); err != nil || set.NArg() > 0 {
-		return nil, fmt.Errorf("%w: %v", errUsage, err)
+	if err := set.Parse(args); err != nil {
+		return nil, fmt.Errorf("%w: %w", errUsage, err)
+	}
+	if set.NArg() > 0 {
+		return nil, errUsage
 	}
 	// What is in the folder is taken away: it has to be ours by its name.
 	folder := p.dir[strings.LastIndexAny(p.dir, `\/`)+1:]

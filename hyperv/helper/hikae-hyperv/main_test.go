@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -11,10 +12,10 @@ import (
 const name = "hikae-aaaabbbbccccdddd"
 
 func TestUsage(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), name)
+	dir := filepath.Join(os.TempDir(), name) // it is never there
 	for _, bad := range [][]string{
 		nil, {"dance"}, {"pipe"}, {"pipe", "--name", name}, {"pipe", "--dir", dir}, {"pipe", "--name", "x y", "--dir", dir},
-		{"pipe", "--name", name, "--dir", t.TempDir()}, {"pipe", "--name", name, "--dir", name}, {"pipe", "--name", name, "--dir", dir, "more"},
+		{"pipe", "--name", name, "--dir", os.TempDir()}, {"pipe", "--name", name, "--dir", name}, {"pipe", "--name", name, "--dir", dir, "more"},
 		{"pipe", "--secret", "x"},
 	} {
 		require.Equal(t, 2, run(t.Context(), bad), "%q", bad)

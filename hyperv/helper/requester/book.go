@@ -65,11 +65,11 @@ func (b *DirBook) Put(_ context.Context, mark string, set ID) error {
 }
 
 func (b *DirBook) makeDir() error {
-	make := b.Make
-	if make == nil {
-		make = func(dir string) error { return os.Mkdir(dir, 0o700) }
+	mkdir := b.Make
+	if mkdir == nil {
+		mkdir = func(dir string) error { return os.Mkdir(dir, 0o700) }
 	}
-	if err := make(b.Dir); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := mkdir(b.Dir); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("the folder of what was begun: %w", err)
 	}
 	return nil

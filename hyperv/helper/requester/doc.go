@@ -9,7 +9,7 @@
 //	            StartSnapshotSet, AddToSnapshotSet …, PrepareForBackup, GatherWriterStatus, DoSnapshotSet, GatherWriterStatus,
 //	            GetSnapshotProperties …
 //	finish      good ones: SetBackupSucceeded …, BackupComplete, GatherWriterStatus; none: AbortBackup
-//	delete      DeleteSnapshots, Close
+//	delete      not finished: AbortBackup; DeleteSnapshots, Close
 //	sweep       New, Initialize, SetContext (all), Query, DeleteSnapshots, Query, Close
 //
 // # What ends what
@@ -20,12 +20,14 @@
 //	this process dies      the service aborts the backup, and deletes the shadow copies, which do not persist
 //	the machine dies       shadow copies that do not persist do not survive it
 //
+// Of a set that a stuck service keeps the deletion is tried once more by a requester of its own, which also looks.
+//
 // A set's id is written down under its mark before the set is made ([Book]), so that a sweep finds what in spite of all
 // that is there.
 //
 // # What may run beside what
 //
-//	reads, lists      beside everything, up to MaxReads at once
+//	reads, lists      beside everything; reads up to MaxReads at once
 //	take, finish, …   one at a time: a set belongs to one of them
 //
 // # Not yet verified on Windows

@@ -50,12 +50,12 @@ func (m *ReadAt) put(e *encoder) {
 
 func (m *ReadAt) take(d *decoder) { m.File, m.Offset, m.Length = d.u32(), d.u64(), d.u32() }
 
-// ReadAnswer is bytes. Data of a decoded one are the frame's own.
+// ReadAnswer is bytes. Data of a decoded one are the frame's own, and those of an encoded one the answer's: they are not copied.
 type ReadAnswer struct{ Data []byte }
 
 // Kind implements [Message].
 func (*ReadAnswer) Kind() byte        { return KindRead + KindAnswer }
-func (m *ReadAnswer) put(e *encoder)  { e.b = append(e.b, m.Data...) }
+func (m *ReadAnswer) put(e *encoder)  { e.b = m.Data }
 func (m *ReadAnswer) take(d *decoder) { m.Data = d.take(len(d.b)) }
 
 // Shut closes a file.

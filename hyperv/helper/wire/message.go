@@ -35,8 +35,8 @@ func Decode(f Frame, into Message) error {
 
 // New is an empty message of a kind; nil where there is none.
 func New(kind byte) Message {
-	if make := messages[kind]; make != nil {
-		return make()
+	if empty := messages[kind]; empty != nil {
+		return empty()
 	}
 	return nil
 }

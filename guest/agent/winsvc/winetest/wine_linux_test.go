@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -102,20 +103,24 @@ func build(t *testing.T, words ...string) string {
 
 var passed = regexp.MustCompile(`(?m)^--- PASS: (\S+)`)
 
-// TestUnderWine runs the tests of three packages, and counts that those ran which need Windows.
+// TestUnderWine runs the tests of five packages, and counts that those ran which need Windows.
 func TestUnderWine(t *testing.T) {
 	m := boot(t)
+	m.env = append(m.env, "HIKAE_HYPERV_EXE=Z:"+strings.ReplaceAll(
+		build(t, "build", "-trimpath", "-ldflags=-s -w", "github.com/hikae/hikae/hyperv/helper/hikae-hyperv"), "/", `\`))
 	for _, c := range []struct {
 		pkg  string
 		only string
 		want []string
 	}{
-		{"winsvc", ".", []string{"TestPipeBothWays", "TestPipeFullDuplex", "TestPipeDeadlines", "TestPipeFirst", "TestService", "TestPrivateDir"}},
-		{"vss", "Windows", []string{"TestWindowsFind", "TestWindowsCheck", "TestWindowsOwn", "TestWindowsAbort", "TestWindowsHangs", "TestWindowsStuck"}},
-		{"hikae-agent", "TestPipe", []string{"TestPipeSession", "TestPipeLease", "TestPipeRefuses"}},
+		{"guest/agent/winsvc", ".", []string{"TestPipeBothWays", "TestPipeFullDuplex", "TestPipeDeadlines", "TestPipeFirst", "TestService", "TestPrivateDir"}},
+		{"guest/agent/vss", "Windows", []string{"TestWindowsBackup", "TestWindowsFind", "TestWindowsCheck", "TestWindowsOwn", "TestWindowsAbort", "TestWindowsHangs", "TestWindowsStuck"}},
+		{"guest/agent/hikae-agent", "TestPipe", []string{"TestPipeSession", "TestPipeLease", "TestPipeRefuses"}},
+		{"hyperv/helper/requester", "Windows", []string{"TestWindowsSession", "TestWindowsVolume", "TestWindowsLeadsOut"}},
+		{"hyperv/helper/hikae-hyperv", ".", []string{"TestPipeSession", "TestPipeCut", "TestService"}},
 	} {
 		t.Run(c.pkg, func(t *testing.T) {
-			exe := build(t, "test", "-c", "github.com/hikae/hikae/guest/agent/"+c.pkg)
+			exe := build(t, "test", "-c", "github.com/hikae/hikae/"+c.pkg)
 			out, err := m.run(t, wine, exe, "-test.v", "-test.timeout=180s", "-test.run="+c.only)
 			require.NoError(t, err, out)
 			var ran []string
