@@ -19,7 +19,7 @@ func TestTrapMigration(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	first := c.Hosts()[0]
-	l := &lab{t: t, fake: first}
+	l := &lab{t: t, fake: first, add: func(v hypervtest.VM) string { return c.AddVM(first.Name(), v) }}
 	l.site, err = ConnectSite(t.Context(), first.Addr(), cim.Login{User: "eva", Password: "pw"}, &SiteOptions{Host: Options{CIM: &cim.Options{Plain: true}}, Address: c.Address,
 		Store: func(_ context.Context, machine string) (Store, error) { return c.Host(machine).LocalFiles(), nil }})
 	require.NoError(t, err)

@@ -1,6 +1,8 @@
 package hyperv
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -13,7 +15,7 @@ import (
 func TestProductionCycle(t *testing.T) {
 	windows := []string{"request R090", "freeze R091", "checkpoint R092", "checkpoint R092", "thaw R091", "backup type", "read R094", "convert",
 		"merge begins R095", "merge begins R095", "merge R095", "merge R095"}
-	linux := []string{"request R090", "freeze R142", "checkpoint R092", "checkpoint R092", "thaw R091", "read R094", "convert",
+	linux := []string{"request R090", "freeze R091", "checkpoint R092", "checkpoint R092", "thaw R091", "read R094", "convert",
 		"merge begins R095", "merge begins R095", "merge R095", "merge R095"}
 	for _, c := range []struct {
 		os    string
@@ -36,6 +38,9 @@ func TestProductionCycle(t *testing.T) {
 			require.Equal(t, c.level, full.consistency)
 			l.clean(g, refs(full)...)
 			require.Equal(t, c.rows, l.rows(g))
+			require.Equal(t, c.os == "linux", slices.ContainsFunc(l.fake.Events(), func(e hypervtest.Event) bool {
+				return e.Name == "freeze" && strings.Contains(e.Detail, "fsfreeze") // R142
+			}))
 
 			l.clearEvents()
 			next, _, err := l.backup(p, g, full, newNote())

@@ -28,6 +28,7 @@ type lab struct {
 	t    *testing.T
 	fake *hypervtest.Host
 	site *Site
+	add  func(hypervtest.VM) string
 
 	mu    sync.Mutex
 	reads []int // how many events there were when a file was opened
@@ -59,6 +60,7 @@ func newLab(t *testing.T, o hypervtest.Options) *lab {
 		o.JobTime = time.Millisecond
 	}
 	l := &lab{t: t, fake: fake(t, o)}
+	l.add = l.fake.AddVM
 	l.site = l.connect()
 	return l
 }
@@ -80,7 +82,7 @@ func (l *lab) vm(name string, change func(*hypervtest.VM)) *hypervtest.Guest {
 	if change != nil {
 		change(&v)
 	}
-	g := l.fake.VM(l.fake.AddVM(v))
+	g := l.fake.VM(l.add(v))
 	for i := range g.Disks() {
 		require.NoError(l.t, g.Write(i, int64(i+1)<<20, bytes.Repeat([]byte{byte('a' + i)}, 300_000)))
 	}

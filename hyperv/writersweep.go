@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"time"
 
 	"github.com/hikae/hikae"
 )
@@ -13,6 +14,9 @@ import (
 // kindSet is a set of shadow copies. Its effect is written down before the host is asked, so it cannot name the set: the mark
 // that the requester keeps with it does.
 const kindSet = "hyperv.set"
+
+// sweepMerge bounds how long a sweep waits for what a host merges: it stands at a session's start, and another one comes.
+const sweepMerge = time.Minute
 
 // undoSet deletes a dead session's set by its mark, and ends what its writer waits for. What the host merges afterwards is looked
 // at, so that the effect stays for as long as that is pending.
@@ -38,6 +42,8 @@ func undoSet(ctx context.Context, p *Provider, e hikae.Effect, _ []hikae.ChangeI
 	if Procedure(e.Facts["procedure"]) == Writer2012 {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, sweepMerge)
+	defer cancel()
 	var errs []error
 	files := strings.Split(e.Facts["files"], "\n")
 	for id := range strings.SplitSeq(e.Facts["vms"], ",") {

@@ -17,7 +17,7 @@ func anyone(context.Context, string) (Login, error) {
 	return Login{User: "u", Password: "p"}, nil
 }
 
-// The host's names become names of shares. R196.
+// The host's names become names of shares. R094.
 func TestFind(t *testing.T) {
 	s, err := New(Options{Machine: "HV1", Login: anyone})
 	require.NoError(t, err)

@@ -129,7 +129,7 @@ func TestEncryption(t *testing.T) {
 	require.True(t, s.Encrypted())
 }
 
-// Connections that break while many read cost time and nothing else. R179, R196.
+// Connections that break while many read cost time and nothing else. R094.
 func TestReadGoesOn(t *testing.T) {
 	h := startHost(t)
 	s := h.open(t, nil)

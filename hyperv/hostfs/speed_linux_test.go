@@ -72,7 +72,7 @@ func smbclientGet(t testing.TB, h *host, client string) float64 {
 
 // Reading over signed SMB is at least 70 % as fast as Samba's own client is, its start included; medians of pairs. Both sign with
 // AES-CMAC, which is what Windows before 2022 has and all that our client library has. Beside it, for the record, what their client
-// does with AES-GMAC, which costs it next to nothing. R196.
+// does with AES-GMAC, which costs it next to nothing. R094.
 func TestReadSpeed(t *testing.T) {
 	if !longTier() {
 		t.Skip("a figure of the long tier")

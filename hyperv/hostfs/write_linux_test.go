@@ -19,7 +19,7 @@ import (
 	"github.com/hikae/hikae/pipe"
 )
 
-// A file is made once, written to in any order by several at once, and is what was written. R099.
+// A file is made once, written to in any order by several at once, and is what was written.
 func TestWrite(t *testing.T) {
 	h := startHost(t)
 	s := h.open(t, nil)
@@ -187,7 +187,7 @@ func TestFolders(t *testing.T) {
 }
 
 // A chain as a running VM with a checkpoint of its user's has it, on two volumes, is read and written through the host's own
-// names. R081, R092, R099.
+// names. R092, R094.
 func TestDisksOnTheHost(t *testing.T) {
 	h := startHost(t)
 	s := h.open(t, nil)

@@ -95,6 +95,17 @@ func (d *drive) load(name string) error {
 	return nil
 }
 
+// reload reads what the tip holds after somebody else wrote to it. The tree of files is as it was.
+func (d *drive) reload() error {
+	other, err := d.g.adopt(d.resource, d.tip.name)
+	if err != nil {
+		return err
+	}
+	d.model, d.size, d.left = other.model, other.size, other.left
+	d.tip.written = nil
+	return nil
+}
+
 // nameOf is how the host calls a file of this machine that lies beside another.
 func (h *Host) nameOf(path, beside string) string {
 	if dir, err := h.volumePath(folderOf(beside)); err == nil {
@@ -165,9 +176,7 @@ func (d *drive) open() error {
 		return err
 	}
 	if d.left != "" && now != d.left {
-		old := d.tip
-		d.nodes = nil
-		if err := d.load(old.name); err != nil {
+		if err := d.reload(); err != nil {
 			return err
 		}
 	}
@@ -186,9 +195,7 @@ func (d *drive) openOld(path string) error {
 		return err
 	}
 	if d.left != "" && now != d.left {
-		name := d.tip.name
-		d.nodes = nil
-		if err := d.load(name); err != nil {
+		if err := d.reload(); err != nil {
 			return err
 		}
 	}

@@ -385,6 +385,8 @@ func (d *drive) rebaseVHD(child, parent *node) error {
 	if _, err := f.WriteAt(room, at); err != nil {
 		return err
 	}
-	_, err = f.WriteAt(b, vhdHeader)
-	return err
+	if _, err = f.WriteAt(b, vhdHeader); err != nil || child != d.tip || d.left == "" {
+		return err
+	}
+	return d.remember() // it was the host that changed it
 }

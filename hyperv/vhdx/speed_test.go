@@ -28,7 +28,8 @@ func (f forgetting) Close() error                                              {
 
 // Copying out of a chain of three that has its pieces of 1 MiB by turns is at least 80 % as fast as out of a raw file with the same
 // bytes. With pieces of 64 KiB it is less from a page cache, where every call to the system counts; the bar there only tells when
-// it gets worse. And a flat VHDX becomes a raw file at least 1.5 times as fast as qemu-img makes one. Medians of pairs, from the page cache. R092.
+// it gets worse. And a flat VHDX becomes a raw file at least 1.5 times as fast as qemu-img makes one. Medians of pairs, from the
+// page cache. R092.
 func TestSpeed(t *testing.T) {
 	if !longTier() {
 		t.Skip("a figure of the long tier")
