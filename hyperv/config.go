@@ -39,21 +39,25 @@ const (
 
 // realized decodes the VM's present settings.
 func (h *Host) realized(ctx context.Context, vm string, to any) error {
-	ref, err := h.vmRef(ctx, vm)
+	in, err := h.presentSettings(ctx, vm)
 	if err != nil {
 		return err
+	}
+	return in.Decode(to)
+}
+
+func (h *Host) presentSettings(ctx context.Context, vm string) (*cim.Instance, error) {
+	ref, err := h.vmRef(ctx, vm)
+	if err != nil {
+		return nil, err
 	}
 	ctx, cancel := h.bounded(ctx)
 	defer cancel()
 	all, err := cim.All(h.client.Associators(ctx, ref, cim.Hop{Result: settingClass}, nil))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	in, err := present(all)
-	if err != nil {
-		return err
-	}
-	return in.Decode(to)
+	return present(all)
 }
 
 // config is the native configuration as the checkpoint's files have it, byte for byte (R103), by the names of the files, and our record of

@@ -14,13 +14,15 @@ import (
 type Options struct {
 	// CIM is how the wire is spoken: TLS or not, certificates, time-outs.
 	CIM *cim.Options
+	// Route reaches the classes another way; CIM is not used then. Nil: WS-Management. Package dcom has one.
+	Route func(ctx context.Context, addr string, login cim.Login) (cim.Caller, error)
 	// Limit bounds a call whose context has no deadline. Zero: 5 min.
 	Limit time.Duration
 }
 
 // Host is one machine with Hyper-V. Its methods may be called at once.
 type Host struct {
-	client *cim.Client
+	client cim.Caller
 	limit  time.Duration
 	info   HostInfo
 	images cim.Ref // Msvm_ImageManagementService
@@ -69,8 +71,14 @@ func Connect(ctx context.Context, addr string, login cim.Login, opts *Options) (
 	h := &Host{limit: o.Limit}
 	ctx, cancel := h.bounded(ctx)
 	defer cancel()
+	route := o.Route
+	if route == nil {
+		route = func(ctx context.Context, addr string, login cim.Login) (cim.Caller, error) {
+			return cim.Dial(ctx, addr, login, o.CIM)
+		}
+	}
 	var err error
-	if h.client, err = cim.Dial(ctx, addr, login, o.CIM); err != nil {
+	if h.client, err = route(ctx, addr, login); err != nil {
 		return nil, err
 	}
 	if err := h.look(ctx); err != nil {

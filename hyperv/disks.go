@@ -154,6 +154,7 @@ type diskFile struct {
 	ID     string `cim:"VirtualDiskId,optional"`
 	Format uint16 `cim:"Format,optional"`
 	Sector uint32 `cim:"LogicalSectorSize,optional"`
+	Type   uint16 `cim:"Type,optional"` // 2 fixed, 3 dynamic, 4 differencing
 }
 
 // formatOf goes by the host's word, and where it has none by the ending of the name: it is how Windows opens files too.
@@ -212,7 +213,7 @@ func (h *Host) measure(ctx context.Context, d *Disk) error {
 		return fmt.Errorf("%s: %w: %d bytes", d.Path, cim.ErrMalformed, f.Size)
 	}
 	d.Size, d.ParentPath, d.SectorSize = int64(f.Size), f.Parent, int(f.Sector)
-	d.Format = formatOf(d.Path, f.Format)
+	d.Format, d.Fixed = formatOf(d.Path, f.Format), f.Type == 2
 	if id := strings.Trim(f.ID, "{}"); isGUID(id) {
 		d.Key = strings.ToLower(id)
 	}

@@ -46,6 +46,7 @@ type Machine struct {
 	Generation    int      // 1 or 2
 	ConfigVersion string   // 8.0, 9.0 …: change tracking is from 8.0 on (R085)
 	Disks         []Disk
+	Notes         []string // a person's, and ours of a restore that has not ended
 }
 
 // Disk is one of a VM's hard disks.
@@ -58,6 +59,7 @@ type Disk struct {
 	Shared     bool   // VMs share it, by persistent reservations
 	Format     Format // of its file; empty where it is not known
 	SectorSize int    // bytes, logical; zero where the host does not tell
+	Fixed      bool   // its file has its full length from the start
 	Size       int64  // bytes; zero where it could not be read
 	ParentPath string // of a file with a parent, its parent
 	Problem    string // why Size could not be read; empty where it could
@@ -74,6 +76,12 @@ const (
 	FormatVHDSet Format = "vhds"
 )
 
+// Facts of disks that a new disk needs to be like them, before the disk's key.
+const (
+	factSector = "diskSector." // bytes, where a sector has more than 512
+	factType   = "diskType."   // fixed, where the file has its full length from the start
+)
+
 // VM is the machine in Hikae's words.
 func (m *Machine) VM(host HostInfo) hikae.VM {
 	vm := hikae.VM{ID: m.ID, Name: m.Name, Facts: map[string]string{"hypervisor": "Hyper-V", "host": host.Name, "hostOS": host.OS,
@@ -82,6 +90,12 @@ func (m *Machine) VM(host HostInfo) hikae.VM {
 		disk := hikae.Disk{Key: d.Key, Size: d.Size, Skip: d.uncovered()}
 		vm.Disks = append(vm.Disks, disk)
 		vm.Facts["disk."+d.Key] = fmt.Sprintf("%s%d-%d %s", d.Controller, d.Bus, d.Slot, d.Path)
+		if d.SectorSize > 512 {
+			vm.Facts[factSector+d.Key] = strconv.Itoa(d.SectorSize)
+		}
+		if d.Fixed {
+			vm.Facts[factType+d.Key] = "fixed"
+		}
 	}
 	return vm
 }
@@ -219,13 +233,14 @@ func present(all []*cim.Instance) (found *cim.Instance, err error) {
 // settings: a generation is told since 2012 R2; before, all are of the first.
 func (m *Machine) settings(in *cim.Instance) error {
 	var set struct {
-		Version string `cim:"Version,optional"`
-		Sub     string `cim:"VirtualSystemSubType,optional"`
+		Version string   `cim:"Version,optional"`
+		Sub     string   `cim:"VirtualSystemSubType,optional"`
+		Notes   []string `cim:"Notes"`
 	}
 	if err := in.Decode(&set); err != nil {
 		return err
 	}
-	m.ConfigVersion, m.Generation = set.Version, 1
+	m.ConfigVersion, m.Generation, m.Notes = set.Version, 1, set.Notes
 	if n, ok := strings.CutPrefix(set.Sub, "Microsoft:Hyper-V:SubType:"); ok {
 		var err error
 		if m.Generation, err = strconv.Atoi(n); err != nil || m.Generation < 1 {

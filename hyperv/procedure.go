@@ -1,6 +1,9 @@
 package hyperv
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Procedure is one of the ways in which a running VM is backed up. Each has an order of its own.
 type Procedure string
@@ -49,6 +52,15 @@ type Plan struct {
 	Mode      Mode      `json:"mode"`
 	Tracking  bool      `json:"tracking"` // changes are, or will be, tracked
 	Reasons   []Reason  `json:"reasons"`
+}
+
+// why is all that led to the plan, on one line.
+func (p *Plan) why() string {
+	var list []string
+	for _, r := range p.Reasons {
+		list = append(list, r.String())
+	}
+	return strings.Join(list, "; ")
 }
 
 // Reason is one thing that led to a plan.

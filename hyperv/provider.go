@@ -150,7 +150,14 @@ func (p *Provider) planned(ctx context.Context, vm string) (*planned, error) {
 	if p.vms != nil && !slices.Contains(p.vms, vm) {
 		return nil, fmt.Errorf("VM %.60q: %w", vm, fs.ErrNotExist)
 	}
-	return p.site.plan(ctx, vm, &p.opts)
+	found, err := p.site.plan(ctx, vm, &p.opts)
+	if err == nil {
+		err = unfinishedError(found.machine.Name, found.machine.Notes)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
 }
 
 // Snapshot implements [hikae.SnapshotProvider], by the procedure of the VM's plan. It is a [job.Warner].
@@ -160,8 +167,11 @@ func (p *Provider) Snapshot(ctx context.Context, id string, opts *hikae.Snapshot
 		return nil, err
 	}
 	list, err := p.strategyOf(vm.plan).pin(ctx, []*planned{vm}, opts)
-	if err != nil || len(list) != 1 {
-		return nil, errors.Join(err, releaseSnapshots(ctx, list), noneOf(list))
+	if err == nil {
+		err = noneOf(list)
+	}
+	if err != nil {
+		return nil, errors.Join(err, releaseSnapshots(ctx, list))
 	}
 	return list[0], nil
 }

@@ -22,10 +22,10 @@ const (
 	restoresNew   = "new"
 	restoresPlace = "place"
 
-	plannedKind   = "Microsoft:Hyper-V:System:Planned"
-	classVM    = "Msvm_ComputerSystem"
-	classPlan  = "Msvm_PlannedComputerSystem"
-	fileMarker = `\hikae-restore-` // and the mark, in a new VM's folder
+	plannedKind = "Microsoft:Hyper-V:System:Planned"
+	classVM     = "Msvm_ComputerSystem"
+	classPlan   = "Msvm_PlannedComputerSystem"
+	fileMarker  = `\hikae-restore-` // and the mark, in a new VM's folder
 )
 
 // unfinishedNote is the line of a VM's notes by which a restore that has not ended is known. People see it too:
@@ -91,7 +91,9 @@ func withoutLines(notes []string, drop func(line string) bool) []string {
 }
 
 func isUnfinishedLine(line string) bool { _, ok := parseNote(line); return ok }
-func isRestoredLine(line string) bool   { return strings.HasPrefix(strings.TrimSpace(line), RestoredNote) }
+func isRestoredLine(line string) bool {
+	return strings.HasPrefix(strings.TrimSpace(line), RestoredNote)
+}
 
 // atTop puts lines above a VM's notes, into the first of them: hosts show that one.
 func atTop(notes []string, lines ...string) []string {
@@ -366,11 +368,16 @@ func undoNew(ctx context.Context, s *Site, e hikae.Effect, mark string) error {
 			return fmt.Errorf("effect %s: file %.200q: %w", e.ID, name, fs.ErrInvalid)
 		}
 	}
+	for _, name := range f.made {
+		if !strings.HasPrefix(f.path+`\`, name+`\`) {
+			return fmt.Errorf("effect %s: folder %.200q: %w", e.ID, name, fs.ErrInvalid)
+		}
+	}
 	h, err := s.HostNamed(ctx, e.Facts["host"])
 	if err != nil {
 		return err
 	}
-	if err := h.destroyMarked(ctx, mark); err != nil {
+	if err := errors.Join(h.destroyMarked(ctx, mark), destroyFresh(ctx, h, e.Facts)); err != nil {
 		return err
 	}
 	if server := serverOf(f.path); server != "" {

@@ -135,9 +135,13 @@ func (s *snapshot) describe(ctx context.Context, h *Host, in *cim.Instance, ref 
 		}
 	}
 	s.vm = m.VM(h.info)
-	facts := map[string]string{"procedure": string(Production), "mode": string(s.planned.plan.Mode), "checkpoint": s.marked.id}
+	facts := map[string]string{"procedure": string(Production), "mode": string(s.planned.plan.Mode), "checkpoint": s.marked.id,
+		"reasons": s.planned.plan.why()}
 	if s.frozen != "" {
 		facts["frozen"] = s.frozen
+	}
+	if s.consistency == hikae.Application && !s.p.opts.Full && h.info.Build < buildGuestBackupType {
+		facts["guestBackup"] = "full: hosts of this build cannot be asked for a copy, and the guest's applications may have truncated their logs"
 	}
 	maps.Copy(s.vm.Facts, facts)
 	var set struct {
@@ -147,6 +151,7 @@ func (s *snapshot) describe(ctx context.Context, h *Host, in *cim.Instance, ref 
 		return err
 	}
 	s.restored = restoredWord(set.Notes)
+	in.Set("Notes", set.Notes) // what is recorded are the VM's: the checkpoint's hold our mark
 	var err error
 	s.vm.Config, err = s.config(ctx, h, in, ref)
 	return err

@@ -17,6 +17,7 @@ var undoers = map[string]func(ctx context.Context, p *Provider, e hikae.Effect, 
 	kindCheckpoint: undoCheckpoint,
 	kindReference:  undoReference,
 	kindSet:        undoSet,
+	kindRestore:    undoRestore,
 }
 
 // Undo implements [hikae.Sweeper] for effects on the provider's site. It touches what bears the session's mark, or what the

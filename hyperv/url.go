@@ -1,10 +1,12 @@
 package hyperv
 
 import (
+	"context"
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -32,16 +34,19 @@ type Address struct {
 	Thumbprint []string // of certificates: the only ones that are taken
 	CAFile     string   // with certificates that are trusted
 	Nodes, SMB map[string]string
-	Transport  string // of calls: TransportWSMan
+	Transport  string // of calls: TransportWSMan or TransportDCOM
 	Select     Selection
 	NoCheck    bool // what would stop a backup is not looked for
 	Options    ProviderOptions
 }
 
-// TransportWSMan is WS-Management.
-const TransportWSMan = "wsman"
+// Transports of calls.
+const (
+	TransportWSMan = "wsman" // WS-Management
+	TransportDCOM  = "dcom"  // DCOM, for which [Options].Route has to be set: package dcom brings 122 MB of source
+)
 
-var transports = []string{TransportWSMan}
+var transports = []string{TransportWSMan, TransportDCOM}
 
 // Parameters that an address may have. Those that end in a dot are followed by a machine's name.
 var (
@@ -75,7 +80,7 @@ var (
 //	rct         on or off: whether changes are tracked
 //	ignore      a disk, by key or place (scsi0-1), that is left out though nothing can pin it, repeatable
 //	check       on or off: whether what would stop a backup is looked for
-//	transport   wsman
+//	transport   wsman, or dcom: port 135 and one that it names, NTLM alone, always encrypted; without tls, thumbprint, ca, realm and kdc
 //
 // Errors wrap fs.ErrInvalid, and show neither a password nor a parameter's value that was not understood as one.
 func ParseURL(address string) (*Address, error) {
@@ -302,6 +307,9 @@ func (a *Address) readWords(query url.Values) (err error) {
 			return fmt.Errorf("transport: %w: %s", fs.ErrInvalid, strings.Join(transports, ", "))
 		}
 	}
+	if a.Transport == TransportDCOM && (a.TLS || a.Realm != "" || len(a.KDCs) > 0) {
+		return fmt.Errorf("transport: %w: dcom has neither TLS nor Kerberos", fs.ErrInvalid)
+	}
 	return nil
 }
 
@@ -336,9 +344,13 @@ func (a *Address) Login(password string) cim.Login {
 	return cim.Login{User: a.User, Password: password, Realm: a.Realm, KDCs: a.KDCs}
 }
 
-// SiteOptions are how the address says that its site is reached. It reads the file that CAFile names.
+// SiteOptions are how the address says that its site is reached. It reads the file that CAFile names. With TransportDCOM the caller sets
+// Host.Route; until then it refuses, so that nothing goes another way than the address says.
 func (a *Address) SiteOptions() (*SiteOptions, error) {
 	o := &SiteOptions{Host: Options{CIM: &cim.Options{Plain: !a.TLS, Thumbprints: a.Thumbprint}}, Address: a.machine}
+	if a.Transport == TransportDCOM {
+		o.Host.Route = noRoute
+	}
 	for name := range a.SMB {
 		if name != "" {
 			o.Servers = append(o.Servers, name)
@@ -356,6 +368,10 @@ func (a *Address) SiteOptions() (*SiteOptions, error) {
 		return nil, fmt.Errorf("ca %s: %w: there is no certificate in it", a.CAFile, fs.ErrInvalid)
 	}
 	return o, nil
+}
+
+func noRoute(context.Context, string, cim.Login) (cim.Caller, error) {
+	return nil, fmt.Errorf("transport dcom: %w: it is not built in", errors.ErrUnsupported)
 }
 
 func readBounded(name string) ([]byte, error) {

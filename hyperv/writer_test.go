@@ -128,14 +128,14 @@ func TestWriterMethods(t *testing.T) {
 	require.Len(t, some.FailedVMs(), 1)
 	require.ErrorContains(t, some.VMs[vmGUID(3)], "does not offer")
 	require.Len(t, snaps, 2)
-	require.Equal(t, hikae.Application, snaps[0].Consistency())
+	require.Equal(t, hikae.Crash, snaps[0].Consistency())
 	require.Contains(t, warnings(snaps[0]), "stood still for a moment")
 	l.v.hidden[vmGUID(3)] = false
 	third, err := l.p.Snapshot(t.Context(), vmGUID(3), &hikae.SnapshotOptions{Quiescer: nobody{}})
 	require.NoError(t, err, "nobody holds what is not in the set")
 	require.Contains(t, warnings(third), "was not used")
 	release(t, []hikae.Snapshot{third})
-	require.Equal(t, hikae.Application, snaps[1].Consistency(), "since 2012 R2 the writer's word for what it saves is offline")
+	require.Equal(t, hikae.Crash, snaps[1].Consistency(), "since 2012 R2 the writer's word for what it saves is offline")
 	release(t, snaps)
 	l.clean()
 }

@@ -2,6 +2,7 @@ package hyperv
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/hyperv/cim"
 	"github.com/hikae/hikae/hyperv/vhdx"
 	"github.com/hikae/hikae/pipe"
 )
@@ -42,8 +44,8 @@ func writerVerdict(vm *planned, o SetOutcome, off bool) (got verdict, err error)
 	case apart && off:
 		got.level = hikae.Offline
 	case apart && vm.machine.runs():
-		got.level = hikae.Application
-		got.warn("the VM stood still for a moment: its writer put it into saved state, because the integration components could not take a snapshot inside it; its memory is not in the point" + hintOf(o))
+		got.level = hikae.Crash // what the guest had written and not yet put on disk is in its memory, which nobody restores
+		got.warn("the VM stood still for a moment: its writer put it into saved state, because the integration components could not take a snapshot inside it; its memory is not in the point, and its disks are as after a power cut" + hintOf(o))
 	case apart:
 		got.level = hikae.Crash
 		got.warn(fmt.Sprintf("the VM was %s, and its memory is not in the point: its disks are as after a power cut%s", vm.machine.State, hintOf(o)))
@@ -98,7 +100,8 @@ func (v *vssSet) snapshot(ctx context.Context, vm *planned, how adoption) (*writ
 	}
 	s := &writerSnapshot{set: v, vm: vm.machine.VM(v.host.Info()), consistency: got.level, warnings: got.warnings,
 		disks: map[string]string{}, open: map[*setImage]bool{}}
-	for k, text := range map[string]string{"procedure": string(v.procedure), "mode": string(vm.plan.Mode), "set": v.set.ID(), "method": string(outcome.Method)} {
+	for k, text := range map[string]string{"procedure": string(v.procedure), "mode": string(vm.plan.Mode), "set": v.set.ID(), "method": string(outcome.Method),
+		"reasons": vm.plan.why()} {
 		s.vm.Facts[k] = text
 	}
 	if v.opts.Quiescer != nil {
@@ -108,11 +111,36 @@ func (v *vssSet) snapshot(ctx context.Context, vm *planned, how adoption) (*writ
 	if err := s.adoptDisks(ctx, vm, outcome.Files, how); err != nil {
 		return nil, err
 	}
-	s.vm.Config, err = v.config(ctx, outcome.Files)
-	if err == nil && len(s.vm.Config) == 0 {
+	if s.vm.Config, err = v.config(ctx, outcome.Files); err != nil {
+		return nil, err
+	}
+	if len(s.vm.Config) == 0 {
 		s.warn("the writer lists no configuration file of this VM: the point has none")
 	}
-	return s, err
+	return s, s.record(ctx)
+}
+
+// record puts our own record of the VM's settings beside its configuration files, for a restore to a host that cannot import those. They
+// are the present ones: nothing in the set tells of settings. Hosts whose classes are those of 2008 R2 have none that fit.
+func (s *writerSnapshot) record(ctx context.Context) error {
+	h := s.set.host
+	if h.Legacy() {
+		return nil
+	}
+	in, err := h.presentSettings(ctx, s.vm.ID)
+	if err != nil {
+		return err
+	}
+	ref, err := in.Keyed(cim.Virtualization, "InstanceID")
+	if err != nil {
+		return err
+	}
+	settings, err := h.settings(ctx, s.vm.ID, in, ref)
+	if err != nil {
+		return err
+	}
+	s.vm.Config[SettingsFile], err = json.Marshal(settings)
+	return err
 }
 
 // adoptDisks finds the file of each disk in the set. The writer's own list decides: what it does not name was not prepared by

@@ -290,6 +290,7 @@ func (s *backup) tryPoint(ctx context.Context, disks []hikae.Disk) (_ pipe.Point
 // begin starts the point, on the base where at least one disk can use it.
 func (s *backup) begin(ctx context.Context, disks []hikae.Disk) (pipe.PointWriter, error) {
 	vm := s.snap.VM()
+	s.res.Facts = maps.Clone(vm.Facts)
 	opts := &pipe.PointOptions{Time: s.opts.Time, Consistency: s.res.Consistency, Facts: maps.Clone(vm.Facts)}
 	s.checkBase(ctx, disks)
 	if slices.ContainsFunc(disks, func(d hikae.Disk) bool { ok, _ := s.plan.baseOf(d); return ok }) {

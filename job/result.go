@@ -18,6 +18,7 @@ type Result struct {
 	Disks       []DiskResult       `json:"disks"`
 	Volumes     []VolumeResult     `json:"volumes,omitempty"` // where it was looked for what need not be stored
 	Consistency string             `json:"consistency"`
+	Facts       map[string]string  `json:"facts,omitempty"` // of the VM and of how it was pinned, as the hypervisor tells them
 	Guest       *GuestResult       `json:"guest,omitempty"` // where there was work in the guest
 	Fallbacks   []Fallback         `json:"fallbacks"`
 	Warnings    []string           `json:"warnings"` // what a person should do something about

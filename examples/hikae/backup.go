@@ -66,7 +66,8 @@ then freezes its file systems for an instant: kvm:///run/vm/qmp.sock?agent=/run/
 reads only what changed. scratch= names the folder for what the VM overwrites meanwhile (default /var/tmp).
 
 VMs of VMware vSphere are named by their server: 'vsphere://USER@HOST/?vm=web1' or by &match=, &tag=, &folder= and &pool=;
-docs/vmware.md has all that can be said there. The password is in HIKAE_SOURCE_PASSWORD.
+docs/vmware.md has all that can be said there. VMs of Microsoft Hyper-V are named by their host, or any host of a cluster:
+'hyperv://USER@HOST/?vm=web1' or by &match=; see docs/hyperv.md. The password is in HIKAE_SOURCE_PASSWORD.
 
 Swap space, and free space of file systems that are known (ext2/3/4, XFS, NTFS, FAT, also on LVM), are not stored; they
 read as zero after a restore. --exclude-file leaves out files too: a path from the root of a volume with * ? [a-z], and **
@@ -85,6 +86,9 @@ hikae backup --repo /backup/hikae "kvm+libvirt:///system?vm=web1"
 
 # a VM of vSphere; the second time only what changed is read
 hikae backup --repo /backup/hikae 'vsphere://backup@vcenter.example.org/?vm=web1'
+
+# VMs of Hyper-V; those that share a volume are pinned together where the procedure does that
+hikae backup --repo /backup/hikae 'hyperv://backup@hv1.example.org/?vm=web1&vm=db1'
 
 # without the guest's temporary files and caches
 hikae backup --repo /backup/hikae --name web1 --exclude-file '**/tmp/**' --exclude-file 'data::/cache' /vm/web1.qcow2
@@ -159,7 +163,7 @@ func (t *tool) backup(ctx context.Context, f *backupFlags, sources []string) (*r
 	if opts.Base, err = f.basePoint(ctx, r); err != nil {
 		return nil, err
 	}
-	if len(f.guest.urls) > 0 && (len(f.several) > 1 || !isKVM(sources[0]) && !isVSphere(sources[0])) {
+	if len(f.guest.urls) > 0 && (len(f.several) > 1 || !isKVM(sources[0]) && !isVSphere(sources[0]) && !isHyperV(sources[0])) {
 		return nil, outcome.Usage("Name one running VM by its URL.", "--guest is for one running VM")
 	}
 	work, done, err := t.guestWork(ctx, &f.guest, f.name)
@@ -168,7 +172,10 @@ func (t *tool) backup(ctx context.Context, f *backupFlags, sources []string) (*r
 	}
 	defer done()
 	opts.Guest = work
-	if t.server != nil {
+	if t.site != nil {
+		t.site.hear(r.said)
+	}
+	if t.server != nil || t.site != nil {
 		opts.ReleaseDeadline = removalDeadline
 	}
 	progress := t.bars()
@@ -234,6 +241,8 @@ func (f *backupFlags) provider(ctx context.Context, t *tool, sources []string) (
 		return f.kvmProvider(ctx, sources[0])
 	case len(sources) == 1 && isVSphere(sources[0]):
 		return f.vsphereProvider(ctx, t, sources[0])
+	case len(sources) == 1 && isHyperV(sources[0]):
+		return f.hypervProvider(ctx, t, sources[0])
 	}
 	for _, s := range sources {
 		if meantMover(s) {
@@ -241,7 +250,7 @@ func (f *backupFlags) provider(ctx context.Context, t *tool, sources []string) (
 		}
 		if scheme, _, ok := strings.Cut(s, "://"); ok {
 			return nil, &outcome.Error{Kind: outcome.KindUsage, Object: s,
-				Text: fmt.Sprintf("sources at %s:// are not there yet", scheme), Hint: "Name disk image files, or one vsphere://, kvm://, kvm+libvirt:// or mover:// URL."}
+				Text: fmt.Sprintf("sources at %s:// are not there yet", scheme), Hint: "Name disk image files, or one vsphere://, hyperv://, kvm://, kvm+libvirt:// or mover:// URL."}
 		}
 	}
 	if f.name == "" {
@@ -384,7 +393,8 @@ func (t *tool) journal(ctx context.Context, r *opened) (*hikae.FileJournal, erro
 	if err != nil {
 		return nil, err
 	}
-	undone, err := j.SweepFor(ctx, r.ID(), map[string]hikae.Sweeper{"diskvm.": diskvm.Sweeper{}, "kvm.start": kvm.StartSweeper{}, "kvm.": kvmSweeper{r}, "vmware.": vsphereSweeper{t}}, nil)
+	undone, err := j.SweepFor(ctx, r.ID(), map[string]hikae.Sweeper{"diskvm.": diskvm.Sweeper{}, "kvm.start": kvm.StartSweeper{}, "kvm.": kvmSweeper{r}, "vmware.": vsphereSweeper{t},
+		"hyperv.": hypervSweeper{t}}, nil)
 	if undone > 0 {
 		t.tell("note: of what an earlier, killed command left, %s", removed(undone))
 	}

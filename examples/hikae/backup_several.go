@@ -27,6 +27,11 @@ type severalVMs interface {
 	only(id string) hikae.SnapshotProvider
 }
 
+// sharedVMs is one whose VMs share snapshots: what nobody asked for is released at the end.
+type sharedVMs interface {
+	close(ctx context.Context) error
+}
+
 // backupSeveral makes a point of one VM after the other. One that fails does not keep the others from theirs.
 func (t *tool) backupSeveral(ctx context.Context, f *backupFlags, provider severalVMs, r *opened, opts *job.BackupOptions) (*reply, error) {
 	var all severalResult
@@ -53,6 +58,12 @@ func (t *tool) backupSeveral(ctx context.Context, f *backupFlags, provider sever
 			left.status = max(left.status, one.status)
 		}
 		all.Results = append(all.Results, done)
+	}
+	if shared, ok := provider.(sharedVMs); ok {
+		if err := shared.close(ctx); err != nil {
+			left.warnings = append(left.warnings, fmt.Sprintf("what VMs shared could not be released: %v", err))
+			left.status = max(left.status, outcome.Warned)
+		}
 	}
 	all.Session = all.Results[0].Session
 	left.doc = all

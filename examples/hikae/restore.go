@@ -66,6 +66,9 @@ says. If it is interrupted, the disks are known to be broken until a restore in 
 nothing is said, things are where they were. --to 'vsphere://USER@HOST/?vm=web1' --in-place writes over the disks of a VM
 that is off. docs/vmware.md has all that can be said after the question mark. The password is in HIKAE_SOURCE_PASSWORD.
 
+--to 'hyperv://USER@HOST/?name=web1-again&path=D:\VMs' makes a VM of Hyper-V, and 'hyperv://USER@HOST/?vm=web1' --in-place
+writes over the disks of one that is off; see docs/hyperv.md.
+
 Every block is checked when it is read. Damage that cannot be repaired ends the restore with exit status 4, and leaves no
 file; --salvage goes on, leaves zeros there, lists the holes and ends with exit status 3.`),
 		Example: example(`
@@ -76,12 +79,13 @@ hikae restore --repo /backup/hikae 3fa81c --disk data --to /vm/data.raw
 hikae restore --repo /backup/hikae web1@latest --in-place --to /dev/vg0/web1
 hikae restore --repo /backup/hikae web1@latest --to kvm:///vm/web1-again/
 hikae restore --repo /backup/hikae web1@latest --to 'vsphere://backup@vcenter.example.org/?name=web1-again&datastore=fast1'
+hikae restore --repo /backup/hikae web1@latest --to 'hyperv://backup@hv1.example.org/?name=web1-again'
 hikae restore --repo /backup/hikae web1@latest~1 --to kvm:///run/web1.qmp --in-place`),
 		Args: want("POINT"),
 	}
 	f.access = repoFlags(cmd)
 	flags := cmd.Flags()
-	flags.StringVar(&f.to, "to", "", "`PATH` of a file or folder, or a kvm:// or vsphere:// URL (required)")
+	flags.StringVar(&f.to, "to", "", "`PATH` of a file or folder, or a kvm://, vsphere:// or hyperv:// URL (required)")
 	flags.StringArrayVar(&f.disks, "disk", nil, "only the disk with this `KEY`; may repeat")
 	flags.StringVar(&f.format, "format", "", "`FORMAT` of the files: raw, qcow2, vmdk, vhdx or vhd (default: by PATH's ending, else raw)")
 	flags.BoolVar(&f.salvage, "salvage", false, "go on where the point is damaged, and list the holes")
@@ -107,6 +111,9 @@ func (t *tool) restore(ctx context.Context, f *restoreFlags, spec string) (*repl
 	restorer, err := f.restorer(ctx)
 	if err == nil && f.toVSphere() {
 		restorer, target, name, err = f.vsphereRestorer(ctx, t)
+	}
+	if err == nil && f.toHyperV() {
+		restorer, target, name, err = f.hypervRestorer(ctx, t)
 	}
 	if err != nil {
 		return nil, err
@@ -218,6 +225,9 @@ func (f *restoreFlags) hint(err error) string {
 	if f.toVSphere() {
 		return vsphereRestoreHint(err)
 	}
+	if f.toHyperV() {
+		return hypervRestoreHint(err)
+	}
 	if running, ok := errors.AsType[*kvm.RunningError](err); ok {
 		return running.Hint()
 	}
@@ -270,7 +280,7 @@ func diskFormats() diskfile.Formats {
 }
 
 func (f *restoreFlags) restorer(ctx context.Context) (hikae.Restorer, error) {
-	if f.toKVM() || f.toVSphere() {
+	if f.toKVM() || f.toVSphere() || f.toHyperV() {
 		return nil, nil // the point is asked for the VM's disks first, or the server for its VMs
 	}
 	if scheme, _, ok := strings.Cut(f.to, "://"); ok {
@@ -323,7 +333,7 @@ func (f *restoreFlags) checkDisks(p pipe.PointInfo) error {
 				Hint: "It has " + strings.Join(keys, ", ") + "."}
 		}
 	}
-	if f.inPlace && !f.toKVM() && !f.toVSphere() && len(f.disks) != 1 && len(p.Disks) != 1 {
+	if f.inPlace && !f.toKVM() && !f.toVSphere() && !f.toHyperV() && len(f.disks) != 1 && len(p.Disks) != 1 {
 		return outcome.Usage("Choose one with --disk: "+strings.Join(keys, ", ")+".", "--in-place writes one disk, the point has %d", len(p.Disks))
 	}
 	return nil

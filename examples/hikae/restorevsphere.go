@@ -25,7 +25,7 @@ func (f *restoreFlags) vsphereRestorer(ctx context.Context, t *tool) (r hikae.Re
 	if f.format != "" {
 		return nil, "", "", outcome.Usage("", "--format is for files; a VM of vSphere has its own")
 	}
-	address, own, err := splitTarget(f.to)
+	address, own, err := splitParameters(f.to, ofNew)
 	if err != nil {
 		return nil, "", "", outcome.Usage("For instance --to 'vsphere://backup@vcenter.example.org/?name=web1-again&datastore=fast1'.", "--to: %v", err)
 	}
@@ -81,8 +81,8 @@ func (f *restoreFlags) vsphereTarget(a *vmware.Address, own url.Values) error {
 	return nil
 }
 
-// splitTarget parts what describes the VM from what describes the server.
-func splitTarget(to string) (address string, own url.Values, err error) {
+// splitParameters parts what describes the VM, by these parameters, from what describes the server.
+func splitParameters(to string, names []string) (address string, own url.Values, err error) {
 	u, err := url.Parse(to)
 	if err != nil {
 		return "", nil, err
@@ -92,7 +92,7 @@ func splitTarget(to string) (address string, own url.Values, err error) {
 		return "", nil, err
 	}
 	own = url.Values{}
-	for _, name := range ofNew {
+	for _, name := range names {
 		if query.Has(name) {
 			own[name] = query[name]
 			query.Del(name)

@@ -28,7 +28,7 @@ hikae verify --repo /backup/hikae --data all`),
 	root.PersistentFlags().BoolVar(&t.json, "json", false, "print one JSON document on stdout, and nothing else there")
 	root.PersistentFlags().BoolVarP(&t.quiet, "quiet", "q", false, "say only what went wrong")
 	root.AddCommand(t.initCommand(), t.backupCommand(), t.pointsCommand(), t.restoreCommand(), t.copyCommand(), t.verifyCommand(),
-		t.lsCommand(), t.catCommand(), t.findCommand(), t.serveCommand(), t.kvmCommand(), t.vsphereCommand(), t.moverCommand(), t.guestCommand(), t.proxyCommand(), t.keyCommand(), t.statsCommand(), t.reportCommand(), t.completionCommand(), t.versionCommand(), t.guardCommand())
+		t.lsCommand(), t.catCommand(), t.findCommand(), t.serveCommand(), t.kvmCommand(), t.vsphereCommand(), t.hypervCommand(), t.moverCommand(), t.guestCommand(), t.proxyCommand(), t.keyCommand(), t.statsCommand(), t.reportCommand(), t.completionCommand(), t.versionCommand(), t.guardCommand())
 	root.AddCommand(topics()...)
 	return root
 }
@@ -76,7 +76,7 @@ HIKAE_FROM_PASSWORD, and its flags are --from-password-file, --from-key-file and
 
 What a hypervisor is logged on to with stands in variables too:
 
-  HIKAE_SOURCE_PASSWORD  the password of the user that an address names (vsphere://USER@HOST/…)
+  HIKAE_SOURCE_PASSWORD  the password of the user that an address names (vsphere://USER@HOST/…, hyperv://…)
   HIKAE_SOURCE_TOKEN     vSphere: a SAML token as XML, or @FILE
   HIKAE_SOURCE_SESSION   vSphere: the cookie vmware_soap_session of a session that exists
 

@@ -26,8 +26,9 @@ type tool struct {
 	acting      bool // the command line was understood
 	left        *reply
 
-	server *vsphere // the one that this command is logged in to
-	ends   []func() // what is let go of when the command has ended
+	server *vsphere    // the one that this command is logged in to
+	site   *hypervSite // the one that this command is logged on to
+	ends   []func()    // what is let go of when the command has ended
 }
 
 // atEnd has something let go of when the command has ended.

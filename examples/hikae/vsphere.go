@@ -313,6 +313,8 @@ func leftStanding(err error) (stands []string, wrong error) {
 			stands = append(stands, started.Error()+". "+started.Hint())
 		case errors.As(one, &incomplete):
 			stands = append(stands, incomplete.Error())
+		case hypervStanding(one) != "":
+			stands = append(stands, hypervStanding(one))
 		default:
 			out = append(out, one)
 		}

@@ -84,8 +84,12 @@ func Returned(out *Instance) (uint32, error) {
 // Run calls a method and waits for the job that it may start. Out has the output parameters; Job is zero where there was none.
 // A *ReturnError is the method's refusal, a *JobError its job's. Where the context ends first the job goes on, and out
 // tells which it is.
-func (c *Client) Run(ctx context.Context, r Ref, method string, args []Property, opts *JobOptions) (out *Outcome, err error) {
-	ctx, cancel := c.withLimit(ctx, opts)
+func (c *Client) Run(ctx context.Context, r Ref, method string, args []Property, opts *JobOptions) (*Outcome, error) {
+	return run(ctx, c, r, method, args, opts)
+}
+
+func run(ctx context.Context, c Core, r Ref, method string, args []Property, opts *JobOptions) (out *Outcome, err error) {
+	ctx, cancel := withLimit(ctx, opts)
 	defer cancel()
 	got, err := c.Invoke(ctx, r, method, args)
 	if err != nil {
@@ -107,7 +111,7 @@ func (c *Client) Run(ctx context.Context, r Ref, method string, args []Property,
 		return out, about(method, r.String(), &UnknownError{fmt.Errorf("%w: a job was started and not named", ErrMalformed)})
 	}
 	out.Job = job
-	out.State, err = c.Wait(ctx, job, opts)
+	out.State, err = wait(ctx, c, job, opts)
 	if err != nil {
 		return out, about(method, r.String(), err)
 	}
@@ -121,7 +125,7 @@ type Outcome struct {
 	State *Job      // at its end
 }
 
-func (c *Client) withLimit(ctx context.Context, opts *JobOptions) (context.Context, context.CancelFunc) {
+func withLimit(ctx context.Context, opts *JobOptions) (context.Context, context.CancelFunc) {
 	limit := 10 * time.Minute
 	if opts != nil && opts.Limit > 0 {
 		limit = opts.Limit

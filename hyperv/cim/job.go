@@ -90,7 +90,11 @@ var ErrJobGone = errors.New("the job is gone, and how it ended is not known")
 
 // Wait looks at a job until it has ended. Warnings are no error; Job.State tells them.
 func (c *Client) Wait(ctx context.Context, job Ref, opts *JobOptions) (*Job, error) {
-	ctx, cancel := c.withLimit(ctx, opts)
+	return wait(ctx, c, job, opts)
+}
+
+func wait(ctx context.Context, c Core, job Ref, opts *JobOptions) (*Job, error) {
+	ctx, cancel := withLimit(ctx, opts)
 	defer cancel()
 	var o JobOptions
 	if opts != nil {
@@ -116,7 +120,7 @@ func (c *Client) Wait(ctx context.Context, job Ref, opts *JobOptions) (*Job, err
 		case j.State == JobDone || j.State == JobWarnings:
 			return &j, nil
 		case !j.State.Running():
-			return &j, &JobError{Job: j, Errors: c.jobErrors(ctx, job)}
+			return &j, &JobError{Job: j, Errors: jobErrors(ctx, c, job)}
 		}
 		if err := pause(ctx, wait); err != nil {
 			return &j, ended(ctx, err)
@@ -135,7 +139,7 @@ func ended(ctx context.Context, err error) error {
 const maxJobErrors = 16
 
 // jobErrors asks a job what went wrong. A job that does not know the method tells no more than its description.
-func (c *Client) jobErrors(ctx context.Context, job Ref) (list []string) {
+func jobErrors(ctx context.Context, c Core, job Ref) (list []string) {
 	out, err := c.Invoke(ctx, job, "GetErrorEx", nil)
 	if err != nil {
 		return nil

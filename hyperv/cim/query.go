@@ -53,12 +53,12 @@ type Hop struct {
 
 // Associators yields the instances at the other end of a hop. Without a Result it may be of several classes.
 func (c *Client) Associators(ctx context.Context, from Ref, hop Hop, opts *QueryOptions) iter.Seq2[*Instance, error] {
-	return c.Query(ctx, from.Namespace, hop.query("ASSOCIATORS", "AssocClass", hop.Association, from), opts)
+	return associators(ctx, c, from, hop, opts)
 }
 
 // References yields the associations of an instance themselves.
 func (c *Client) References(ctx context.Context, from Ref, class string, opts *QueryOptions) iter.Seq2[*Instance, error] {
-	return c.Query(ctx, from.Namespace, Hop{Result: class}.query("REFERENCES", "", "", from), opts)
+	return references(ctx, c, from, class, opts)
 }
 
 func (h Hop) query(verb, word, class string, from Ref) string {

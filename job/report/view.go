@@ -64,6 +64,12 @@ func (r *Report) viewBackup(v *view, b *job.Result) {
 	if b.Target != "" {
 		v.Facts = append(v.Facts, fact{"Target", b.Target, ""})
 	}
+	if how := b.Facts["procedure"]; how != "" { // of a hypervisor that has several
+		if mode := b.Facts["mode"]; mode != "" {
+			how += ", " + mode
+		}
+		v.Facts = append(v.Facts, fact{"Procedure", how, ""})
+	}
 	v.Cards = []fact{
 		{"Disks", size(sum.Size), count(len(b.Disks), "disk")},
 		{"Read", size(sum.Read), percent(part(sum.Read, sum.Size)) + " of the disks"},
@@ -78,6 +84,9 @@ func (r *Report) viewBackup(v *view, b *job.Result) {
 	v.Stages, v.Phases, v.Flow = stageBars(b.Stages), phaseBars(b.Phases), flowBars(sum)
 	v.Disks, v.Volumes = diskTable(b.Disks), volumeTable(b.Volumes)
 	v.Warnings, v.Notes = b.Warnings, b.Notes
+	if why := b.Facts["reasons"]; why != "" {
+		v.Notes = append(slices.Clip(v.Notes), "why it was backed up so: "+why)
+	}
 	v.Fallbacks.Head = []string{"Disk", "From", "To", "Why"}
 	for _, f := range b.Fallbacks {
 		v.Fallbacks.Rows = append(v.Fallbacks.Rows, []string{f.Disk, string(f.From), string(f.To), f.Reason})

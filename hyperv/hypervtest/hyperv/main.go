@@ -6,7 +6,8 @@
 // It prints one line of JSON when it is ready, serves until a signal comes, or the pipe that is its input ends, and leaves nothing behind. The
 // password comes by the environment, in HIKAE_SOURCE_PASSWORD; where there is none, one is made up and is on that line. Files are
 // served by a Samba of its own; where this machine has none, or with --local, the line tells the folder that they lie in, and why.
-// The control address (package hypervtest, Control) lets another process make VMs, write as the guests do, move VMs, set faults and
+// What is started as a service over that Samba is the server of package hyperv/helper, with this host's own VSS below it,
+// whatever program was uploaded. The control address (package hypervtest, Control) lets another process make VMs, write as the guests do, move VMs, set faults and
 // ask what happened; its token is on the line.
 package main
 
@@ -211,7 +212,7 @@ func (f *flags) share(ctx context.Context, s *site) (why string, err error) {
 		return "asked for", nil
 	}
 	for _, h := range s.hosts {
-		if err = h.StartSMB(ctx, nil); err != nil {
+		if err = h.StartSMB(ctx, &hypervtest.SMBOptions{Program: serveHelper(h)}); err != nil {
 			break
 		}
 	}

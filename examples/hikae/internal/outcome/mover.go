@@ -1,6 +1,7 @@
 package outcome
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"strings"
@@ -56,7 +57,7 @@ func message(err error) string {
 	case notForRole(err):
 		plain = "this machine has the role append there, and may not do that"
 	default:
-		plain = vsphereMessage(err)
+		plain = cmp.Or(vsphereMessage(err), hypervMessage(err))
 	}
 	if plain == "" {
 		return err.Error()

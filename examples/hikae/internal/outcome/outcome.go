@@ -3,6 +3,7 @@
 package outcome
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -127,7 +128,7 @@ func as[T error](err error) bool {
 
 // rules are tried from the top: what says more comes first. They are a function for want of constant slices.
 func rules() []rule {
-	return append(vsphereRules(), []rule{
+	return append(append(vsphereRules(), hypervRules()...), []rule{
 		{as[*repo.ErrCorrupt], KindCorrupt, Damaged, "Run `hikae verify --repo REPO --repair` to mend what can be mended, or `hikae restore --salvage` to get the rest."},
 		{as[*repo.ErrUnsupported], KindUnsupported, Failed, "Use a newer version of Hikae for this repository."},
 		{as[*repo.ErrRollback], KindRollback, Failed, "Reading still works. Find out who put an old copy there before anything is written to it."},
@@ -201,6 +202,9 @@ func Of(err error) Problem {
 			break
 		}
 	}
+	if hint := hypervHint(err); hint != "" {
+		p.Hint = hint
+	}
 	own, ok := errors.AsType[*Error](err)
 	if ok {
 		p.own(own)
@@ -255,7 +259,7 @@ func (p *Problem) locate(err error) {
 			p.Offset = &at
 		}
 	default:
-		object = vsphereObject(err)
+		object = cmp.Or(vsphereObject(err), hypervObject(err))
 	}
 	if p.Object == "" {
 		p.Object = object

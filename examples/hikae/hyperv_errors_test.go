@@ -1,0 +1,110 @@
+package main
+
+import (
+	"net/url"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/hikae/hikae/examples/hikae/internal/outcome"
+	"github.com/hikae/hikae/hyperv"
+	"github.com/hikae/hikae/hyperv/hypervtest"
+)
+
+// What keeps a backup from being made is said in words, with a kind for scripts and a hint for people, and nothing is touched.
+func TestHyperVErrors(t *testing.T) {
+	h, err := hypervtest.Start(&hypervtest.Options{Generation: "2022", User: "backup", Password: labPassword, Dir: t.TempDir()})
+	require.NoError(t, err)
+	t.Cleanup(h.Close)
+	for _, name := range []string{"web0", "twin", "twin"} {
+		h.AddVM(hypervtest.VM{Name: name, Disks: []hypervtest.Disk{{Size: 1 << 20}}})
+	}
+	old, err := hypervtest.Start(&hypervtest.Options{Generation: "2012r2", User: "backup", Password: labPassword, Dir: t.TempDir()})
+	require.NoError(t, err)
+	t.Cleanup(old.Close)
+	old.AddVM(hypervtest.VM{Name: "web0", Disks: []hypervtest.Disk{{Size: 1 << 20}}})
+	home := t.TempDir()
+	repository := filepath.Join(home, "repo")
+	command(t, home, outcome.Done, "init", repository, "--no-encryption")
+	at := func(parameters string) string { return "hyperv://backup@" + h.Addr() + "/?" + parameters }
+	backup := func(source string) []string { return []string{"backup", "--repo", repository, source} }
+	restore := func(to string, more ...string) []string {
+		return append([]string{"restore", "--repo", repository, "x@latest", "--to", to}, more...)
+	}
+	t.Setenv("HIKAE_AGENT_DIR", filepath.Join(home, "nowhere"))
+	for name, c := range map[string]struct {
+		password            string
+		args                []string
+		status              outcome.Status
+		kind, hint, message string
+	}{
+		"wrong password":      {"wrong", backup(at("vm=web0")), 1, "secret", "HIKAE_SOURCE_PASSWORD", "log on to .*: the host does not take this user with this password"},
+		"no password":         {"", backup(at("vm=web0")), 1, "secret", "HIKAE_SOURCE_PASSWORD", "there is no password for backup"},
+		"no user":             {labPassword, backup("hyperv://" + h.Addr() + "/"), 2, "usage", "backup@", "names no user"},
+		"password in the URL": {labPassword, backup("hyperv://u:hush@" + h.Addr() + "/"), 2, "usage", "", "a password does not belong here"},
+		"nobody listens":      {labPassword, backup("hyperv://u@127.0.0.1:1/?vm=web0"), 1, "failed", "", "log on to 127.0.0.1:1"},
+		"no such VM":          {labPassword, backup(at("vm=nix")), 1, "not-found", "hikae hyperv list", `VM "nix" is not there`},
+		"a name of two":       {labPassword, backup(at("vm=twin")), 1, "ambiguous", "hikae hyperv list", "2 VMs are called"},
+		"two of a name":       {labPassword, backup(at("match=twin")), 1, "ambiguous", "vm=GUID", "several of the VMs that are meant are called twin"},
+		"unknown parameter":   {labPassword, backup(at("vn=web0")), 2, "usage", "", `"vn" is unknown`},
+		"unknown procedure":   {labPassword, backup(at("vm=web0&procedure=magic")), 2, "usage", "", `procedure "magic"`},
+		"a procedure of old":  {labPassword, backup(at("vm=web0&procedure=writer2012")), 1, "failed", "hikae hyperv check", "2008 R2 or 2012"},
+		"the same, unchecked": {labPassword, backup(at("vm=web0&procedure=writer2012&check=off")), 1, "unsupported", "hikae hyperv check", "2008 R2 or 2012"},
+		"off-host of C:":      {labPassword, backup(at("vm=web0&mode=off-host&check=off")), 1, "failed", "", "nobody can pin the volume of C:"},
+		"no helper":           {labPassword, backup("hyperv://backup@" + old.Addr() + "/?vm=web0&check=off"), 1, "not-found", "make agents", "there is no helper for Hyper-V hosts"},
+		"two and a name":      {labPassword, append(backup(at("match=*")), "--name", "x"), 2, "usage", "&vm=", "3 are meant"},
+		"changed ranges":      {labPassword, append(backup(at("vm=web0")), "--changed", "a=b"), 2, "usage", "", "are for disk image files"},
+		"selftest of three":   {labPassword, []string{"hyperv", "selftest", at("")}, 2, "usage", "&vm=", "3 VMs are meant"},
+		"restore of a name":   {labPassword, restore(at("vm=web0")), 2, "usage", "&name=", "--in-place"},
+		"in place of a name":  {labPassword, restore(at("vm=web0&name=x"), "--in-place"), 2, "usage", "", "&name= is for a new VM"},
+		"a new one taken":     {labPassword, restore(at("takeover=yes")), 2, "usage", "", "&takeover= is for --in-place"},
+		"power of a new one":  {labPassword, restore(at("power=off")), 2, "usage", "", "&power=off is for --in-place"},
+		"no switch":           {labPassword, restore(at("switch=a")), 2, "usage", "OLD", "&switch=a is not OLD=NEW"},
+		"no memory":           {labPassword, restore(at("memory=lots")), 2, "usage", "", "&memory= is a size"},
+		"generation 3":        {labPassword, restore(at("generation=3")), 2, "usage", "", "number from 1 to 2"},
+		"a word":              {labPassword, restore(at("provisioning=thick")), 2, "usage", "", "dynamic or fixed"},
+		"nothing to do":       {labPassword, []string{"hyperv"}, 2, "usage", "--help", "what to do is missing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(sourcePassword, c.password)
+			doc := command(t, home, c.status, c.args...)
+			problem := doc["error"].(map[string]any)
+			require.Equal(t, c.kind, problem["kind"], "%v", problem)
+			require.Contains(t, problem["hint"], c.hint, "%v", problem)
+			require.Regexp(t, c.message, problem["message"])
+			require.NotContains(t, problem["message"], "hush")
+			require.Empty(t, h.Leftovers())
+			require.Empty(t, old.Leftovers())
+		})
+	}
+}
+
+// A target's parameters are the restorer's options; what is not said is as recorded.
+func TestHyperVTarget(t *testing.T) {
+	own, err := url.ParseQuery(`host=HV2&path=D:\VMs&switch=old=new&switch=lan=-&network=off&provisioning=fixed&power=on&identity=new&cpus=4&memory=8GiB&generation=1`)
+	require.NoError(t, err)
+	o, err := hypervTargetOptions(own)
+	require.NoError(t, err)
+	require.Equal(t, &hyperv.RestorerOptions{Host: "HV2", Path: `D:\VMs`, Switches: map[string]string{"old": "new", "lan": hyperv.NoSwitch}, NoNetwork: true,
+		Provisioning: hyperv.FixedDisks, PowerOn: true, NewIDs: true, CPUs: 4, MemoryMB: 8192, Generation: 1}, o)
+	o, err = hypervTargetOptions(url.Values{"checkpoints": {"under"}, "takeover": {"yes"}, "power": {"off"}})
+	require.NoError(t, err)
+	require.Equal(t, &hyperv.RestorerOptions{UnderCheckpoints: true, TakeOver: true, PowerOff: true}, o)
+	o, err = hypervTargetOptions(nil)
+	require.NoError(t, err)
+	require.Equal(t, &hyperv.RestorerOptions{}, o)
+}
+
+// What a sweep leaves on purpose is no failure: a merge that goes on, a restore in place that can be repeated.
+func TestHyperVStanding(t *testing.T) {
+	stands, err := leftStanding(&hyperv.PendingError{VM: "web1", What: "merge of disk_1.avhdx", Hint: "It goes on by itself."})
+	require.NoError(t, err)
+	require.Len(t, stands, 1)
+	require.Contains(t, stands[0], "It goes on by itself.")
+	stands, err = leftStanding(&hyperv.IncompleteError{VM: "web1", Mark: "m"})
+	require.NoError(t, err)
+	require.Len(t, stands, 1)
+	_, err = leftStanding(&hyperv.IncompleteError{VM: "web1", Mark: "m", New: true})
+	require.Error(t, err, "half of a new VM is to be removed")
+}
