@@ -37,6 +37,10 @@
 //	  vmware/vmdk    VMDK files of every kind, and their chains; vmware/nfc reads and writes disks over the network
 //	  vmware/nfsserve  a point's disks as a datastore; vmware/guestops is a way into a guest
 //	  vmware/vmwaretest  a vSphere to test backup software against; vmware/selftest tests a real one
+//	hyperv           virtual machines of Hyper-V: four procedures, change tracking, groups, restore
+//	  hyperv/vhdx    VHDX and VHD files, and their chains; hyperv/hostfs are a host's files, hyperv/cim its classes
+//	  hyperv/helper  what asks a host's VSS; hyperv/fsrvp shadow copies of shares; hyperv/dcom another route to classes
+//	  hyperv/hypervtest  a host to test backup software against; hyperv/selftest tests a real one
 //	guest            inside a virtual machine: consistent applications, frozen file systems, logs
 //	proxy            which machine does what
 //	job              sessions: Backup and Restore of a whole VM, their results and records

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"net/url"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -12,15 +14,18 @@ import (
 	"github.com/hikae/hikae/hyperv/hypervtest"
 )
 
+const hypervPassword = "the fake host's own"
+
 // What keeps a backup from being made is said in words, with a kind for scripts and a hint for people, and nothing is touched.
 func TestHyperVErrors(t *testing.T) {
-	h, err := hypervtest.Start(&hypervtest.Options{Generation: "2022", User: "backup", Password: labPassword, Dir: t.TempDir()})
+	t.Setenv("GORACE", "atexit_sleep_ms=0")
+	h, err := hypervtest.Start(&hypervtest.Options{Generation: "2022", User: "backup", Password: hypervPassword, Dir: t.TempDir()})
 	require.NoError(t, err)
 	t.Cleanup(h.Close)
 	for _, name := range []string{"web0", "twin", "twin"} {
 		h.AddVM(hypervtest.VM{Name: name, Disks: []hypervtest.Disk{{Size: 1 << 20}}})
 	}
-	old, err := hypervtest.Start(&hypervtest.Options{Generation: "2012r2", User: "backup", Password: labPassword, Dir: t.TempDir()})
+	old, err := hypervtest.Start(&hypervtest.Options{Generation: "2012r2", User: "backup", Password: hypervPassword, Dir: t.TempDir()})
 	require.NoError(t, err)
 	t.Cleanup(old.Close)
 	old.AddVM(hypervtest.VM{Name: "web0", Disks: []hypervtest.Disk{{Size: 1 << 20}}})
@@ -41,30 +46,30 @@ func TestHyperVErrors(t *testing.T) {
 	}{
 		"wrong password":      {"wrong", backup(at("vm=web0")), 1, "secret", "HIKAE_SOURCE_PASSWORD", "log on to .*: the host does not take this user with this password"},
 		"no password":         {"", backup(at("vm=web0")), 1, "secret", "HIKAE_SOURCE_PASSWORD", "there is no password for backup"},
-		"no user":             {labPassword, backup("hyperv://" + h.Addr() + "/"), 2, "usage", "backup@", "names no user"},
-		"password in the URL": {labPassword, backup("hyperv://u:hush@" + h.Addr() + "/"), 2, "usage", "", "a password does not belong here"},
-		"nobody listens":      {labPassword, backup("hyperv://u@127.0.0.1:1/?vm=web0"), 1, "failed", "", "log on to 127.0.0.1:1"},
-		"no such VM":          {labPassword, backup(at("vm=nix")), 1, "not-found", "hikae hyperv list", `VM "nix" is not there`},
-		"a name of two":       {labPassword, backup(at("vm=twin")), 1, "ambiguous", "hikae hyperv list", "2 VMs are called"},
-		"two of a name":       {labPassword, backup(at("match=twin")), 1, "ambiguous", "vm=GUID", "several of the VMs that are meant are called twin"},
-		"unknown parameter":   {labPassword, backup(at("vn=web0")), 2, "usage", "", `"vn" is unknown`},
-		"unknown procedure":   {labPassword, backup(at("vm=web0&procedure=magic")), 2, "usage", "", `procedure "magic"`},
-		"a procedure of old":  {labPassword, backup(at("vm=web0&procedure=writer2012")), 1, "failed", "hikae hyperv check", "2008 R2 or 2012"},
-		"the same, unchecked": {labPassword, backup(at("vm=web0&procedure=writer2012&check=off")), 1, "unsupported", "hikae hyperv check", "2008 R2 or 2012"},
-		"off-host of C:":      {labPassword, backup(at("vm=web0&mode=off-host&check=off")), 1, "failed", "", "nobody can pin the volume of C:"},
-		"no helper":           {labPassword, backup("hyperv://backup@" + old.Addr() + "/?vm=web0&check=off"), 1, "not-found", "make agents", "there is no helper for Hyper-V hosts"},
-		"two and a name":      {labPassword, append(backup(at("match=*")), "--name", "x"), 2, "usage", "&vm=", "3 are meant"},
-		"changed ranges":      {labPassword, append(backup(at("vm=web0")), "--changed", "a=b"), 2, "usage", "", "are for disk image files"},
-		"selftest of three":   {labPassword, []string{"hyperv", "selftest", at("")}, 2, "usage", "&vm=", "3 VMs are meant"},
-		"restore of a name":   {labPassword, restore(at("vm=web0")), 2, "usage", "&name=", "--in-place"},
-		"in place of a name":  {labPassword, restore(at("vm=web0&name=x"), "--in-place"), 2, "usage", "", "&name= is for a new VM"},
-		"a new one taken":     {labPassword, restore(at("takeover=yes")), 2, "usage", "", "&takeover= is for --in-place"},
-		"power of a new one":  {labPassword, restore(at("power=off")), 2, "usage", "", "&power=off is for --in-place"},
-		"no switch":           {labPassword, restore(at("switch=a")), 2, "usage", "OLD", "&switch=a is not OLD=NEW"},
-		"no memory":           {labPassword, restore(at("memory=lots")), 2, "usage", "", "&memory= is a size"},
-		"generation 3":        {labPassword, restore(at("generation=3")), 2, "usage", "", "number from 1 to 2"},
-		"a word":              {labPassword, restore(at("provisioning=thick")), 2, "usage", "", "dynamic or fixed"},
-		"nothing to do":       {labPassword, []string{"hyperv"}, 2, "usage", "--help", "what to do is missing"},
+		"no user":             {hypervPassword, backup("hyperv://" + h.Addr() + "/"), 2, "usage", "backup@", "names no user"},
+		"password in the URL": {hypervPassword, backup("hyperv://u:hush@" + h.Addr() + "/"), 2, "usage", "", "a password does not belong here"},
+		"nobody listens":      {hypervPassword, backup("hyperv://u@127.0.0.1:1/?vm=web0"), 1, "failed", "", "log on to 127.0.0.1:1"},
+		"no such VM":          {hypervPassword, backup(at("vm=nix")), 1, "not-found", "hikae hyperv list", `VM "nix" is not there`},
+		"a name of two":       {hypervPassword, backup(at("vm=twin")), 1, "ambiguous", "hikae hyperv list", "2 VMs are called"},
+		"two of a name":       {hypervPassword, backup(at("match=twin")), 1, "ambiguous", "vm=GUID", "several of the VMs that are meant are called twin"},
+		"unknown parameter":   {hypervPassword, backup(at("vn=web0")), 2, "usage", "", `"vn" is unknown`},
+		"unknown procedure":   {hypervPassword, backup(at("vm=web0&procedure=magic")), 2, "usage", "", `procedure "magic"`},
+		"a procedure of old":  {hypervPassword, backup(at("vm=web0&procedure=writer2012")), 1, "failed", "hikae hyperv check", "2008 R2 or 2012"},
+		"the same, unchecked": {hypervPassword, backup(at("vm=web0&procedure=writer2012&check=off")), 1, "unsupported", "hikae hyperv check", "2008 R2 or 2012"},
+		"off-host of C:":      {hypervPassword, backup(at("vm=web0&mode=off-host&check=off")), 1, "failed", "", "nobody can pin the volume of C:"},
+		"no helper":           {hypervPassword, backup("hyperv://backup@" + old.Addr() + "/?vm=web0&check=off"), 1, "not-found", "make agents", "there is no helper for Hyper-V hosts"},
+		"two and a name":      {hypervPassword, append(backup(at("match=*")), "--name", "x"), 2, "usage", "&vm=", "3 are meant"},
+		"changed ranges":      {hypervPassword, append(backup(at("vm=web0")), "--changed", "a=b"), 2, "usage", "", "are for disk image files"},
+		"selftest of three":   {hypervPassword, []string{"hyperv", "selftest", at("")}, 2, "usage", "&vm=", "3 VMs are meant"},
+		"restore of a name":   {hypervPassword, restore(at("vm=web0")), 2, "usage", "&name=", "--in-place"},
+		"in place of a name":  {hypervPassword, restore(at("vm=web0&name=x"), "--in-place"), 2, "usage", "", "&name= is for a new VM"},
+		"a new one taken":     {hypervPassword, restore(at("takeover=yes")), 2, "usage", "", "&takeover= is for --in-place"},
+		"power of a new one":  {hypervPassword, restore(at("power=off")), 2, "usage", "", "&power=off is for --in-place"},
+		"no switch":           {hypervPassword, restore(at("switch=a")), 2, "usage", "OLD", "&switch=a is not OLD=NEW"},
+		"no memory":           {hypervPassword, restore(at("memory=lots")), 2, "usage", "", "&memory= is a size"},
+		"generation 3":        {hypervPassword, restore(at("generation=3")), 2, "usage", "", "number from 1 to 2"},
+		"a word":              {hypervPassword, restore(at("provisioning=thick")), 2, "usage", "", "dynamic or fixed"},
+		"nothing to do":       {hypervPassword, []string{"hyperv"}, 2, "usage", "--help", "what to do is missing"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv(sourcePassword, c.password)
@@ -107,4 +112,19 @@ func TestHyperVStanding(t *testing.T) {
 	require.Len(t, stands, 1)
 	_, err = leftStanding(&hyperv.IncompleteError{VM: "web1", Mark: "m", New: true})
 	require.Error(t, err, "half of a new VM is to be removed")
+}
+
+// Who reads docs/hyperv.md finds what an address of a restore has, too; and help has a page on addresses.
+func TestHyperVDocs(t *testing.T) {
+	page, err := os.ReadFile("../../docs/hyperv.md")
+	require.NoError(t, err)
+	for _, name := range ofNewHyperV {
+		require.Contains(t, string(page), "`"+name+"=", "parameter %s", name)
+	}
+	var out bytes.Buffer
+	tool := &tool{stdout: &out, stderr: &out, env: func(string) string { return "" }}
+	require.Equal(t, outcome.Done, tool.run(t.Context(), []string{"help", "hyperv-addresses"}))
+	for _, name := range []string{"procedure=", "mode=", "quiesce=", "transport=dcom"} {
+		require.Contains(t, out.String(), name)
+	}
 }

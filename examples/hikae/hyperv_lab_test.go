@@ -57,7 +57,8 @@ func buildHyperV(t *testing.T) hypervPrograms {
 // start starts the host. It is ended at the end of the test.
 func (p hypervPrograms) start(t *testing.T, args ...string) *hypervLab {
 	t.Helper()
-	t.Setenv(sourcePassword, labPassword)
+	t.Setenv(sourcePassword, hypervPassword)
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // a race still ends a program with 66, without a second's sleep each
 	l := &hypervLab{T: t, home: t.TempDir(), rnd: rand.New(rand.NewPCG(7, 1))}
 	cmd := exec.Command(p.host, append(args, "--control", "127.0.0.1:0", "--fill", "random", "--seed", "3")...)
 	cmd.Env = append(os.Environ(), "TMPDIR="+l.home)

@@ -82,6 +82,25 @@ What a hypervisor is logged on to with stands in variables too:
 
 At most one of the flags may be given; a flag goes before the variable. Without any of them the passphrase is asked for,
 where there is a terminal. Whoever loses all secrets of a repository loses what is in it: nobody can help.`)},
+		{Use: "hyperv-addresses", Short: "How hosts and VMs of Hyper-V are named", Long: text(`
+hyperv://USER@HOST[:PORT]/?vm=web1&… is a Hyper-V host, or a cluster by any of its names. The password is in
+HIKAE_SOURCE_PASSWORD. A user of a domain is written DOMAIN%5Cuser or user%40example.org. Without vm= and match= all VMs are meant.
+
+  vm=, match=         a VM by GUID, or by name where only one has it; a pattern of names. Both may repeat
+  procedure=          auto (default), production, writer2012r2, writer2012 or requester
+  mode=               on-host (default), or off-host: read from a shadow copy of the share that the VM lies on
+  quiesce=            try (default), require or off
+  full=1              guests truncate their logs
+  rct=off             changes are not tracked: all is read each time
+  ignore=             a disk, by key or place (scsi0-1), that is left out though no checkpoint covers it. May repeat
+  check=off           what would stop a backup is not looked for first
+  tls=1, plain=1      HTTPS at port 5986; or, the default, HTTP at 5985 with every message encrypted
+  thumbprint=, ca=    with tls: the only certificate that is taken; a file of authorities
+  realm=, kdc=        Kerberos instead of NTLM
+  node.NODE=, smb=, smb.NODE=   where a node of a cluster, and files by SMB, are reached: HOST[:PORT]
+  transport=dcom      WMI over DCOM, where WS-Management is off
+
+docs/hyperv.md says more, and what an address of a restore has besides.`)},
 		{Use: "places", Short: "Where Hikae keeps its own files", Long: text(`
   HIKAE_STATE_DIR  what must survive: the newest state seen of each repository, this machine's signing keys, reports of
                    past sessions, and the journal, by which a later command takes back what a killed one left on a

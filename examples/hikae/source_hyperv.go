@@ -18,6 +18,7 @@ import (
 	"github.com/hikae/hikae/guest"
 	"github.com/hikae/hikae/guest/smbchannel"
 	"github.com/hikae/hikae/hyperv"
+	"github.com/hikae/hikae/hyperv/dcom"
 	"github.com/hikae/hikae/hyperv/fsrvp"
 	"github.com/hikae/hikae/hyperv/helper"
 	"github.com/hikae/hikae/job"
@@ -61,6 +62,9 @@ func (t *tool) hypervLogin(ctx context.Context, a *hyperv.Address) (*hypervSite,
 	opts, err := a.SiteOptions()
 	if err != nil {
 		return nil, err
+	}
+	if a.Transport == hyperv.TransportDCOM {
+		opts.Host.Route = dcom.Route(nil)
 	}
 	site, err := hyperv.ConnectSite(ctx, a.Host, a.Login(password), opts)
 	if err != nil {
