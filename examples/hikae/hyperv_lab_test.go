@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -174,15 +173,7 @@ func (l *hypervLab) idOf(name string) string {
 	return ""
 }
 
-// events are what happened on the host, in order: "actor name".
-func (l *hypervLab) events(vm string) (out []string) {
-	l.Helper()
-	list, err := l.Events(l.Context(), "")
-	require.NoError(l, err)
-	for _, e := range list {
-		if vm == "" || strings.EqualFold(e.VM, vm) {
-			out = append(out, e.Actor+" "+e.Name)
-		}
-	}
-	return out
+func longTier() bool {
+	tier := os.Getenv("HIKAE_TEST_TIER")
+	return tier == "long" || tier == "release"
 }

@@ -103,4 +103,3 @@ func histories(points []Point) ([][]Point, error) {
 func (p *Point) bad(reason string) error {
 	return &HistoryError{VM: p.VM, ID: p.ID, Log: p.Log, Reason: reason}
 }
-
