@@ -12,6 +12,7 @@ import (
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/examples/hikae/internal/show"
 	"github.com/hikae/hikae/hyperv"
+	"github.com/hikae/hikae/hyperv/helper/requester"
 )
 
 func (t *tool) hypervCommand() *cobra.Command {
@@ -209,6 +210,11 @@ func printPlan(w *show.Printer, p *hyperv.Plan) error {
 	}
 	if err := w.Facts("procedure", string(p.Procedure), "mode", string(p.Mode), "change tracking", tracking); err != nil {
 		return err
+	}
+	if p.Procedure != hyperv.Production {
+		if err := w.Printf("note: %s\n", requester.Unverified); err != nil {
+			return err
+		}
 	}
 	if err := w.Printf("\n"); err != nil || len(p.Reasons) == 0 {
 		return err

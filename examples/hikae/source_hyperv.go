@@ -21,6 +21,7 @@ import (
 	"github.com/hikae/hikae/hyperv/dcom"
 	"github.com/hikae/hikae/hyperv/fsrvp"
 	"github.com/hikae/hikae/hyperv/helper"
+	"github.com/hikae/hikae/hyperv/helper/requester"
 	"github.com/hikae/hikae/job"
 	"github.com/hikae/hikae/pipe"
 )
@@ -88,6 +89,7 @@ func (s *hypervSite) options(t *tool) *hyperv.ProviderOptions {
 		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
 			return nil, fmt.Errorf("%w in %s", outcome.ErrNoHelper, dir)
 		}
+		s.note(t, requester.Unverified)
 		return helper.For(s.way, helper.ProgramsIn(os.DirFS(dir)), nil)(ctx, h)
 	}
 	o.UndoRequester = func(ctx context.Context, e hikae.Effect) error {
@@ -126,6 +128,17 @@ func (s *hypervSite) warn(t *tool, text string) {
 	fmt.Fprintf(t.stderr, "%s %s\n", t.printer(t.stderr).Yellow("warning:"), outcome.Clean(text))
 	if heard != nil {
 		heard.add(text)
+	}
+}
+
+// note prints something once.
+func (s *hypervSite) note(t *tool, text string) {
+	s.mu.Lock()
+	known := s.told[text]
+	s.told[text] = true
+	s.mu.Unlock()
+	if !known {
+		t.tell("note: %s", text)
 	}
 }
 

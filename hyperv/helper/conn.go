@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hikae/hikae/hyperv/helper/wire"
@@ -14,13 +15,16 @@ import (
 // Limits of waits.
 const (
 	helloLimit  = 30 * time.Second
-	silence     = 30 * time.Second // an answer to a Ping takes no longer
+	often       = 10 * time.Second // between two Pings, at most: with silence, a host that is gone is found in 30 s
+	silence     = 20 * time.Second // of a host that was sent a Ping
 	undoGrace   = 90 * time.Second // for a host to take back what was cancelled
 	askLimit    = 4 * time.Minute
 	finishLimit = 11 * time.Minute
 	deleteLimit = 6 * time.Minute
 	fileLimit   = time.Minute
 	byeLimit    = 6 * time.Minute
+	writeLimit  = 30 * time.Second // for the other end to take a frame
+	slideLimit  = 10 * time.Minute // of a call whose limit begins anew
 )
 
 // conn is calls over a stream.
@@ -30,6 +34,10 @@ type conn struct {
 
 	writing sync.Mutex
 	closing sync.Once
+
+	born  time.Time
+	heard atomic.Int64 // ns since born, when the last byte came
+	data  atomic.Int64 // the same, of the last answer to a ReadAt
 
 	mu    sync.Mutex
 	calls map[uint32]*call
@@ -50,7 +58,7 @@ type call struct {
 const controls = 4
 
 func newConn(stream io.ReadWriteCloser) *conn {
-	c := &conn{stream: stream, slots: make(chan struct{}, wire.MaxCalls-controls), calls: map[uint32]*call{}, done: make(chan struct{})}
+	c := &conn{stream: stream, slots: make(chan struct{}, wire.MaxCalls-controls), born: time.Now(), calls: map[uint32]*call{}, done: make(chan struct{})}
 	go c.read()
 	return c
 }
@@ -85,11 +93,25 @@ func (c *conn) why() error {
 	return c.err
 }
 
+// note writes down when something came.
+func (c *conn) note(at *atomic.Int64) { at.Store(int64(time.Since(c.born))) }
+
+// ear reads the stream and notes each sign of life: over a thin link one frame takes long.
+type ear struct{ c *conn }
+
+func (e ear) Read(p []byte) (int, error) {
+	n, err := e.c.stream.Read(p)
+	if n > 0 {
+		e.c.note(&e.c.heard)
+	}
+	return n, err
+}
+
 // read hands answers to those who wait, until the stream ends.
 func (c *conn) read() {
 	defer close(c.done)
 	for {
-		f, err := wire.Read(c.stream)
+		f, err := wire.Read(ear{c})
 		if err == nil {
 			err = c.deliver(f)
 		}
@@ -118,6 +140,9 @@ func (c *conn) deliver(f wire.Frame) error {
 		}
 		return nil
 	}
+	if f.Kind == wire.KindRead+wire.KindAnswer {
+		c.note(&c.data)
+	}
 	delete(c.calls, f.Call)
 	one.answer <- f
 	return nil
@@ -129,10 +154,10 @@ func (c *conn) send(number uint32, m wire.Message) error {
 	if err != nil {
 		return err
 	}
-	late := time.AfterFunc(silence, func() { c.fail(fmt.Errorf("%w: nothing was taken for %v", ErrLink, silence)) })
-	defer late.Stop()
 	c.writing.Lock()
 	defer c.writing.Unlock()
+	late := time.AfterFunc(writeLimit, func() { c.fail(fmt.Errorf("%w: nothing was taken for %v", ErrLink, writeLimit)) })
+	defer late.Stop()
 	if err := wire.Write(c.stream, f); err != nil {
 		c.fail(fmt.Errorf("%w: %w", ErrLink, err))
 		return c.why()
@@ -166,6 +191,7 @@ func (c *conn) begin(m wire.Message) (uint32, *call, error) {
 type how struct {
 	free     bool          // it takes no slot
 	limit    time.Duration // of the whole
+	since    *atomic.Int64 // nil, or what the limit begins anew with, for slideLimit: conn.heard or conn.data
 	undo     bool          // when its context ends it is cancelled, and its end waited for
 	progress func(wire.Progress)
 }
@@ -176,9 +202,33 @@ func (h how) tell(p wire.Progress) {
 	}
 }
 
+// within bounds a call. Answers share the link: over a thin one that of a small call comes behind all data that were asked for before.
+func (c *conn) within(ctx context.Context, h how) (context.Context, context.CancelFunc) {
+	if h.since == nil {
+		return context.WithTimeout(ctx, h.limit)
+	}
+	ctx, end := context.WithCancelCause(ctx)
+	begun := time.Since(c.born)
+	var mu sync.Mutex
+	var timer *time.Timer
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(h.limit, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		from := min(max(begun, time.Duration(h.since.Load())), begun+slideLimit)
+		if rest := from + h.limit - time.Since(c.born); rest > 0 {
+			timer.Reset(rest)
+			return
+		}
+		end(fmt.Errorf("no answer within %v: %w", h.limit, context.DeadlineExceeded))
+	})
+	return ctx, func() { end(nil); timer.Stop() }
+}
+
 // ask makes a call and waits for its answer.
 func (c *conn) ask(ctx context.Context, m, into wire.Message, h how) error {
-	ctx, cancel := context.WithTimeout(ctx, h.limit)
+	ctx, cancel := c.within(ctx, h)
 	defer cancel()
 	if !h.free {
 		select {
@@ -267,7 +317,7 @@ func (c *conn) wait(ctx context.Context, number uint32, one *call, h how) (wire.
 	}
 }
 
-// keep pings until the connection ends, so that the lease lasts and a silent end is found.
+// keep pings until the connection ends, so that the lease lasts and an end that is silently gone is found.
 func (c *conn) keep(every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -276,11 +326,15 @@ func (c *conn) keep(every time.Duration) {
 		case <-c.done:
 			return
 		case <-tick.C:
+			go c.ping() // also while the answer to the one before is behind data: the lease goes on
 		}
-		err := c.ask(context.Background(), &wire.Ping{}, &wire.Done{Of: wire.KindPing}, how{free: true, limit: silence})
-		if err != nil {
-			c.fail(fmt.Errorf("%w: no answer: %w", ErrLink, err))
-			return
-		}
+	}
+}
+
+// ping asks for a sign of life. Any byte is one; but not for ever.
+func (c *conn) ping() {
+	err := c.ask(context.Background(), &wire.Ping{}, &wire.Done{Of: wire.KindPing}, how{free: true, limit: silence, since: &c.heard})
+	if err != nil {
+		c.fail(fmt.Errorf("%w: no answer: %w", ErrLink, err))
 	}
 }

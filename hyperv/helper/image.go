@@ -80,7 +80,7 @@ func (i *image) read(ctx context.Context, p []byte, off int64) (int, error) {
 		return 0, nil
 	}
 	var a wire.ReadAnswer
-	err := i.r.conn.ask(ctx, &wire.ReadAt{File: i.file, Offset: uint64(off), Length: uint32(len(p))}, &a, how{limit: fileLimit})
+	err := i.r.conn.ask(ctx, &wire.ReadAt{File: i.file, Offset: uint64(off), Length: uint32(len(p))}, &a, how{limit: fileLimit, since: &i.r.conn.data})
 	if err == nil && len(a.Data) > len(p) {
 		err = fmt.Errorf("%w: %d bytes where %d were asked for", wire.ErrMalformed, len(a.Data), len(p))
 	}
@@ -97,7 +97,7 @@ func (i *image) read(ctx context.Context, p []byte, off int64) (int, error) {
 // Close implements [pipe.Image]. A link that is gone has nothing open.
 func (i *image) Close() error {
 	i.once.Do(func() {
-		_ = i.r.conn.ask(context.Background(), &wire.Shut{File: i.file}, &wire.Done{Of: wire.KindShut}, how{limit: fileLimit})
+		_ = i.r.conn.ask(context.Background(), &wire.Shut{File: i.file}, &wire.Done{Of: wire.KindShut}, how{limit: fileLimit, since: &i.r.conn.data})
 	})
 	return nil
 }

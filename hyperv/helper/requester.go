@@ -16,7 +16,7 @@ import (
 // DialOptions change how a helper is spoken to. Nil and zero fields are good defaults.
 type DialOptions struct {
 	Session string        // for whoever reads the host's logs
-	Lease   time.Duration // the helper takes everything back after such a silence. Zero: one minute
+	Lease   time.Duration // the helper takes everything back after such a silence. Zero: one minute; at most an hour
 	// Progress is told how far a set has come: guests and auto-recovery take minutes (R061). It must not take its time.
 	Progress func(Progress)
 }
@@ -43,6 +43,9 @@ type Requester struct {
 
 var _ hyperv.Requester = (*Requester)(nil)
 
+// mostLease is what a helper grants.
+const mostLease = time.Hour
+
 // Dial speaks to a helper that somebody else started, on a stream that somebody has secured, and that the requester closes. The
 // context bounds the greeting alone.
 func Dial(ctx context.Context, stream io.ReadWriteCloser, opts *DialOptions) (*Requester, error) {
@@ -53,17 +56,18 @@ func Dial(ctx context.Context, stream io.ReadWriteCloser, opts *DialOptions) (*R
 	if r.opts.Lease <= 0 {
 		r.opts.Lease = time.Minute
 	}
+	r.opts.Lease = min(r.opts.Lease, mostLease)
 	if err := r.greet(ctx); err != nil {
 		r.conn.shut()
 		<-r.conn.done
 		return nil, fmt.Errorf("greet the helper: %w", err)
 	}
-	go r.conn.keep(r.opts.Lease / 3)
+	go r.conn.keep(min(r.opts.Lease/3, often))
 	return r, nil
 }
 
 func (r *Requester) greet(ctx context.Context) error {
-	hello := &wire.Hello{Version: wire.Version, LeaseMillis: uint32(min(r.opts.Lease, time.Hour).Milliseconds()), Session: r.opts.Session}
+	hello := &wire.Hello{Version: wire.Version, LeaseMillis: uint32(r.opts.Lease.Milliseconds()), Session: r.opts.Session}
 	if err := r.conn.ask(ctx, hello, &r.hello, how{free: true, limit: helloLimit}); err != nil {
 		return err
 	}

@@ -57,7 +57,7 @@ func (s *Set) Outcome(vm string) hyperv.SetOutcome {
 // Open implements [hyperv.Files]: the file as it is in the shadow copy of its volume.
 func (s *Set) Open(ctx context.Context, name string) (pipe.Image, error) {
 	var a wire.OpenAnswer
-	if err := s.r.conn.ask(ctx, &wire.Open{Set: s.handle, Name: name}, &a, how{limit: fileLimit, undo: true}); err != nil {
+	if err := s.r.conn.ask(ctx, &wire.Open{Set: s.handle, Name: name}, &a, how{limit: fileLimit, since: &s.r.conn.data, undo: true}); err != nil {
 		return nil, s.r.explain("open", name, err)
 	}
 	return newImage(s.r, name, &a)
@@ -73,7 +73,7 @@ type Entry struct {
 // List are a folder's entries, as they are in the shadow copy.
 func (s *Set) List(ctx context.Context, folder string) ([]Entry, error) {
 	var a wire.ListAnswer
-	if err := s.r.conn.ask(ctx, &wire.List{Set: s.handle, Folder: folder}, &a, how{limit: fileLimit}); err != nil {
+	if err := s.r.conn.ask(ctx, &wire.List{Set: s.handle, Folder: folder}, &a, how{limit: fileLimit, since: &s.r.conn.data}); err != nil {
 		return nil, s.r.explain("list", folder, err)
 	}
 	list := make([]Entry, 0, len(a.Entries))

@@ -55,7 +55,27 @@ type testimony struct {
 // against it, L+1 of them are still there: C gives up more than it gains, and is not the longest. Otherwise all that was
 // ever against C is still there, and C loses as it did before. So removing what the plan removes, or any part of it,
 // changes no point's standing, and a second plan removes nothing more.
+//
+// A clock is asked last, and can only add doubt: a point is trusted if it is both among all points and among those that do
+// not lie in the future. So a caller whose own clock is wrong removes no point that would have stayed without it.
 func hear(points []Point, now time.Time) *testimony {
+	t := vote(points, time.Time{})
+	if now.IsZero() {
+		return t
+	}
+	u := vote(points, now)
+	for i, d := range u.doubts {
+		t.witness[i] = t.witness[i] || u.witness[i]
+		if t.doubts[i] == nil || d != nil && d.Kind == Future {
+			t.doubts[i] = d
+		}
+	}
+	t.trusted = slices.DeleteFunc(t.trusted, func(i int) bool { return t.doubts[i] != nil })
+	return t
+}
+
+// vote is hear for those points that do not lie in the future; zero: for all.
+func vote(points []Point, now time.Time) *testimony {
 	t := &testimony{doubts: make([]*Doubt, len(points)), witness: make([]bool, len(points))}
 	var usable []int
 	for i := range points {

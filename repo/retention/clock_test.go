@@ -49,7 +49,8 @@ func TestTheNewestPointIsFromTheFuture(t *testing.T) {
 	points := pts(t, days("2026-11-01", 9)+"x 2099-01-01T00:00:00Z")
 	t.Run("within needs two that say so", func(t *testing.T) {
 		assert.Equal(t, "d6 d7 d8 d9 x", kept(decide(t, points, "within=3d", nil)))
-		assert.Equal(t, "d6 d7 d8 d9 x", kept(decide(t, points, "within=3d", &Options{Now: clock("2026-11-10")})))
+		// x is doubtful here, and of those that are left d8 is the last but one.
+		assert.Equal(t, "d5 d6 d7 d8 d9 x", kept(decide(t, points, "within=3d", &Options{Now: clock("2026-11-10")})))
 	})
 	t.Run("with a clock it uses up no period", func(t *testing.T) {
 		plan := decide(t, points, "daily=3,yearly=1", &Options{Now: clock("2026-11-10")})
@@ -80,6 +81,19 @@ func clock(day string) time.Time {
 		panic(err)
 	}
 	return at
+}
+
+// A machine whose clock forgot everything makes backups, and asks with the same clock what may go.
+func TestAClockThatForgotEverything(t *testing.T) {
+	points := pts(t, days("2026-11-01", 9)+`
+		x1 1970-01-01T00:00:00Z
+		x2 1970-01-02T00:00:00Z
+		x3 1970-01-03T00:00:00Z`)
+	for _, now := range []time.Time{{}, clock("1970-01-03"), clock("2026-11-13")} {
+		plan := decide(t, points, "daily=1", &Options{Now: now})
+		assert.Subset(t, ids(plan, true), []string{"d9", "x1", "x2", "x3"}, "%s", now)
+		assert.Subset(t, doubtfulIDs(plan), []string{"x1", "x2", "x3"})
+	}
 }
 
 // Three points from 2099 must not become the majority when a policy has thinned out the others.

@@ -9,8 +9,8 @@ import (
 type Options struct {
 	// Zone names the periods. Nil: UTC. One zone for all points of a call; VMs in several zones are several calls.
 	Zone *time.Location
-	// Now is the present as the caller, or better the store, believes it to be. It only ever puts points in doubt: those that
-	// lie more than [FutureSlack] after it. Zero: not known.
+	// Now is the present as the caller, or better the store, believes it to be. Points that lie more than [FutureSlack]
+	// after it are doubtful; right or wrong, it only ever makes more points stay. Zero: not known.
 	Now time.Time
 }
 

@@ -20,16 +20,19 @@
 //   - within=D keeps whatever is not more than D older than the last point but one. D is elapsed time; a day is 24 hours.
 //   - tag=T keeps points that have the tag. Tags alone are no policy.
 //
+// A period is represented by its newest point, for that one never changes any more once the period is over. Applied every
+// night, a policy leaves what it would leave if it were applied once, to all points that there ever were.
+//
 // For every number "all" may stand. Whatever is held stays under every policy.
 //
-// With last=1,daily=2,weekly=2 and these points of one VM, in the zone UTC:
+// With daily=2,weekly=2 and these points of one VM, in the zone UTC:
 //
-//	Fri 2026-11-13 22:00  a   goes   2026-11-13 is older than the 2 newest days with points; 2026-W46 has b, which is newer
-//	Sun 2026-11-15 22:00  b   stays  newest of 2026-W46
-//	Fri 2026-11-20 22:00  c   goes   2026-11-20 is older than the 2 newest days with points; 2026-W47 has f, which is newer
-//	Sat 2026-11-21 22:00  d   stays  newest of 2026-11-21
-//	Sun 2026-11-22 10:00  e   goes   2026-11-22 has f, which is newer
-//	Sun 2026-11-22 22:00  f   stays  newest point; last 1; newest of 2026-11-22; newest of 2026-W47
+//	Fri 2026-11-13 22:00  a  goes   2026-11-13 is older than the 2 newest days with points; 2026-W46 has b, which is newer
+//	Sun 2026-11-15 22:00  b  stays  newest of 2026-W46
+//	Fri 2026-11-20 22:00  c  goes   2026-11-20 is older than the 2 newest days with points; 2026-W47 has f, which is newer
+//	Sat 2026-11-21 22:00  d  stays  newest of 2026-11-21
+//	Sun 2026-11-22 10:00  e  goes   2026-11-22 has f, which is newer; 2026-W47 has f, which is newer
+//	Sun 2026-11-22 22:00  f  stays  newest point; newest of 2026-11-22; newest of 2026-W47
 //
 // # What no policy removes
 //
@@ -56,8 +59,8 @@
 //     jumped ahead, which has nothing after it yet, removes nothing by "within". Without Options.Now it can use up one
 //     period of each rule, until the next point shows it up.
 //
-// Options.Now makes more stay, never less than doubt would: a clock that is behind only makes points doubtful, and one
-// that is ahead is as good as none.
+// Options.Now only ever makes more points stay: a clock that is behind makes points doubtful that are right, and one that is
+// ahead is as good as none.
 //
 // # Calendars
 //

@@ -92,7 +92,7 @@ func (p Policy) Validate() error {
 	if p.Within < 0 || p.Within > MaxWithin || p.Within%time.Hour != 0 {
 		return badPolicy(string(Within), p.Within.String(), "is not a number of whole hours from 0 to a hundred years")
 	}
-	if err := checkTags(p.Tags); err != nil {
+	if err := checkTags(string(Tag), p.Tags); err != nil {
 		return err
 	}
 	if !keeps {
@@ -107,32 +107,32 @@ func (p Policy) byTime() bool {
 	return !p.IsZero()
 }
 
-func checkTags(tags []string) error {
+func checkTags(field string, tags []string) error {
 	if len(tags) > maxTags {
-		return badPolicy(string(Tag), fmt.Sprint(len(tags)), "are more than 64 tags")
+		return badPolicy(field, fmt.Sprint(len(tags)), "are more than 64 tags")
 	}
 	for i, tag := range tags {
-		if err := checkTag(tag); err != nil {
+		if err := checkTag(field, tag); err != nil {
 			return err
 		}
 		if slices.Contains(tags[:i], tag) {
-			return badPolicy(string(Tag), tag, "stands there twice")
+			return badPolicy(field, tag, "stands there twice")
 		}
 	}
 	return nil
 }
 
 // checkTag takes what survives being written into a policy's text and read again.
-func checkTag(tag string) error {
+func checkTag(field, tag string) error {
 	switch {
 	case tag == "" || len(tag) > maxTagBytes:
-		return badPolicy(string(Tag), tag, "a tag has 1 to 256 bytes")
+		return badPolicy(field, tag, "a tag has 1 to 256 bytes")
 	case !utf8.ValidString(tag):
-		return badPolicy(string(Tag), tag, "is not UTF-8")
+		return badPolicy(field, tag, "is not UTF-8")
 	case strings.ContainsFunc(tag, func(r rune) bool { return r == ',' || unicode.IsControl(r) }):
-		return badPolicy(string(Tag), tag, "has a comma or a control character")
+		return badPolicy(field, tag, "has a comma or a control character")
 	case strings.TrimSpace(tag) != tag:
-		return badPolicy(string(Tag), tag, "begins or ends with a space")
+		return badPolicy(field, tag, "begins or ends with a space")
 	}
 	return nil
 }

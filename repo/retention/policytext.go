@@ -91,7 +91,7 @@ func (p *Policy) Set(name, value string) error {
 		return err
 	case Tag:
 		tags := append(p.Tags[:len(p.Tags):len(p.Tags)], value)
-		err := checkTags(tags)
+		err := checkTags(name, tags)
 		if err == nil {
 			p.Tags = tags
 		}
@@ -280,7 +280,7 @@ func (p *Policy) decodeTags(seen map[string]bool, raw json.RawMessage) error {
 	if len(raw) == 0 || raw[0] != '[' || json.Unmarshal(raw, &tags) != nil {
 		return badPolicy("tags", string(raw), "is not a list of strings")
 	}
-	if err := checkTags(tags); err != nil {
+	if err := checkTags("tags", tags); err != nil {
 		return err
 	}
 	p.Tags = tags

@@ -252,23 +252,6 @@ func (s *session) sweep(ctx context.Context, mark string) (deleted []string, err
 	return append(deleted, more...), errors.Join(err, failed)
 }
 
-// file is an open file of a set. Reads hold it; closing waits for them.
-type file struct {
-	of *set
-
-	mu sync.RWMutex
-	f  File // nil when it is closed
-}
-
-func (f *file) close() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.f != nil {
-		_ = f.f.Close() // it was only read
-		f.f = nil
-	}
-}
-
 func (s *session) open(ctx context.Context, m *wire.Open) (wire.Message, error) {
 	one, err := s.set(m.Set)
 	if err != nil {
@@ -285,7 +268,7 @@ func (s *session) open(ctx context.Context, m *wire.Open) (wire.Message, error) 
 		return nil, fmt.Errorf("%s: %d files are open, or the set goes: %w", m.Name, len(s.files), errOrder)
 	}
 	s.last++
-	s.files[s.last] = &file{of: one, f: opened}
+	s.files[s.last] = &file{of: one, f: opened, idle: make(chan struct{})}
 	return &wire.OpenAnswer{File: s.last, Size: uint64(max(opened.Size(), 0))}, nil
 }
 
@@ -305,11 +288,10 @@ func (s *session) readAt(ctx context.Context, m *wire.ReadAt) (wire.Message, err
 	if f == nil {
 		return nil, fmt.Errorf("file %d: %w", m.File, fs.ErrNotExist)
 	}
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	if f.f == nil {
+	if !f.hold() {
 		return nil, fmt.Errorf("file %d: %w", m.File, fs.ErrNotExist)
 	}
+	defer f.leave()
 	data := make([]byte, m.Length)
 	n, err := f.f.ReadAt(data, int64(m.Offset))
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -325,7 +307,7 @@ func (s *session) forget(handle uint32) {
 	delete(s.files, handle)
 	s.mu.Unlock()
 	if f != nil {
-		f.close()
+		closeAll([]*file{f})
 	}
 }
 
@@ -340,9 +322,7 @@ func (s *session) closeFiles(of *set) {
 		}
 	}
 	s.mu.Unlock()
-	for _, f := range list {
-		f.close()
-	}
+	closeAll(list)
 }
 
 func (s *session) list(ctx context.Context, m *wire.List) (wire.Message, error) {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,6 +40,9 @@ const (
 	leastLease   = time.Second
 	mostLease    = time.Hour
 	helloLimit   = 30 * time.Second
+
+	strayLimit = 2 * time.Second         // for calls that are not waited for any longer: a read may never come back
+	alongLimit = undoLimit + deleteLimit // for a call that makes or ends a set, and was cancelled
 )
 
 // ErrLease says that a client was silent for longer than its lease.
@@ -45,7 +50,7 @@ var ErrLease = errors.New("the client was silent for longer than its lease")
 
 // Serve serves one session on a stream, to its end, and closes the stream. It returns when everything is taken back: nil after a Bye,
 // io.EOF where the client left without one, ErrLease, a malformed message, or the context's end; together with what could not be
-// taken back.
+// taken back. A read of a disk that does not answer is not waited for: its goroutine ends when it comes back, if it does.
 func Serve(ctx context.Context, stream io.ReadWriteCloser, v VSS, opts *Options) error {
 	s := &session{stream: stream, vss: v, calls: map[uint32]context.CancelFunc{}, sets: map[uint32]*set{}, files: map[uint32]*file{},
 		making: make(chan struct{}, 1), reads: make(chan struct{}, MaxReads)}
@@ -111,7 +116,6 @@ func (s *session) run(ctx context.Context) error {
 	if bye == 0 {
 		s.shut() // nobody reads answers any more
 	}
-	s.running.Wait()
 	failed := s.takeBack()
 	if bye != 0 && err == nil {
 		return errors.Join(s.answer(bye, &wire.Done{Of: wire.KindBye}, failed), failed)
@@ -228,21 +232,43 @@ func (s *session) answer(call uint32, m wire.Message, err error) error {
 
 // send writes a frame, in the time that the client has to read it.
 func (s *session) send(f wire.Frame) error {
-	late := time.AfterFunc(s.opts.WriteLimit, s.shut)
-	defer late.Stop()
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	late := time.AfterFunc(s.opts.WriteLimit, s.shut)
+	defer late.Stop()
 	return wire.Write(s.stream, f)
 }
 
-// takeBack ends all sets, with their files.
+// takeBack ends all sets, with their files, when the calls are cancelled. Sets belong to the call that makes or ends them, which ends in
+// time; those that read have no such promise from a disk.
 func (s *session) takeBack() error {
-	var problems []error
-	for _, f := range s.files {
-		f.close()
+	select {
+	case s.making <- struct{}{}: // for good: nobody makes anything any more
+	case <-time.After(alongLimit):
+		return fmt.Errorf("a call works on a set and does not end within %v: the shadow copies go with this program: %w", alongLimit, context.DeadlineExceeded)
 	}
-	for _, one := range s.sets {
+	s.mu.Lock()
+	sets, files := s.sets, slices.Collect(maps.Values(s.files))
+	s.sets, s.files = nil, nil // what is opened at this moment finds no set
+	s.mu.Unlock()
+	closeAll(files)
+	var problems []error
+	for _, one := range sets {
 		problems = append(problems, one.end(context.Background(), deleteLimit))
 	}
+	s.await()
 	return errors.Join(problems...)
+}
+
+// await waits until all calls have ended, for a moment.
+func (s *session) await() {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.running.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(strayLimit):
+	}
 }

@@ -255,7 +255,8 @@ func (s *set) end(ctx context.Context, limit time.Duration) error {
 	return errors.Join(problems...)
 }
 
-// remove deletes the shadow copies, and lets go of the service, which deletes them too.
+// remove deletes the shadow copies, and lets go of the service, which deletes them too. They are gone when the service said that it
+// deleted them, or when a look at all that there are finds none of them.
 func (s *set) remove(ctx context.Context) error {
 	if s.backup == nil {
 		return nil
@@ -276,16 +277,16 @@ func (s *set) remove(ctx context.Context) error {
 	return nil
 }
 
-// deleteOwn deletes what was begun. That there is none, or none yet, is no error.
+// deleteOwn deletes what was begun. That there is none, or that the service is not where it can say so, is no error: whoever looks sees.
 func (s *set) deleteOwn(ctx context.Context) error {
 	if s.id == "" || s.gone {
 		return nil
 	}
 	err := s.backup.DeleteSnapshots(ctx, s.id)
-	if code := codeOf(err); code == ObjectNotFound || code == BadState {
-		err = nil
-	}
 	s.gone = err == nil
+	if code := codeOf(err); code == ObjectNotFound || code == BadState {
+		return nil
+	}
 	return err
 }
 
