@@ -65,9 +65,6 @@ func (g geometry) possible() bool {
 	}
 }
 
-// fileSize is the only length that an undamaged file of this geometry has.
-func (g geometry) fileSize() int64 { return int64(g.n+g.m) * cellSize }
-
 // cellFile is the outcome of reading a file of cells whole.
 type cellFile struct {
 	geometry
