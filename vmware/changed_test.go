@@ -242,7 +242,11 @@ func TestAllocationIsTrustedWhereItIsTrue(t *testing.T) {
 	require.Less(t, res.Disks[0].Read, int64(4<<20))
 	l.changed()
 	a := &allocatedImage{Image: l.image(res.Point)}
-	require.Error(t, a.probe(t.Context()), "a list that says that nothing was written")
+	var found error
+	for n := 0; n < 100 && found == nil; n++ { // it looks at some places, by chance
+		found = a.probe(t.Context())
+	}
+	require.Error(t, found, "a list that says that nothing was written")
 }
 
 func TestResetTracking(t *testing.T) {

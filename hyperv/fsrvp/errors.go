@@ -100,3 +100,17 @@ type ReachError struct {
 func (e *ReachError) Error() string { return fmt.Sprintf("%s: %s: %v", e.Server, e.Step, e.Err) }
 
 func (e *ReachError) Unwrap() error { return e.Err }
+
+// LeftError is a set that could not be made, and not be taken back either: its shadow copies may be on the server until
+// [Conn.Delete] ends them.
+type LeftError struct {
+	Set  Set
+	Err  error // why it was not made
+	Left error // why it was not taken back
+}
+
+func (e *LeftError) Error() string {
+	return fmt.Sprintf("%v; shadow copy set %s may be left: %v", e.Err, e.Set.ID, e.Left)
+}
+
+func (e *LeftError) Unwrap() []error { return []error{e.Err, e.Left} }

@@ -15,15 +15,12 @@ import (
 
 	"github.com/cloudsoda/go-smb2"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/guest/smbchannel/smbtest"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/diskfile"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fileServer is a Samba whose agent makes shadow copies by copying a folder.
 type fileServer struct {
@@ -129,21 +126,6 @@ func (s *fileServer) Open(ctx context.Context, name string) (pipe.Image, error) 
 
 func (s *fileServer) snapshotter() *Snapshotter {
 	return &Snapshotter{Login: func(context.Context, string) (Login, error) { return s.login(), nil }, Files: s, Options: s.options()}
-}
-
-// journal remembers effects, and which of them were done.
-type journal struct {
-	effects []hikae.Effect
-	done    int
-	fail    error
-}
-
-func (j *journal) Intend(_ context.Context, e hikae.Effect) (func(context.Context) error, error) {
-	if j.fail != nil {
-		return nil, j.fail
-	}
-	j.effects = append(j.effects, e)
-	return func(context.Context) error { j.done++; return nil }, nil
 }
 
 func read(t *testing.T, files interface {

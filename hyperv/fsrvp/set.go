@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 	"unicode"
@@ -100,7 +101,9 @@ func (c *Conn) Take(ctx context.Context, shares []string, begun func(Set) error)
 		if err != nil {
 			host, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.opts.CallTimeout)
 			defer cancel()
-			err = errors.Join(err, c.abandon(host, id, set, exposed))
+			if left := c.abandon(host, id, set, exposed); left != nil {
+				err = &LeftError{set, err, left}
+			}
 		}
 	}()
 	for _, share := range shares {
@@ -256,25 +259,38 @@ func (c *Conn) mapping(ctx context.Context, set *dtyp.GUID, one Copy) (exposed s
 
 // abandon ends a set that is not whole. Before it is exposed the server gives it up; afterwards its copies are deleted one by one.
 func (c *Conn) abandon(ctx context.Context, id *dtyp.GUID, set Set, exposed bool) error {
-	if c.line.Dead() {
-		return nil // the server gives it up, or the journal knows it
-	}
-	if exposed {
+	switch {
+	case c.line.Dead():
+		return fmt.Errorf("the connection to %s is lost: %w", c.server, net.ErrClosed)
+	case exposed:
 		return c.delete(ctx, set)
 	}
-	return c.abort(ctx, id)
+	return gone(c.abort(ctx, id))
 }
 
-// abort gives a set up that is not exposed yet. One that is gone, or was never begun, is no error.
-func (c *Conn) abort(ctx context.Context, id *dtyp.GUID) error {
-	err := c.call(ctx, "AbortShadowCopySet", "", c.opts.CallTimeout, func(ctx context.Context) (uint32, error) {
-		out, err := c.agent.AbortShadowCopySet(ctx, &agent.AbortShadowCopySetRequest{ShadowCopySetID: id})
-		return returned(out, err, func(o *agent.AbortShadowCopySetResponse) uint32 { return o.Return })
-	})
-	if refused, ok := errors.AsType[*Error](err); ok && refused.Code != accessDenied {
+// gone lets a refusal pass that says that there is no such thing. Samba calls an id that it does not know an argument that it does not
+// expect. Whatever else a server says, what was there may be there still.
+func gone(err error) error {
+	if c := codeOf(err); c == notFound || c == badArgument {
 		return nil
 	}
 	return err
+}
+
+// codeOf is what a server refused a call with; 0 where it did not.
+func codeOf(err error) Code {
+	if refused, ok := errors.AsType[*Error](err); ok {
+		return refused.Code
+	}
+	return 0
+}
+
+// abort gives a set up that is not exposed yet.
+func (c *Conn) abort(ctx context.Context, id *dtyp.GUID) error {
+	return c.call(ctx, "AbortShadowCopySet", "", c.opts.CallTimeout, func(ctx context.Context) (uint32, error) {
+		out, err := c.agent.AbortShadowCopySet(ctx, &agent.AbortShadowCopySetRequest{ShadowCopySetID: id})
+		return returned(out, err, func(o *agent.AbortShadowCopySetResponse) uint32 { return o.Return })
+	})
 }
 
 // Delete ends the copies of a set, be it whole or not. Those that are gone are no error.
@@ -291,22 +307,32 @@ func (c *Conn) delete(ctx context.Context, set Set) error {
 	}
 	var errs []error
 	for _, one := range set.Copies {
-		copyID, err := parseGUID(one.ID)
-		if err != nil {
-			return err
-		}
-		err = c.call(ctx, "DeleteShareMapping", one.Share, c.opts.CommitTimeout, func(ctx context.Context) (uint32, error) {
-			out, err := c.agent.DeleteShareMapping(ctx, &agent.DeleteShareMappingRequest{ShadowCopySetID: id, ShadowCopyID: copyID, ShareName: one.Share})
-			return returned(out, err, func(o *agent.DeleteShareMappingResponse) uint32 { return o.Return })
-		})
-		if refused, ok := errors.AsType[*Error](err); ok && refused.Code != accessDenied && refused.Code != waitFailed {
-			// It is gone, or the set never got so far, and is given up. Samba calls an id that it does not know an argument that it does
-			// not expect.
-			err = c.abort(ctx, id)
-		}
-		errs = append(errs, err)
+		errs = append(errs, c.deleteCopy(ctx, id, one))
 	}
 	return errors.Join(errs...)
+}
+
+// deleteCopy ends one copy, and where the set never got so far that it has copies, the set. What is committed and not exposed can be
+// neither deleted nor given up; the server does that in a few minutes, and until then it is an error.
+func (c *Conn) deleteCopy(ctx context.Context, set *dtyp.GUID, one Copy) error {
+	id, err := parseGUID(one.ID)
+	if err != nil {
+		return err
+	}
+	err = c.call(ctx, "DeleteShareMapping", one.Share, c.opts.CommitTimeout, func(ctx context.Context) (uint32, error) {
+		out, err := c.agent.DeleteShareMapping(ctx, &agent.DeleteShareMappingRequest{ShadowCopySetID: set, ShadowCopyID: id, ShareName: one.Share})
+		return returned(out, err, func(o *agent.DeleteShareMappingResponse) uint32 { return o.Return })
+	})
+	switch codeOf(err) {
+	case badState:
+		return gone(c.abort(ctx, set))
+	case notFound, badArgument:
+		// The copy is not there; a set that was begun may be, and blocks others. That one cannot be given up which has other copies.
+		if err = gone(c.abort(ctx, set)); codeOf(err) == badState {
+			err = nil
+		}
+	}
+	return err
 }
 
 // clean is text of a server.

@@ -114,6 +114,11 @@ func (p *pinned) take(ctx context.Context, server, mark string, shares []string,
 	if err != nil {
 		return err
 	}
+	return p.made(ctx, c, server, owner, mark, shares, j)
+}
+
+// made makes the set of one server. Its effect stays in the journal where it could not be taken back.
+func (p *pinned) made(ctx context.Context, c *Conn, server, owner, mark string, shares []string, j hikae.Journal) error {
 	t := &taken{server: server, done: func(context.Context) error { return nil }}
 	set, err := c.Take(ctx, shares, func(set Set) error {
 		if j == nil {
@@ -130,8 +135,8 @@ func (p *pinned) take(ctx context.Context, server, mark string, shares []string,
 		return err
 	})
 	if err != nil {
-		if ctx.Err() == nil && !c.line.Dead() {
-			err = errors.Join(err, t.done(context.WithoutCancel(ctx))) // nothing is left
+		if left := (*LeftError)(nil); !errors.As(err, &left) {
+			err = errors.Join(err, t.done(context.WithoutCancel(ctx)))
 		}
 		return err
 	}

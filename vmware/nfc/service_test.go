@@ -179,24 +179,23 @@ func (s trimmed) Mark(ctx context.Context, e pipe.Extent) error {
 // Each fault of the service is an error of its kind, or made good by a new connection, and never wrong bytes.
 func TestServiceFaults(t *testing.T) {
 	disk := filled(t, 1<<20)
-	var broke *nfc.ProtocolError
-	var refused *nfc.HostError
-	is := func(target any) func(error) bool { return func(err error) bool { return errors.As(err, target) } }
+	broke := func(err error) bool { _, is := errors.AsType[*nfc.ProtocolError](err); return is }
+	refused := func(err error) bool { _, is := errors.AsType[*nfc.HostError](err); return is }
 	lost := func(err error) bool { return errors.Is(err, nfc.ErrLost) }
 	for name, c := range map[string]struct {
 		fault  nfctest.Fault
 		want   func(error) bool // nil: the read succeeds
 		redial bool             // a new connection makes it good
 	}{
-		"refuse":          {fault: nfctest.Fault{Kind: nfctest.Refuse, Code: 13}, want: is(&refused)},
+		"refuse":          {fault: nfctest.Fault{Kind: nfctest.Refuse, Code: 13}, want: refused},
 		"a short stall":   {fault: nfctest.Fault{Kind: nfctest.Stall, Delay: 50 * time.Millisecond}},
 		"a long stall":    {fault: nfctest.Fault{Kind: nfctest.Stall, Delay: 2 * time.Second}, want: lost, redial: true},
-		"wrong length":    {fault: nfctest.Fault{Kind: nfctest.WrongLength}, want: is(&broke)},
+		"wrong length":    {fault: nfctest.Fault{Kind: nfctest.WrongLength}, want: broke},
 		"reversed":        {fault: nfctest.Fault{Kind: nfctest.Reversed}},
-		"duplicate":       {fault: nfctest.Fault{Kind: nfctest.Duplicate}, want: is(&broke)},
+		"duplicate":       {fault: nfctest.Fault{Kind: nfctest.Duplicate}, want: broke},
 		"short":           {fault: nfctest.Fault{Kind: nfctest.Short}, want: lost, redial: true},
-		"oversized":       {fault: nfctest.Fault{Kind: nfctest.Oversized}, want: is(&broke)},
-		"stray":           {fault: nfctest.Fault{Kind: nfctest.Stray}, want: is(&broke)},
+		"oversized":       {fault: nfctest.Fault{Kind: nfctest.Oversized}, want: broke},
+		"stray":           {fault: nfctest.Fault{Kind: nfctest.Stray}, want: broke},
 		"refused opening": {fault: nfctest.Fault{Kind: nfctest.Refuse, Type: 4, Code: 4}},
 	} {
 		for _, redial := range []bool{false, true} {

@@ -58,7 +58,7 @@ type peer struct {
 	call   uint32
 }
 
-func serve(t testing.TB, s *requestertest.Service, opts *requester.Options) *peer {
+func serve(t testing.TB, s requester.VSS, opts *requester.Options) *peer {
 	t.Helper()
 	if opts == nil {
 		opts = &requester.Options{}

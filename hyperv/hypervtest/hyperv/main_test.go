@@ -30,11 +30,22 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// temporary is a folder for a program that is killed: what it started ends a moment later, and writes until then.
+func temporary(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hypervprogram")
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.Eventually(t, func() bool { return os.RemoveAll(dir) == nil }, 10*time.Second, 20*time.Millisecond)
+	})
+	return dir
+}
+
 // launch starts the program as a process, with its input open.
 func launch(t *testing.T, args ...string) (*exec.Cmd, ready) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asProgram+"=1", "TMPDIR="+t.TempDir())
+	cmd.Env = append(os.Environ(), asProgram+"=1", "TMPDIR="+temporary(t))
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = in.Close() })
