@@ -1,6 +1,7 @@
 package hyperv
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -43,15 +44,16 @@ var goodMark = regexp.MustCompile(`^[a-z2-7]{26}$`)
 
 // marked is one checkpoint of ours: one that is going to be, is, or was.
 type marked struct {
-	p      *Provider
-	vm     string // GUID
-	mark   string
-	name   string
-	id     string   // InstanceID; empty: not made, or nobody said so
-	before []string // InstanceIDs of all checkpoints that there were
-	begun  time.Time
-	guess  bool     // the call that was to make it had no answer: one that is new since then is taken for it
-	made   []string // files that the checkpoint made
+	p       *Provider
+	vm      string // GUID
+	mark    string
+	name    string
+	id      string   // InstanceID; empty: not made, or nobody said so
+	before  []string // InstanceIDs of all checkpoints that there were
+	begun   time.Time
+	warning string   // of the host, about the checkpoint that it made
+	guess   bool     // the call that was to make it had no answer: one that is new since then is taken for it
+	made    []string // files that the checkpoint made
 
 	planned *planned
 	journal hikae.Journal
@@ -182,6 +184,9 @@ func (k *marked) createOn(ctx context.Context, h *Host, w wish) error {
 		return errors.Join(err, found)
 	case err != nil:
 		return err
+	}
+	if out.State != nil && out.State.State == cim.JobWarnings {
+		k.warning = cmp.Or(out.State.Description, out.State.Status, "no reason was given")
 	}
 	return k.await(ctx, h, out)
 }

@@ -157,6 +157,10 @@ func (s *snapshot) create(ctx context.Context, level uint8) error {
 		w.ignore = w.ignore || s.planned.machine.Disks[i].uncovered() != ""
 	}
 	err := s.marked.create(ctx, w)
+	if err == nil && s.marked.warning != "" {
+		s.warn("the host made the checkpoint with warnings: %s", s.marked.warning)
+		s.marked.warning = ""
+	}
 	if errors.Is(err, cim.ErrBusy) || errors.Is(err, errState) {
 		return errors.Join(&hikae.BusyError{What: "VM " + s.planned.machine.ID, Owner: "its host, which has other work with it"}, err)
 	}

@@ -179,16 +179,23 @@ func (c *succession) convert(ctx context.Context) (why, err error) {
 	if err := c.intend(ctx, map[string]string{"references": strings.Join(c.before, "\n")}); err != nil {
 		return nil, err
 	}
-	asked := c.ask(ctx, h)
-	if err := c.find(ctx, asked != nil); err != nil {
+	out, asked := c.ask(ctx, h)
+	var lost *cim.UnknownError
+	unanswered := errors.As(asked, &lost)
+	if asked == nil {
+		err = c.told(ctx, h, out)
+	}
+	if err == nil && c.now.ID == "" {
+		err = c.find(ctx, asked != nil, unanswered)
+	}
+	if err != nil {
 		return nil, errors.Join(asked, err)
 	}
 	if c.now.ID == "" {
-		var lost *cim.UnknownError
-		if asked == nil || errors.As(asked, &lost) || ctx.Err() != nil {
+		if asked == nil || unanswered || ctx.Err() != nil {
 			return nil, fmt.Errorf("checkpoint %q of VM %s: the reference point is not there: %w", c.k.name, c.k.vm, errors.Join(asked, fs.ErrNotExist))
 		}
-		return asked, nil
+		return asked, c.settle(ctx) // nothing was made, and nothing is to be looked for
 	}
 	return nil, c.intend(ctx, map[string]string{"reference": c.now.ID, "base": strings.Join(c.base, "\n")})
 }
@@ -208,37 +215,70 @@ func (c *succession) intend(ctx context.Context, facts map[string]string) error 
 	return first(ctx)
 }
 
-func (c *succession) ask(ctx context.Context, h *Host) error {
+func (c *succession) ask(ctx context.Context, h *Host) (*cim.Outcome, error) {
 	in, err := c.k.look(ctx, h)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if in == nil {
-		return fmt.Errorf("checkpoint %q of VM %s: %w", c.k.name, c.k.vm, fs.ErrNotExist)
+		return nil, fmt.Errorf("checkpoint %q of VM %s: %w", c.k.name, c.k.vm, fs.ErrNotExist)
 	}
 	ref, err := in.Keyed(cim.Virtualization, "InstanceID")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	service, err := h.service(ctx, "Msvm_VirtualSystemSnapshotService")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = h.client.Run(ctx, service, "ConvertToReferencePoint", []cim.Property{{Name: "AffectedSnapshot", Value: ref},
+	return h.client.Run(ctx, service, "ConvertToReferencePoint", []cim.Property{{Name: "AffectedSnapshot", Value: ref},
 		{Name: "ReferencePointSettings", Value: ""}}, &cim.JobOptions{Limit: c.k.p.opts.CheckpointLimit, Poll: jobPoll})
-	return err
 }
 
-// find looks for what became of the checkpoint: where it is still there nothing did, else one reference point is new. Listings may lag.
-// After a call that failed a checkpoint that stays for a while has stayed.
-func (c *succession) find(ctx context.Context, failed bool) error {
+// told is what the host says it made: that alone is ours, whatever else is new. Where it says nothing, find looks.
+func (c *succession) told(ctx context.Context, h *Host, out *cim.Outcome) error {
+	in, err := h.resultOf(ctx, out, "ResultingReferencePoint", cim.Hop{Association: "Msvm_AffectedJobElement", Result: referenceClass})
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, cim.ErrMalformed) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	id := in.Text("InstanceID")
+	if slices.ContainsFunc(c.before, func(b string) bool { return strings.EqualFold(b, id) }) {
+		return fmt.Errorf("VM %s: %w: the host names %s as what it made, which was there before", c.k.vm, cim.ErrMalformed, id)
+	}
+	wait := firstPause
+	for n := 0; n < listings; n++ { // listings may lag
+		list, err := h.references(ctx, c.k.vm)
+		if err != nil {
+			return err
+		}
+		for _, r := range list {
+			if strings.EqualFold(r.ID, id) {
+				c.now = r
+				return nil
+			}
+		}
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
+		wait = min(2*wait, listingWait)
+	}
+	return fmt.Errorf("VM %s: reference point %s is made and not in its host's listings: %w", c.k.vm, id, errLate)
+}
+
+// find looks for what became of the checkpoint where the host did not say: where it is still there nothing did, else one reference
+// point is new. Listings may lag. After a call that failed a checkpoint that stays for a while has stayed, and one that is gone was made
+// nothing of: what is new then is somebody else's.
+func (c *succession) find(ctx context.Context, failed, unanswered bool) error {
 	wait := firstPause
 	for n := 0; n < listings; n++ {
 		gone, err := c.k.gone(ctx)
 		if err != nil {
 			return err
 		}
-		if !gone && failed && n > 3 {
+		if !gone && failed && n > 3 || gone && failed && !unanswered {
 			return nil
 		}
 		if gone {
@@ -307,18 +347,10 @@ func (c *succession) abandon(ctx context.Context) error {
 		return nil
 	}
 	if c.now.ID == "" {
-		fresh, err := c.fresh(ctx, nil)
-		if err != nil {
+		if err := c.unproven(ctx, nil); err != nil {
 			return err
 		}
-		if len(fresh) > 1 {
-			return c.ambiguous(fresh)
-		}
-		if len(fresh) == 1 {
-			c.now = fresh[0]
-		}
-	}
-	if c.now.ID != "" {
+	} else {
 		if err := c.k.p.dropReferences(ctx, c.k.vm, []string{c.now.ID}); err != nil {
 			return err
 		}
@@ -359,7 +391,12 @@ func undoReference(ctx context.Context, p *Provider, e hikae.Effect, keep []hika
 	defer cancel()
 	c := &succession{k: k, done: func(context.Context) error { return nil }, before: linesOf(e.Facts["references"]), base: linesOf(e.Facts["base"])}
 	if c.now.ID = e.Facts["reference"]; c.now.ID != "" {
-		if slices.Contains(referencesOf(keep), c.now.ID) {
+		kept := referencesOf(keep)
+		named := func(id string) bool {
+			return slices.ContainsFunc(kept, func(k string) bool { return strings.EqualFold(k, id) })
+		}
+		c.base = slices.DeleteFunc(c.base, named)
+		if named(c.now.ID) {
 			return c.commit(ctx)
 		}
 		return c.abandon(ctx)
@@ -367,14 +404,20 @@ func undoReference(ctx context.Context, p *Provider, e hikae.Effect, keep []hika
 	if err := k.vanish(ctx); err != nil { // what is being turned into one is busy, and waited for
 		return err
 	}
+	return c.unproven(ctx, keep)
+}
+
+// unproven leaves alone what is new and may be ours: other products make reference points too, and theirs are bases of theirs. A person
+// is told. One that is too many costs its host a little, and somebody's base that is gone a full backup.
+func (c *succession) unproven(ctx context.Context, keep []hikae.ChangeID) error {
 	fresh, err := c.fresh(ctx, keep)
-	if err != nil || len(fresh) == 0 {
+	if err != nil {
 		return err
 	}
-	if len(fresh) > 1 {
-		return c.ambiguous(fresh)
+	for _, r := range fresh {
+		c.k.p.tell(c.k.vm, "reference point %s is new since a session of ours ended without an answer; nothing proves that it is ours, and it was left", r.ID)
 	}
-	return p.dropReferences(ctx, k.vm, []string{fresh[0].ID})
+	return c.settle(ctx)
 }
 
 func linesOf(s string) []string {

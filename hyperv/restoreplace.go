@@ -402,7 +402,7 @@ func (d *placeDraft) unmark(ctx context.Context, written bool) error {
 	}
 	if n, _ := unfinishedOf(now.Notes); n.mark == d.mark.mark {
 		notes := withoutLines(now.Notes, isUnfinishedLine)
-		if !written {
+		if !written && d.set.ID != "" { // a dead restore's is not known here: its word stays, for the one before may have gone with it
 			notes = withoutLines(notes, func(line string) bool { return strings.TrimSpace(line) == RestoredNote+d.mark.mark })
 			if word := restoredWord(d.set.Notes); word != "" {
 				notes = atTop(notes, RestoredNote+word)

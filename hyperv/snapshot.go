@@ -114,8 +114,15 @@ func (s *snapshot) adoptDisks(pinned []Disk, after *Machine) error {
 	}
 	for i := range s.planned.machine.Disks {
 		d := &s.planned.machine.Disks[i]
-		if d.uncovered() == "" && now[d.place()] != nil && !slices.ContainsFunc(pinned, func(p Disk) bool { return p.place() == d.place() }) {
+		if d.uncovered() != "" || now[d.place()] == nil {
+			continue
+		}
+		at := slices.IndexFunc(pinned, func(p Disk) bool { return p.place() == d.place() })
+		switch {
+		case at < 0:
 			return fmt.Errorf("disk %s (%s %s) is not in the checkpoint", d.Key, d.place(), d.Path)
+		case pinned[at].uncovered() != "": // it was covered when the plan was made
+			return fmt.Errorf("disk %s (%s %s) in the checkpoint: %s", d.Key, d.place(), d.Path, pinned[at].uncovered())
 		}
 	}
 	if len(s.disks) == 0 {
