@@ -55,6 +55,8 @@ const (
 	FindUnreadable   = "unreadable"     // the host cannot read a disk's file
 	FindVHD          = "vhd"            // a disk of the older format
 	FindSector       = "sector-4k"      // a disk with sectors of 4096 bytes
+	FindHalfRestored = "half-restored"  // a restore in place did not end
+	FindNotPinned    = "not-pinned"     // nobody can pin the volume that off-host is read from
 	FindNoDisk       = "no-disk"        // nothing to back up
 	FindState        = "state"          // what the VM is or does
 	FindMerging      = "merging"        // the host merges disks, or is about to

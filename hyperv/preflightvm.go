@@ -11,7 +11,10 @@ import (
 )
 
 // disks tells what is backed up of which, and what is left out or in the way.
-func (f *preflight) disks(context.Context) error {
+func (f *preflight) disks(ctx context.Context) error {
+	if _, half := unfinishedOf(f.machine.Notes); half {
+		f.vm(Stop, FindHalfRestored, "a restore in place was begun and did not end: its disks are a mixture of two states", "do not start it; restore a point in place again")
+	}
 	covered := 0
 	for i := range f.machine.Disks {
 		d := &f.machine.Disks[i]
@@ -28,6 +31,7 @@ func (f *preflight) disks(context.Context) error {
 		}
 		covered++
 		f.format(d)
+		f.pinned(ctx, d)
 	}
 	if covered == 0 {
 		f.vm(Weak, FindNoDisk, "nothing of its disks is backed up", "")
@@ -46,6 +50,22 @@ func (d *Disk) uncoveredName() string {
 		return FindShared
 	}
 	return FindUnreadable
+}
+
+// pinned asks who can pin the volume of a disk that is to be read off-host.
+func (f *preflight) pinned(ctx context.Context, d *Disk) {
+	if f.out.Plan == nil || f.out.Plan.Mode != OffHost {
+		return
+	}
+	var why []string
+	for _, v := range f.o.Backup.Volumes {
+		_, err := v.Volume(ctx, f.host.Info().Name, d.Path)
+		if err == nil {
+			return
+		}
+		why = append(why, v.Name()+": "+err.Error())
+	}
+	f.disk(Stop, FindNotPinned, d, "nobody can pin the volume that it lies on ("+strings.Join(why, "; ")+")", "use mode=on-host, or bring the means of the storage's vendor")
 }
 
 func (f *preflight) format(d *Disk) {

@@ -36,7 +36,8 @@ type restoreFlags struct {
 	force   bool
 	files   []string
 	volume  string
-	over    string // name of the VM that is to be written over, where the server told it
+	over    string   // name of the VM that is to be written over, where the server told it
+	onto    []string // keys of its disks, where keys are not given anew
 }
 
 func (t *tool) restoreCommand() *cobra.Command {

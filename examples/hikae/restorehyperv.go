@@ -32,7 +32,7 @@ func (f *restoreFlags) hypervRestorer(ctx context.Context, t *tool) (r hikae.Res
 	}
 	a, err := hyperv.ParseURL(address)
 	if err != nil {
-		return nil, "", "", outcome.Usage(hypervTargetExample, "--to: %v", err)
+		return nil, "", "", outcome.Usage(hypervTargetExample+" For a restore there are also "+strings.Join(ofNewHyperV, ", ")+".", "--to: %v", err)
 	}
 	opts, err := hypervTargetOptions(own)
 	if err != nil {
@@ -51,9 +51,28 @@ func (f *restoreFlags) hypervRestorer(ctx context.Context, t *tool) (r hikae.Res
 			return nil, "", "", err
 		}
 		vm, f.over = over.id, over.name
+		if f.onto, err = s.disksOf(ctx, vm); err != nil {
+			return nil, "", "", err
+		}
 	}
 	restorer, err := hyperv.NewRestorer(s.Site, opts)
 	return restorer, vm, own.Get("name"), err
+}
+
+// disksOf are the keys of a VM's disks.
+func (s *hypervSite) disksOf(ctx context.Context, vm string) (keys []string, err error) {
+	h, err := s.Owner(ctx, vm)
+	if err != nil {
+		return nil, &outcome.Error{Object: s.address.Host, Text: "VM " + vm, Err: err}
+	}
+	m, err := h.Machine(ctx, vm)
+	if err != nil {
+		return nil, &outcome.Error{Object: s.address.Host, Text: "VM " + vm, Err: err}
+	}
+	for _, d := range m.Disks {
+		keys = append(keys, d.Key)
+	}
+	return keys, nil
 }
 
 // hypervTarget sees that what is asked for goes together.

@@ -62,10 +62,20 @@ func (f *restoreFlags) vsphereRestorer(ctx context.Context, t *tool) (r hikae.Re
 
 // sameVM refuses to write one VM's point over another VM: in a row of alike machines that is one wrong letter.
 func (f *restoreFlags) sameVM(point pipe.PointInfo) error {
-	if f.over == "" || f.over == point.VM || f.force {
+	if f.over == "" || f.force {
 		return nil
 	}
-	return outcome.Usage("--force writes over it all the same.", "the point is of VM %s, and --in-place would write over VM %s", point.VM, f.over)
+	if f.over != point.VM {
+		return outcome.Usage("--force writes over it all the same.", "the point is of VM %s, and --in-place would write over VM %s", point.VM, f.over)
+	}
+	for _, d := range point.Disks {
+		meant := len(f.disks) == 0 || slices.Contains(f.disks, d.Key)
+		if meant && len(f.onto) > 0 && !slices.Contains(f.onto, d.Key) {
+			return outcome.Usage("--force writes over it all the same.", "disk %s of the point is none of VM %s, which has %s: the point is of another VM of that name, or the disk was replaced",
+				d.Key, f.over, strings.Join(f.onto, ", "))
+		}
+	}
+	return nil
 }
 
 // vsphereTarget sees that what is asked for goes together.

@@ -112,8 +112,28 @@ func (s *hypervSite) way(host string) (guest.Way, error) {
 	if host == "" {
 		return nil, fmt.Errorf("it names no host: %w", fs.ErrInvalid)
 	}
+	if err := s.onePlace(host); err != nil {
+		return nil, err
+	}
 	a := s.address
 	return smbchannel.New(cmp.Or(s.SMB(host), host), guest.Credential{User: a.User, Password: s.password, KerberosOnly: a.Realm != "", Realm: a.Realm, KDCs: a.KDCs}, nil), nil
+}
+
+// onePlace refuses an address that leads to one place for several nodes: what was left on one of them would be looked for on another, and
+// called gone.
+func (s *hypervSite) onePlace(host string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	c, err := s.Cluster(ctx)
+	if err != nil || c == nil {
+		return err
+	}
+	for _, n := range c.Nodes {
+		if at := s.SMB(host); at != "" && !strings.EqualFold(n.Name, host) && s.SMB(n.Name) == at {
+			return outcome.Usage("Say &smb.NODE=HOST:PORT for each node.", "&smb= leads to %s for %s and for %s", at, host, n.Name)
+		}
+	}
+	return nil
 }
 
 // warn prints a warning once, and has it in the result.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/examples/hikae/internal/show"
+	"github.com/hikae/hikae/hyperv"
+	"github.com/hikae/hikae/vmware"
 )
 
 // tool is one run of the program: its streams, its environment and the flags that every command has.
@@ -75,10 +78,19 @@ func (t *tool) run(ctx context.Context, args []string) outcome.Status {
 		err = asUsage(root, args, err)
 	}
 	if err != nil && context.Cause(ctx) == errInterrupted {
-		err = &outcome.Error{Kind: outcome.KindInterrupted, Text: "interrupted", Err: err,
-			Hint: "What was not finished was taken back. Run the command again; blocks that are stored are not stored twice."}
+		err = &outcome.Error{Kind: outcome.KindInterrupted, Text: "interrupted", Err: err, Hint: interruptedHint(err)}
 	}
 	return t.finish(err)
+}
+
+// interruptedHint says what is to be done after a command was ended in mid-work. A restore in place cannot be taken back.
+func interruptedHint(err error) string {
+	half, _ := errors.AsType[*hyperv.IncompleteError](err)
+	other, _ := errors.AsType[*vmware.IncompleteError](err)
+	if half != nil || other != nil {
+		return "The VM's disks are a mixture of two states now: do not start it. Run the same command again, or restore another point in place."
+	}
+	return "What was not finished was taken back. Run the command again; blocks that are stored are not stored twice."
 }
 
 // asUsage gives an error of the command line its hint.
