@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,7 @@ type restoreFlags struct {
 	volume  string
 	over    string   // name of the VM that is to be written over, where the server told it
 	onto    []string // keys of its disks, where keys are not given anew
+	names   []string // of VMs that are there, where several may have one name
 }
 
 func (t *tool) restoreCommand() *cobra.Command {
@@ -143,7 +145,7 @@ func (t *tool) restore(ctx context.Context, f *restoreFlags, spec string) (*repl
 	if err := f.checkDisks(point); err != nil {
 		return nil, err
 	}
-	if err := f.sameVM(point); err != nil {
+	if err := errors.Join(f.sameVM(point), f.freeName(cmp.Or(name, point.VM))); err != nil {
 		return nil, err
 	}
 	if f.toKVM() {

@@ -55,8 +55,35 @@ func (f *restoreFlags) hypervRestorer(ctx context.Context, t *tool) (r hikae.Res
 			return nil, "", "", err
 		}
 	}
+	if !f.inPlace {
+		if f.names, err = s.names(ctx); err != nil {
+			return nil, "", "", err
+		}
+	}
 	restorer, err := hyperv.NewRestorer(s.Site, opts)
 	return restorer, vm, own.Get("name"), err
+}
+
+// freeName refuses a second VM of one name, which hosts take: no address would tell the two apart by it any more.
+func (f *restoreFlags) freeName(name string) error {
+	if f.force || !slices.Contains(f.names, name) {
+		return nil
+	}
+	return outcome.Usage("Name the new one: &name="+name+"-again. --force makes it all the same.", "a VM called %s is there already", name)
+}
+
+// names are those of all VMs that can be asked for. What cannot is no reason not to bring a VM back.
+func (s *hypervSite) names(ctx context.Context) (names []string, err error) {
+	p, err := hyperv.New(s.Site, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	for vm, err := range p.VMs(ctx) {
+		if err == nil {
+			names = append(names, vm.Name)
+		}
+	}
+	return names, ctx.Err()
 }
 
 // disksOf are the keys of a VM's disks.
