@@ -174,22 +174,25 @@ func (s *Site) anyone(ctx context.Context, ask func(h *Host) error) error {
 	return errors.Join(failed...)
 }
 
-// members are the nodes that VMs can be on now. A host that is by itself is the only one.
-func (s *Site) members(ctx context.Context) ([]*siteNode, error) {
+// members are the nodes that VMs can be on now, and the names of those that do not run. A host that is by itself is the only one.
+func (s *Site) members(ctx context.Context) (list []*siteNode, down []string, err error) {
 	if !s.inOne {
-		return []*siteNode{s.first}, nil
+		return []*siteNode{s.first}, nil, nil
 	}
 	c, err := s.askCluster(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var list []*siteNode
 	for _, n := range c.Nodes {
-		if node := s.known(n.Name); n.Runs() && node != nil {
+		node := s.known(n.Name)
+		switch {
+		case !n.Runs():
+			down = append(down, n.Name)
+		case node != nil:
 			list = append(list, node)
 		}
 	}
-	return list, nil
+	return list, down, nil
 }
 
 // each asks all nodes at once. Errors are in the order of the nodes, nil where there was none.
@@ -219,7 +222,7 @@ func (s *Site) Owner(ctx context.Context, vm string) (*Host, error) {
 	if h := s.lastOwner(ctx, vm); h != nil {
 		return h, nil
 	}
-	list, err := s.members(ctx)
+	list, down, err := s.members(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -244,9 +247,14 @@ func (s *Site) Owner(ctx context.Context, vm string) (*Host, error) {
 		return s.owns(vm, found[0]), nil
 	case lost != nil:
 		return nil, fmt.Errorf("VM %s: not every host could be asked: %w", vm, lost)
+	case len(down) > 0: // it comes up elsewhere in a moment, or with its node
+		return nil, fmt.Errorf("VM %s: %w: it is on no node that runs, and may be on %s", vm, errNodeDown, strings.Join(down, ", "))
 	}
 	return nil, fmt.Errorf("VM %s: %w on %s", vm, fs.ErrNotExist, s.name)
 }
+
+// errNodeDown is no fs.ErrNotExist: what is looked for may come back with its node.
+var errNodeDown = errors.New("a node of the cluster is down")
 
 // lastOwner asks the host that had the VM: mostly it still has. While the VM is on its way all are asked.
 func (s *Site) lastOwner(ctx context.Context, vm string) *Host {
@@ -300,7 +308,7 @@ func (s *Site) HostNamed(ctx context.Context, name string) (*Host, error) {
 		return s.first.get(ctx, s)
 	}
 	if s.inOne {
-		if _, err := s.members(ctx); err != nil {
+		if _, _, err := s.members(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -332,7 +340,7 @@ func sameMachine(a, b string) bool {
 
 // Hosts are those that can be reached now; the others are in the error, beside a list that is good.
 func (s *Site) Hosts(ctx context.Context) ([]*Host, error) {
-	list, err := s.members(ctx)
+	list, _, err := s.members(ctx)
 	if err != nil {
 		return nil, err
 	}
