@@ -40,3 +40,14 @@ func (e *PendingError) Error() string {
 }
 
 func (e *PendingError) Unwrap() error { return e.Err }
+
+// ChangedError says that a VM was changed while its backup was begun, so that what was planned is not what its disks are: a checkpoint was
+// taken or applied, a disk added, replaced or moved, or the VM itself. Asked for again it is planned anew.
+type ChangedError struct {
+	VM   string
+	What string // in words, with the disk and its files
+}
+
+func (e *ChangedError) Error() string {
+	return "the VM was changed while its backup was begun: " + e.What
+}

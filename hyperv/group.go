@@ -52,12 +52,11 @@ func (p *Provider) groupSize() int {
 
 // Group implements [hikae.GroupSnapshotter]: VMs of one host and one procedure whose files lie on a common volume, by that
 // volume (R197), at most GroupSize together. A VM that shares nothing is by itself, and so is one that cannot be planned: its
-// snapshot says why.
+// snapshot says why. Groups have the ids as they were asked for.
 func (p *Provider) Group(ctx context.Context, ids []string) ([][]string, error) {
 	var list []*member
 	for _, id := range ids {
-		id = strings.ToLower(id)
-		if slices.ContainsFunc(list, func(m *member) bool { return m.id == id }) {
+		if slices.ContainsFunc(list, func(m *member) bool { return strings.EqualFold(m.id, id) }) {
 			continue
 		}
 		m := &member{id: id}
@@ -184,7 +183,7 @@ func join(of map[*member]*[]*member, a, b *member) {
 
 // SnapshotGroup implements [hikae.GroupSnapshotter]. VMs are looked at anew: those that moved to another host meanwhile, or go
 // another way now, are pinned beside the others. Where only some fail, their errors are in a *GroupError beside the snapshots of
-// the others; any other error leaves none.
+// the others; any other error leaves none. So it is where ctx ends before all are pinned: no VM has failed by itself then.
 func (p *Provider) SnapshotGroup(ctx context.Context, ids []string, opts *hikae.SnapshotOptions) ([]hikae.Snapshot, error) {
 	if opts != nil && opts.Quiescer != nil && len(ids) > 1 {
 		return nil, fmt.Errorf("one quiescer cannot freeze %d VMs: %w", len(ids), errors.ErrUnsupported)
@@ -197,6 +196,9 @@ func (p *Provider) SnapshotGroup(ctx context.Context, ids []string, opts *hikae.
 			continue
 		}
 		vm, err := p.planned(ctx, id)
+		if err != nil && ctx.Err() != nil {
+			return nil, err
+		}
 		if err != nil {
 			failed[strings.ToLower(id)] = err
 			continue
@@ -211,26 +213,33 @@ func (p *Provider) SnapshotGroup(ctx context.Context, ids []string, opts *hikae.
 	for _, k := range kinds {
 		snaps, err := p.strategyOf(parts[k][0].plan).pin(ctx, parts[k], opts)
 		out = append(out, snaps...)
+		if err != nil && ctx.Err() != nil {
+			return nil, errors.Join(context.Cause(ctx), err, releaseSnapshots(ctx, out))
+		}
 		failed.join(parts[k], err)
-	}
-	if len(out) == 0 {
-		return nil, errors.Join(failed.err(), ctx.Err())
 	}
 	return out, failed.err()
 }
 
-// join takes what a strategy says of its VMs: of some, or of all of them.
+// join takes what a strategy says of its VMs: of some, or of all of them. What it says beside the VMs' own errors, as of shadow copies
+// that could not be taken back, is every VM's.
 func (f failures) join(vms []*planned, err error) {
-	if err == nil {
-		return
+	own, rest := map[string]error{}, []error(nil)
+	for _, one := range apart(err) {
+		if some, ok := one.(*GroupError); ok {
+			maps.Copy(own, some.VMs)
+			continue
+		}
+		rest = append(rest, one)
 	}
-	if some := (*GroupError)(nil); errors.As(err, &some) {
-		maps.Copy(f, some.VMs)
-	}
+	beside := errors.Join(rest...)
 	for _, vm := range vms {
-		_, known := f[vm.machine.ID]
-		if g := (*GroupError)(nil); !known && !(errors.As(err, &g) && err == error(g)) {
-			f.add(vm, err)
+		id := vm.machine.ID
+		switch {
+		case own[id] != nil:
+			f[id] = errors.Join(own[id], beside)
+		case beside != nil:
+			f.add(vm, beside)
 		}
 	}
 }

@@ -26,10 +26,14 @@ func (m *Machine) doing(what ...uint16) bool {
 func (k *marked) merged(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, k.p.mergeLimit(), fmt.Errorf("no end within %v: %w", k.p.mergeLimit(), context.DeadlineExceeded))
 	defer cancel()
+	var left []string
 	for wait := firstPause; ; wait = min(2*wait, pollEvery) {
-		left, busy, err := k.unmerged(ctx)
-		if err == nil && len(left) == 0 && !busy {
+		now, busy, err := k.unmerged(ctx)
+		if err == nil && len(now) == 0 && !busy {
 			return nil
+		}
+		if err == nil {
+			left = now // of the last look that got through: the limit may cut one short
 		}
 		if paused := pause(ctx, wait); paused != nil {
 			return &PendingError{VM: k.vm, What: fmt.Sprintf("the merge of checkpoint %q", k.name), Err: errors.Join(paused, err), Files: left,

@@ -139,27 +139,23 @@ func (v *pinnedVolumes) remove(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// transport mounts a set's shadow copies where we read. Whoever pins the VMs' volumes must be able to, and it must be one: a set
-// is presented as a whole.
+// transport mounts a set's shadow copies where we read: of all volumes that the writer's files of the VMs lie on, which their
+// configuration and their disks' parents may have to themselves. Whoever pins them must be able to, and it must be one: a set is presented
+// as a whole.
 func (p *Provider) transport(ctx context.Context, v *vssSet, vms []*planned) (VolumeSnapshot, error) {
 	var by VolumeSnapshotter
 	var volumes []string
-	for _, vm := range vms {
-		for i := range vm.machine.Disks {
-			d := &vm.machine.Disks[i]
-			if d.uncovered() != "" {
-				continue
-			}
-			pin, err := p.pinner(ctx, v.host, d.Path)
-			switch {
-			case err != nil:
-				return nil, err
-			case by != nil && by.Name() != pin.by.Name():
-				return nil, fmt.Errorf("the VMs lie on volumes of %s and of %s: one set cannot be brought elsewhere by both: %w", by.Name(), pin.by.Name(), errors.ErrUnsupported)
-			}
-			if by = pin.by; !slices.Contains(volumes, pin.volume) {
-				volumes = append(volumes, pin.volume)
-			}
+	for _, file := range v.filesByFolder(vms) {
+		pin, err := p.pinner(ctx, v.host, file)
+		switch {
+		case err != nil:
+			return nil, err
+		case by != nil && by.Name() != pin.by.Name():
+			return nil, fmt.Errorf("the VMs lie on volumes of %s and of %s: one set cannot be brought elsewhere by both: %w", by.Name(), pin.by.Name(), errors.ErrUnsupported)
+		}
+		by = pin.by
+		if !slices.ContainsFunc(volumes, func(is string) bool { return strings.EqualFold(is, pin.volume) }) {
+			volumes = append(volumes, pin.volume)
 		}
 	}
 	t, ok := by.(SetTransporter)
@@ -167,6 +163,28 @@ func (p *Provider) transport(ctx context.Context, v *vssSet, vms []*planned) (Vo
 		return nil, fmt.Errorf("a set that the host's VSS made can be read elsewhere only by a storage's own means, and what was given cannot: %w", errors.ErrUnsupported)
 	}
 	return t.Transport(ctx, v.host.Info().Name, v.mark, v.set.ID(), volumes, p.onSite(v.opts.Journal, v.host))
+}
+
+// filesByFolder are files of the VMs in the set, one of each folder: a volume is mounted in a folder, or above it.
+func (v *vssSet) filesByFolder(vms []*planned) (list []string) {
+	seen := map[string]bool{}
+	add := func(file string) {
+		folder := strings.ToLower(file[:strings.LastIndexByte(file, '\\')+1])
+		if !seen[folder] {
+			seen[folder], list = true, append(list, file)
+		}
+	}
+	for _, vm := range vms {
+		for i := range vm.machine.Disks {
+			if d := &vm.machine.Disks[i]; d.uncovered() == "" {
+				add(d.Path)
+			}
+		}
+		for _, file := range v.set.Outcome(vm.machine.ID).Files {
+			add(file)
+		}
+	}
+	return list
 }
 
 // onSite is a journal whose effects name the site and the host, so that a sweep knows whom to ask.

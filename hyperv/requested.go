@@ -11,8 +11,10 @@ import (
 // itself meanwhile:
 //
 //	reach    requester on the host; what the writer offers
+//	fresh    the VMs' disks, once more: minutes may have gone by since the plan
 //	intend   journal
 //	take     R100  the requester has the host's VSS make the set; R101  the writer quiesces guests by their integration services
+//	look     the VMs' disks, once more: but for the writer's own children they are what was planned
 //	children files that the writer's own checkpoints made, on hosts where it makes some
 //	present  where it is read
 //	adopt    R103  the disk files and the configuration are read from the set
@@ -45,6 +47,10 @@ func (r requested) take(ctx context.Context, v *vssSet, vms []*planned, in *[]*p
 	if vms = v.choose(vms, failed); len(vms) == 0 {
 		return nil, nil
 	}
+	vms, err := v.fresh(ctx, vms, failed)
+	if err != nil || len(vms) == 0 {
+		return nil, err
+	}
 	*in = vms
 	if err := v.intend(ctx, vms, nil); err != nil {
 		return nil, err
@@ -52,6 +58,7 @@ func (r requested) take(ctx context.Context, v *vssSet, vms []*planned, in *[]*p
 	if err := v.take(ctx, vms); err != nil {
 		return nil, err
 	}
+	v.look(ctx, vms)
 	if v.host.Info().Build >= build2012R2 {
 		v.children(ctx, vms)
 	}

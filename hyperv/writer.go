@@ -18,6 +18,8 @@ const (
 	setLimit = 20 * time.Minute
 	// setMargin is what a requester has beyond its own limit to come back and say so.
 	setMargin = 2 * time.Minute
+	// adoptLimit bounds looking at the VMs of a set that was made.
+	adoptLimit = 10 * time.Minute
 	// setUndo bounds taking back a set that was not made whole.
 	setUndo = 10 * time.Minute
 )
@@ -32,10 +34,14 @@ type vssSet struct {
 	opts      hikae.SnapshotOptions
 	mark      string
 
-	requester Requester
+	requester Requester            // that is connected; nil: none is
+	parting   []Requester          // that could not be closed yet
 	offered   map[string]Component // by VM
+	before    map[string][]string  // by VM: InstanceIDs of its checkpoints right before the set was made
+	then      map[string]*seen     // by VM: as it was right after the set was made
 	done      func(context.Context) error
 	set       Set
+	stray     bool                        // there may be a set that nothing but its mark leads to
 	mounted   VolumeSnapshot              // the same shadow copies where we read, for OffHost
 	files     Files                       // what VMs are read from
 	made      map[string][]string         // by VM: files of the writer's own checkpoints
@@ -51,12 +57,15 @@ type vssSet struct {
 
 func newSet(p *Provider, vms []*planned, procedure Procedure, opts *hikae.SnapshotOptions) *vssSet {
 	v := &vssSet{p: p, host: vms[0].host, procedure: procedure, mode: vms[0].plan.Mode, mark: strings.ToLower(rand.Text()),
-		readers: map[string]bool{}, free: map[string]func(){}, good: map[string]bool{}, made: map[string][]string{}, done: func(context.Context) error { return nil }}
+		readers: map[string]bool{}, free: map[string]func(){}, good: map[string]bool{}, made: map[string][]string{},
+		before: map[string][]string{}, then: map[string]*seen{}, done: nothing}
 	if opts != nil {
 		v.opts = *opts
 	}
 	return v
 }
+
+func nothing(context.Context) error { return nil }
 
 // occupy keeps other sessions of this program off the VMs. One that is another's is left out.
 func (v *vssSet) occupy(vms []*planned, failed failures) (in []*planned) {
@@ -78,17 +87,26 @@ func (v *vssSet) leaveOut(vm *planned, why error, failed failures) {
 	v.free[vm.machine.ID]()
 }
 
-// reach makes the requester, and asks what the writer offers: what it does not cannot be asked for (R036).
-func (v *vssSet) reach(ctx context.Context) error {
+// connect makes the requester.
+func (v *vssSet) connect(ctx context.Context) error {
 	if v.p.opts.Requester == nil {
 		return fmt.Errorf("host %s: procedure %s needs a requester on the host, and none was given: %w", v.host.Info().Name, v.procedure, errors.ErrUnsupported)
 	}
-	var err error
-	if v.requester, err = v.p.opts.Requester(ctx, v.host); err != nil {
+	r, err := v.p.opts.Requester(ctx, v.host)
+	if err != nil {
 		return fmt.Errorf("requester on %s: %w", v.host.Info().Name, err)
 	}
-	if j, ok := v.requester.(Journaled); ok && v.opts.Journal != nil {
+	if j, ok := r.(Journaled); ok && v.opts.Journal != nil {
 		j.Journal(v.opts.Journal, v.p.site.Address())
+	}
+	v.requester = r
+	return nil
+}
+
+// reach connects, and asks what the writer offers: what it does not cannot be asked for (R036).
+func (v *vssSet) reach(ctx context.Context) error {
+	if err := v.connect(ctx); err != nil {
+		return err
 	}
 	list, err := v.requester.Components(ctx)
 	if err != nil {
@@ -136,14 +154,14 @@ func (v *vssSet) intend(ctx context.Context, vms []*planned, files []string) err
 func (v *vssSet) take(ctx context.Context, vms []*planned) error {
 	ctx, cancel := context.WithTimeout(ctx, setLimit+setMargin)
 	defer cancel()
-	var err error
-	v.set, err = v.requester.Take(ctx, SetRequest{
+	v.stray = true
+	set, err := v.requester.Take(ctx, SetRequest{
 		Mark: v.mark, VMs: idsOf(vms), Full: v.p.opts.Full, Transportable: v.mode == OffHost, Limit: setLimit,
 	})
 	if err != nil {
 		return fmt.Errorf("host %s: a set of shadow copies with %d VMs: %w", v.host.Info().Name, len(vms), err)
 	}
-	v.files = v.set
+	v.set, v.files, v.stray = set, set, false
 	return nil
 }
 
@@ -160,8 +178,19 @@ func (v *vssSet) present(ctx context.Context, vms []*planned) error {
 	return nil
 }
 
+// together is the context for a set that was made. What several VMs share is not to fail because the session that asked for it
+// ends: the others' sessions go on.
+func (v *vssSet) together(ctx context.Context, vms []*planned) (context.Context, context.CancelFunc) {
+	if len(vms) > 1 {
+		ctx = context.WithoutCancel(ctx)
+	}
+	return context.WithTimeout(ctx, adoptLimit)
+}
+
 // adopt turns what became of each VM into its snapshot. One that failed is told, and is no reader.
 func (v *vssSet) adopt(ctx context.Context, vms []*planned, how adoption, failed failures) (out []hikae.Snapshot) {
+	ctx, cancel := v.together(ctx, vms)
+	defer cancel()
 	for _, vm := range vms {
 		s, err := v.snapshot(ctx, vm, how)
 		if err != nil {
@@ -172,77 +201,6 @@ func (v *vssSet) adopt(ctx context.Context, vms []*planned, how adoption, failed
 		out = append(out, s)
 	}
 	return out
-}
-
-// finish tells the writer which VMs' backups are good, once.
-func (v *vssSet) finish(ctx context.Context) error {
-	if v.set == nil || v.finished {
-		return nil
-	}
-	if err := v.set.Finish(ctx, maps.Clone(v.good)); err != nil {
-		return fmt.Errorf("tell the writer of %s how the backup went: %w", v.host.Info().Name, err)
-	}
-	v.finished = true
-	return nil
-}
-
-// remove deletes the shadow copies: first where they are mounted, then on the host. It may be called again after an error.
-func (v *vssSet) remove(ctx context.Context) error {
-	if v.mounted != nil {
-		if err := v.mounted.Delete(ctx); err != nil {
-			return fmt.Errorf("the volume snapshot %s, where it is read: %w", v.mounted.ID(), err)
-		}
-		v.mounted = nil
-	}
-	if v.set == nil {
-		return nil
-	}
-	if err := v.set.Delete(ctx); err != nil {
-		return fmt.Errorf("the set of shadow copies %s: %w", v.set.ID(), err)
-	}
-	v.set = nil
-	return nil
-}
-
-// settle ends the connection to the host, and says that the set is gone.
-func (v *vssSet) settle(ctx context.Context) error {
-	err := v.leaveHost()
-	return errors.Join(v.done(ctx), err)
-}
-
-func (v *vssSet) leaveHost() error {
-	if v.requester == nil {
-		return nil
-	}
-	r := v.requester
-	v.requester = nil
-	if err := r.Close(); err != nil {
-		return fmt.Errorf("requester on %s: %w", v.host.Info().Name, err)
-	}
-	return nil
-}
-
-// abandon takes back a set that no VM is going to be read from: one that was made, or one whose making failed in a way that
-// leaves open whether it was. What it cannot take back stays in the journal.
-func (v *vssSet) abandon(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), setUndo)
-	defer cancel()
-	for _, free := range v.free {
-		defer free()
-	}
-	clear(v.good)
-	var errs []error
-	switch {
-	case v.requester == nil:
-	case v.set == nil:
-		errs = append(errs, v.requester.DeleteSet(ctx, v.mark))
-	default:
-		errs = append(errs, v.finish(ctx), v.remove(ctx))
-	}
-	if err := errors.Join(errs...); err != nil {
-		return errors.Join(err, v.leaveHost())
-	}
-	return v.settle(ctx)
 }
 
 // commit notes that a VM's point is durable. The writer hears of it when the set ends: it can be told only once for all.

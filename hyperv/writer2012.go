@@ -11,12 +11,14 @@ import (
 // writer2012 is procedure 1, of 2008 R2 and 2012. What we call, and what the host does by itself meanwhile:
 //
 //	reach    requester on the host; what the writer offers
+//	fresh    the VMs' disks, once more: minutes may have gone by since the plan
 //	intend   journal
 //	take     R041  the host's VSS is asked for a backup of the VMs
 //	         R042–R047  writer, integration components, the guest's own VSS, internal snapshot, the guest goes on
 //	         R048  the host's provider takes the external snapshot. The guest has written since: R053's gap
 //	         R049, R054–R059  auto-recovery inside the external snapshot closes that gap: the writer rolls the VM's disks in it
 //	               back to the internal snapshot. This is what takes minutes (R061)
+//	look     and once more: what the VM wrote to when the set was made must be what is read
 //	present  R050, R051  read on the host, or mounted elsewhere
 //	adopt    configuration and disks from the set. The VM itself stays on the production volume (R060)
 //	…        disks are read
@@ -44,12 +46,17 @@ func (w writer2012) take(ctx context.Context, v *vssSet, vms []*planned, failed 
 	if vms = v.choose(vms, failed); len(vms) == 0 {
 		return nil, nil
 	}
+	vms, err := v.fresh(ctx, vms, failed)
+	if err != nil || len(vms) == 0 {
+		return nil, err
+	}
 	if err := v.intend(ctx, vms, nil); err != nil {
 		return nil, err
 	}
 	if err := v.take(ctx, vms); err != nil {
 		return nil, err
 	}
+	v.look(ctx, vms)
 	if err := v.present(ctx, vms); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 // writer2012R2 is procedure 2, of 2012 R2. What we call, and what the host does by itself meanwhile:
 //
 //	reach    requester on the host; what the writer offers
+//	fresh    the VMs' disks, once more: minutes may have gone by since the plan
 //	intend   journal
 //	take     R064  the host's VSS, the writer, the integration components, the guest's writers
 //	         R065–R067  backup checkpoint: the VM goes on writing into <disk>_<GUID>.avhdx
@@ -20,6 +21,7 @@ import (
 //	         R075  auto-recovery, by that checkpoint: before the volume snapshot
 //	         R076  the host's provider takes the volume snapshot
 //	         R077  the auto-recovery checkpoint is merged
+//	look     the VMs' disks, once more: but for the writer's own children they are what was planned
 //	children the files of R066, for who watches their merge
 //	present  R078  read on the host, or mounted elsewhere
 //	adopt    disks from the set: of each, the auto-recovery file where the set has it, as that is what was rolled back
@@ -52,12 +54,16 @@ func (w writer2012R2) take(ctx context.Context, v *vssSet, vms []*planned, faile
 	if vms = v.choose(vms, failed); len(vms) == 0 {
 		return nil, nil, nil
 	}
+	if vms, err = v.fresh(ctx, vms, failed); err != nil || len(vms) == 0 {
+		return nil, nil, err
+	}
 	if err := v.intend(ctx, vms, nil); err != nil {
 		return nil, nil, err
 	}
 	if err := v.take(ctx, vms); err != nil {
 		return nil, vms, err
 	}
+	v.look(ctx, vms)
 	v.children(ctx, vms)
 	if err := v.present(ctx, vms); err != nil {
 		return nil, vms, err

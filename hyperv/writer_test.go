@@ -197,6 +197,27 @@ func TestWriterOneVMFails(t *testing.T) {
 	l.clean()
 }
 
+// A set of which no VM can be read, and that nobody can take back, is told with each VM's own error: its shadow copies stay on the host.
+func TestWriterLeftoverIsTold(t *testing.T) {
+	l := newWriterLab(t, "2012", ProviderOptions{})
+	for _, id := range ids(2) {
+		l.v.failed[id] = errors.New("VSS_E_WRITERERROR_TIMEOUT")
+	}
+	l.v.stays = errors.New("VSS_E_PROVIDER_VETO")
+	_, err := l.p.SnapshotGroup(t.Context(), ids(2), nil)
+	var some *GroupError
+	require.ErrorAs(t, err, &some)
+	require.Len(t, some.VMs, 2)
+	for _, id := range ids(2) {
+		require.ErrorContains(t, some.VMs[id], "TIMEOUT")
+		require.ErrorIs(t, some.VMs[id], l.v.stays)
+	}
+	require.NotEmpty(t, l.v.left())
+	require.Zero(t, l.v.sessions)
+	_, err = l.p.Snapshot(t.Context(), vmGUID(1), nil)
+	require.ErrorIs(t, err, l.v.stays)
+}
+
 // A set whose making failed, or whose answer was lost, is taken back by its mark.
 func TestWriterTakeFails(t *testing.T) {
 	for _, late := range []bool{false, true} {

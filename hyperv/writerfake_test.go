@@ -48,6 +48,7 @@ type vssHost struct {
 	recovery  bool              // disks are recovered in files of their own, as on 2012 R2
 	takeFails error
 	lateTake  error // after the set was made: the answer is lost
+	stays     error // to who deletes a set
 
 	kill int // the step from which on nothing gets through; zero: none
 	step int
@@ -182,6 +183,9 @@ func (s *vssSession) DeleteSet(_ context.Context, mark string) error {
 		return before
 	}
 	s.v.event("delete by mark")
+	if s.v.stays != nil {
+		return s.v.stays
+	}
 	s.v.mu.Lock()
 	delete(s.v.sets, mark)
 	s.v.mu.Unlock()
@@ -336,6 +340,9 @@ func (c *vssCopy) Delete(context.Context) error {
 		return before
 	}
 	c.v.event("delete")
+	if c.v.stays != nil {
+		return c.v.stays
+	}
 	c.lose()
 	c.v.mu.Lock()
 	delete(c.v.sets, c.mark)

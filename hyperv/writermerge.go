@@ -4,22 +4,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 )
 
-// children learns which files the writer's own checkpoints made (R066): those that VMs write into now and did not before. They
-// are written down, so that a later start can see whether the host has merged them. That they cannot be learned stops nothing.
+// children learns which files the writer's own checkpoints made (R066): those that VMs write into now and did not before, but for
+// those of persons' checkpoints. They are written down, so that a later start can see whether the host has merged them. That they cannot
+// be learned stops nothing here.
 func (v *vssSet) children(ctx context.Context, vms []*planned) {
+	ctx, cancel := v.together(ctx, vms)
+	defer cancel()
 	var files []string
 	for _, vm := range vms {
-		made, err := v.childrenOf(ctx, vm)
-		if err != nil {
-			v.p.tell(vm.machine.ID, "which files the backup checkpoint made could not be learned, and their merge is not going to be watched: %v", err)
+		id := vm.machine.ID
+		if err := v.then[id].err; err != nil {
+			v.p.tell(id, "which files the backup checkpoint made could not be learned, and their merge is not going to be watched: %v", err)
+			continue
 		}
-		v.made[vm.machine.ID] = made
-		files = append(files, made...)
+		for i := range vm.machine.Disks {
+			v.made[id] = append(v.made[id], v.then[id].writers(&vm.machine.Disks[i])...)
+		}
+		files = append(files, v.made[id]...)
 	}
 	if len(files) == 0 {
 		return
@@ -32,24 +37,6 @@ func (v *vssSet) children(ctx context.Context, vms []*planned) {
 	if err := first(ctx); err != nil {
 		v.p.tell("", "the journal keeps an effect of set %s twice: %v", v.mark, err)
 	}
-}
-
-func (v *vssSet) childrenOf(ctx context.Context, vm *planned) (made []string, err error) {
-	h, err := v.p.site.Owner(ctx, vm.machine.ID)
-	if err != nil {
-		return nil, err
-	}
-	m, err := h.Machine(ctx, vm.machine.ID)
-	if err != nil {
-		return nil, err
-	}
-	for _, d := range m.Disks {
-		was := func(o Disk) bool { return strings.EqualFold(o.Path, d.Path) }
-		if d.uncovered() == "" && isChild(d.Path) && !slices.ContainsFunc(vm.machine.Disks, was) {
-			made = append(made, d.Path)
-		}
-	}
-	return made, nil
 }
 
 // isChild goes by the ending that checkpoints' files have: .avhdx, .avhd.
@@ -92,7 +79,7 @@ func apart(err error) (list []error) {
 		return nil
 	}
 	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok || err.Error() != errors.Join(joined.Unwrap()...).Error() {
+	if _, group := err.(*GroupError); group || !ok || err.Error() != errors.Join(joined.Unwrap()...).Error() {
 		return []error{err}
 	}
 	for _, one := range joined.Unwrap() {

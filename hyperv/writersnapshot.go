@@ -56,13 +56,10 @@ func writerVerdict(vm *planned, o SetOutcome, off bool) (got verdict, err error)
 	return got, nil
 }
 
-// off says whether a VM was off before the set was made, and is so still.
-func (v *vssSet) off(ctx context.Context, vm *planned) bool {
-	if vm.machine.State != Off {
-		return false
-	}
-	now, err := v.p.machineNow(ctx, vm.machine.ID)
-	return err == nil && now.State == Off
+// off says whether a VM was off right before the set was made, and right after.
+func (v *vssSet) off(vm *planned) bool {
+	then := v.then[vm.machine.ID]
+	return vm.machine.State == Off && then.err == nil && then.machine.State == Off
 }
 
 func hintOf(o SetOutcome) string {
@@ -88,28 +85,36 @@ type writerSnapshot struct {
 // snapshot makes one of a VM's part, from what is in the set alone: the VM itself has gone on.
 func (v *vssSet) snapshot(ctx context.Context, vm *planned, how adoption) (*writerSnapshot, error) {
 	outcome := v.set.Outcome(vm.machine.ID)
-	got, err := how.reached(vm, outcome, v.off(ctx, vm))
+	got, err := how.reached(vm, outcome, v.off(vm))
 	if err != nil {
 		return nil, err
 	}
 	if outcome.Method == MethodOnline && got.level == hikae.Application && v.host.guestIsLinux(ctx, vm.machine.ID) {
 		got.level = hikae.Filesystem // R083: it was frozen, and there are no writers in it that would be asked
 	}
-	if got.level == hikae.Crash && v.p.opts.Quiesce == RequireQuiesce {
-		return nil, &hikae.QuiesceError{Stage: "snapshot", Err: errors.New(strings.Join(got.warnings, "; "))}
-	}
-	s := &writerSnapshot{set: v, vm: vm.machine.VM(v.host.Info()), consistency: got.level, warnings: got.warnings,
-		disks: map[string]string{}, open: map[*setImage]bool{}}
+	s := &writerSnapshot{set: v, vm: vm.machine.VM(v.host.Info()), disks: map[string]string{}, open: map[*setImage]bool{}}
 	for k, text := range map[string]string{"procedure": string(v.procedure), "mode": string(vm.plan.Mode), "set": v.set.ID(), "method": string(outcome.Method),
 		"reasons": vm.plan.why()} {
 		s.vm.Facts[k] = text
 	}
-	if v.opts.Quiescer != nil {
-		s.warn("what was brought along to freeze the guest was not used: by this procedure its host's writer asks the guest itself")
+	if err := v.unchanged(ctx, vm, outcome.Files); err != nil {
+		return nil, err
 	}
 	how.recovery = how.recovery && outcome.Method == MethodOnline
-	if err := s.adoptDisks(ctx, vm, outcome.Files, how); err != nil {
+	bare, err := s.adoptDisks(ctx, vm, outcome.Files, how)
+	if err != nil {
 		return nil, err
+	}
+	if build := v.host.Info().Build; len(bare) > 0 && how.recovery && build < build2016 {
+		got.level = hikae.Crash
+		got.warn(fmt.Sprintf("the set has no file of the auto-recovery checkpoint of %s (R069, R075): the VM is in it as after a power cut%s", strings.Join(bare, ", "), hintOf(outcome)))
+	}
+	if got.level == hikae.Crash && v.p.opts.Quiesce == RequireQuiesce {
+		return nil, &hikae.QuiesceError{Stage: "snapshot", Err: errors.New(strings.Join(got.warnings, "; "))}
+	}
+	s.consistency, s.warnings = got.level, got.warnings
+	if v.opts.Quiescer != nil {
+		s.warn("what was brought along to freeze the guest was not used: by this procedure its host's writer asks the guest itself")
 	}
 	if s.vm.Config, err = v.config(ctx, outcome.Files); err != nil {
 		return nil, err
@@ -144,8 +149,9 @@ func (s *writerSnapshot) record(ctx context.Context) error {
 }
 
 // adoptDisks finds the file of each disk in the set. The writer's own list decides: what it does not name was not prepared by
-// it. Sizes come from the files: the VM may have been extended since it was looked at.
-func (s *writerSnapshot) adoptDisks(ctx context.Context, vm *planned, files []string, how adoption) error {
+// it. Sizes come from the files: the VM may have been extended since it was looked at. Bare are the disks, by key, that have no file of
+// an auto-recovery checkpoint.
+func (s *writerSnapshot) adoptDisks(ctx context.Context, vm *planned, files []string, how adoption) (bare []string, err error) {
 	named := map[string]bool{}
 	for _, f := range files {
 		named[strings.ToLower(f)] = true
@@ -157,21 +163,24 @@ func (s *writerSnapshot) adoptDisks(ctx context.Context, vm *planned, files []st
 		}
 		path := vm.machine.Disks[i].Path
 		if !named[strings.ToLower(path)] {
-			return fmt.Errorf("disk %s: %s is not among the %d files that the writer names for this VM", d.Key, path, len(files))
+			return nil, fmt.Errorf("disk %s: %s is not among the %d files that the writer names for this VM", d.Key, path, len(files))
 		}
 		img, file, err := s.set.openAdopted(ctx, path, how)
 		if err != nil {
-			return fmt.Errorf("disk %s in the set: %w", d.Key, err)
+			return nil, fmt.Errorf("disk %s in the set: %w", d.Key, err)
 		}
 		d.Size, s.disks[d.Key] = img.Size(), file
+		if file == path {
+			bare = append(bare, d.Key)
+		}
 		if err := img.Close(); err != nil {
-			return fmt.Errorf("disk %s in the set: %w", d.Key, err)
+			return nil, fmt.Errorf("disk %s in the set: %w", d.Key, err)
 		}
 	}
 	if len(s.disks) == 0 {
-		return errors.New("it has no disk that could be backed up")
+		return nil, errors.New("it has no disk that could be backed up")
 	}
-	return nil
+	return bare, nil
 }
 
 // openAdopted opens a disk in the set: the file of an auto-recovery checkpoint where there is one that stands on it. Whether the

@@ -252,6 +252,42 @@ func TestGroupFirstSessionIsCancelled(t *testing.T) {
 	require.Equal(t, 2, countOf(h.heard(), "group [vm-1 vm-2]"))
 }
 
+// A session is cancelled while the group is pinned, and the provider says that a VM failed by itself: its context was over. All is taken
+// back, and the other's session pins the group anew.
+func TestGroupFailsBecauseItsSessionEnds(t *testing.T) {
+	h := newGroupHost(2)
+	ctx, cancel := context.WithCancel(t.Context())
+	h.failVM["vm-2"] = context.Canceled
+	h.gate = func(context.Context) error { cancel(); return nil }
+	g := grouped(t, h)
+	_, err := g.Snapshot(ctx, "vm-1", nil)
+	require.ErrorIs(t, err, context.Canceled)
+	volumes, snapshots := h.left()
+	require.Equal(t, [2]int{}, [2]int{volumes, snapshots})
+	h.failVM, h.gate = nil, nil
+	s, err := g.Snapshot(t.Context(), "vm-2", nil)
+	require.NoError(t, err, "nobody cancelled this one")
+	require.NoError(t, s.Release(t.Context()))
+	require.Equal(t, 2, countOf(h.heard(), "group [vm-1 vm-2]"))
+}
+
+// A provider may take ids in other letters than its own. Where two that were asked for differ in nothing else they are two VMs.
+func TestGroupIDsInOtherLetters(t *testing.T) {
+	for _, c := range []struct {
+		vm, want string
+		asked    []string
+	}{
+		{"web", "web", []string{"WEB", "web"}},
+		{"web", "WEB", []string{"WEB", "db"}},
+		{"web", "", []string{"WEB", "Web"}},
+		{"web", "", []string{"web2"}},
+	} {
+		got, ok := askedFor(c.vm, c.asked)
+		require.Equal(t, c.want, got, "%v", c)
+		require.Equal(t, c.want != "", ok, "%v", c)
+	}
+}
+
 // A job that is killed leaves effects of all VMs of the group, also of those that were not asked for yet: a sweep undoes all.
 func TestGroupKilled(t *testing.T) {
 	for after := range 3 {

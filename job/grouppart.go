@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hikae/hikae"
 )
 
-// begin pins the group, once. A session that ends meanwhile takes only itself away: the next one that asks pins it.
+// begin pins the group, once. A session that ends meanwhile takes only itself away: what some of the VMs could not be pinned for is
+// then its end, and not their own, so that all is taken back, and the next one that asks pins the group.
 func (g *Grouped) begin(ctx context.Context, s *shared, opts *hikae.SnapshotOptions) error {
 	if s.begun {
 		return nil
@@ -18,8 +20,8 @@ func (g *Grouped) begin(ctx context.Context, s *shared, opts *hikae.SnapshotOpti
 	o := *opts
 	o.Since = nil // disks of several VMs may have equal keys: each part is told its own
 	parts, err := g.group.SnapshotGroup(ctx, slices.Clone(s.ids), &o)
-	if some := PartialError(nil); errors.As(err, &some) && len(parts) > 0 {
-		s.failed, err = some.FailedVMs(), nil
+	if some := PartialError(nil); errors.As(err, &some) && len(parts) > 0 && ctx.Err() == nil {
+		s.failed, err = sortFailed(some.FailedVMs(), s.ids), nil
 	}
 	if err == nil {
 		s.parts, err = sortParts(parts, s.ids)
@@ -27,7 +29,7 @@ func (g *Grouped) begin(ctx context.Context, s *shared, opts *hikae.SnapshotOpti
 	if err != nil {
 		err = errors.Join(err, g.releaseAll(ctx, parts))
 		if ctx.Err() != nil {
-			return err
+			return errors.Join(context.Cause(ctx), err)
 		}
 		s.parts, s.failed, s.err = nil, nil, err
 	}
@@ -35,17 +37,46 @@ func (g *Grouped) begin(ctx context.Context, s *shared, opts *hikae.SnapshotOpti
 	return nil
 }
 
-// sortParts sorts snapshots by their VMs.
+// sortParts sorts snapshots by their VMs, as those were asked for.
 func sortParts(parts []hikae.Snapshot, ids []string) (map[string]hikae.Snapshot, error) {
 	out := map[string]hikae.Snapshot{}
 	for _, p := range parts {
-		id := p.VM().ID
-		if out[id] != nil || !slices.Contains(ids, id) {
-			return nil, fmt.Errorf("the provider pinned VM %q twice, or unasked", id)
+		id, ok := askedFor(p.VM().ID, ids)
+		if !ok || out[id] != nil {
+			return nil, fmt.Errorf("the provider pinned VM %q twice, or unasked", p.VM().ID)
 		}
 		out[id] = p
 	}
 	return out, nil
+}
+
+// sortFailed does so with VMs that failed.
+func sortFailed(failed map[string]error, ids []string) map[string]error {
+	out := map[string]error{}
+	for vm, err := range failed {
+		if id, ok := askedFor(vm, ids); ok {
+			out[id] = errors.Join(out[id], err)
+		}
+	}
+	return out
+}
+
+// askedFor finds the id by which a VM was asked for. A provider may take ids in other letters than its own, as of GUIDs; where two
+// differ in nothing else they are two VMs, and only the exact one counts.
+func askedFor(vm string, ids []string) (string, bool) {
+	if slices.Contains(ids, vm) {
+		return vm, true
+	}
+	var like []string
+	for _, id := range ids {
+		if strings.EqualFold(id, vm) {
+			like = append(like, id)
+		}
+	}
+	if len(like) != 1 {
+		return "", false
+	}
+	return like[0], true
 }
 
 // leave takes a VM out of its group: before that was pinned it is not going to be in it, afterwards its part is released. The

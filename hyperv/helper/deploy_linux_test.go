@@ -192,6 +192,33 @@ func TestFor(t *testing.T) {
 	require.NoError(t, r.Close())
 }
 
+// Law (f): a requester whose link is lost brings another helper with its next request, and takes away what was brought for the first.
+func TestForAfterTheLinkIsLost(t *testing.T) {
+	s, content := machine(t, 100)
+	h, j := startHost(t, s), &journal{}
+	r, err := For(func(string) (guest.Way, error) { return h.way, nil }, program{}, nil)(t.Context(), &hyperv.Host{})
+	require.NoError(t, err)
+	r.(hyperv.Journaled).Journal(j, "hv1:5985")
+	set, err := r.Take(t.Context(), request())
+	require.NoError(t, err)
+	first := r.(*lazy).r
+	h.cutLink()
+	<-first.conn.done
+	require.ErrorIs(t, set.Delete(t.Context()), ErrLink)
+	require.NoError(t, r.DeleteSet(t.Context(), mark))
+	require.Empty(t, s.Left())
+	require.Len(t, j.open, 1)
+	require.Equal(t, 2, j.all)
+	require.Len(t, h.Left(), 2, "a folder and a service, of the second")
+	set, err = r.Take(t.Context(), request())
+	require.NoError(t, err)
+	whole(t, set, content)
+	require.NoError(t, r.Close())
+	require.Empty(t, h.Left())
+	require.Empty(t, j.open)
+	require.Empty(t, s.Left())
+}
+
 // A helper that was brought and does not greet is taken away again.
 func TestDeployMute(t *testing.T) {
 	h, j := &host{}, &journal{}

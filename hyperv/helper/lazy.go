@@ -43,15 +43,21 @@ func (l *lazy) Journal(j hikae.Journal, site string) {
 	l.opts.Journal, l.opts.Site = j, site
 }
 
-// connected is the helper, which is brought where that was not done yet.
+// connected is the helper, which is brought where that was not done yet. One whose link is lost never answers again, and has taken its
+// sets back: what was brought for it is taken away, and another one is brought.
 func (l *lazy) connected(ctx context.Context) (*Requester, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.closed:
 		return nil, ErrClosed
-	case l.r != nil:
+	case l.r != nil && l.r.conn.why() == nil:
 		return l.r, nil
+	case l.r != nil:
+		if err := l.r.Close(); err != nil {
+			return nil, fmt.Errorf("the helper whose link was lost: %w", err)
+		}
+		l.r = nil
 	}
 	way, err := l.way(l.opts.Host)
 	if err != nil {
