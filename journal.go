@@ -27,6 +27,11 @@ type Journal interface {
 // Sweeper undoes what a dead session left. Every provider is one.
 type Sweeper interface {
 	// Undo makes e undone; undoing what never happened, or was undone already, is no error. keep are change ids that
-	// committed points of e.Repository name: bases that are never dropped.
+	// committed and unfinished points of e.Repository name: bases that are never dropped. Beside an id that no committed
+	// point names stands [OnlyUnfinished] of it: its session did not commit, so what it was built on is needed, too.
 	Undo(ctx context.Context, e Effect, keep []ChangeID) error
 }
+
+// OnlyUnfinished is what stands in a list of ids to keep beside an id that only an unfinished point names. It is no
+// provider's id.
+func OnlyUnfinished(id ChangeID) ChangeID { return "unfinished:" + id }

@@ -66,6 +66,17 @@ type Snapshot interface {
 	Release(ctx context.Context) error
 }
 
+// EarlyTracking is an optional ability of a Snapshot: its change ids are known, and worth something, before its disks were read
+// to the end. So what was read when a session died need not be read again.
+type EarlyTracking interface {
+	// Early hands out what Prepare will, and finishes nothing on the host. An error means that what was read so far may not
+	// be of the snapshot's moment, or that nobody knows. It runs beside OpenDisk and Changed, and reads of disks.
+	Early(ctx context.Context) (map[string]ChangeID, error)
+	// KeepEarly says that an unfinished point names these ids now. Release without Commit then leaves what they need, beside
+	// the old base, which stays whole.
+	KeepEarly()
+}
+
 // Routed is an optional ability of a disk's image, where there are several ways to its content. The answer may change while
 // the disk is read.
 type Routed interface{ Route() Route }

@@ -20,11 +20,11 @@ type VM struct {
 // Disk is one virtual disk of a VM.
 type Disk struct {
 	// Key is the disk's identity across runs, whatever its file, format, slot or label.
-	Key string
+	Key string `json:"key"`
 	// Size is its length in bytes.
-	Size int64
+	Size int64 `json:"size"`
 	// Skip says in words why a snapshot does not cover this disk; empty where it does.
-	Skip string
+	Skip string `json:"skip,omitempty"`
 }
 
 // ChangeID names a moment from which a hypervisor tracks changes to one disk. It belongs to one repository, VM and
@@ -65,6 +65,12 @@ type SnapshotOptions struct {
 	FreezeDeadline time.Duration
 	// Since are the change ids, by disk key, that the caller will ask Changed for, so that a provider can keep them.
 	Since map[string]ChangeID
+	// Past are the change ids, by disk key, that the VM's newest point in the repository names, also where the caller is not going to ask
+	// for them, as with a full backup: no point is built on them after Commit. Nil: Since.
+	Past map[string]ChangeID
+	// Unfinished are the change ids that the VM's unfinished point in the repository names. After Commit, or after KeepEarly,
+	// no point is built on them, unless Past has them too.
+	Unfinished map[string]ChangeID
 	// Repository is the id of the repository that the point goes to. A provider names it in effects that only the
 	// repository's points can judge. Empty: there is only one.
 	Repository string

@@ -23,6 +23,13 @@ func lost(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", hikae.ErrTrackingLost, fmt.Sprintf(format, args...))
 }
 
+// untrackedError is hikae.ErrTrackingLost where nothing was lost: why nobody can tell what changed is known, it comes of what was done
+// with the VM, and nobody has to look after it.
+type untrackedError struct{ why string }
+
+func (e untrackedError) Error() string        { return e.why + ": read in full" }
+func (e untrackedError) Is(target error) bool { return target == hikae.ErrTrackingLost }
+
 // changedRanges asks a host what of a disk's file changed since an id. One answer covers a part of a large disk, so it is asked
 // until the end is reached: whoever takes the first answer for all of it loses what comes after. What the host refuses to tell is
 // hikae.ErrTrackingLost, and so is an answer that does not hold together.

@@ -24,6 +24,7 @@ const kindCheckpoint = "hyperv.checkpoint"
 const (
 	checkpointName = "hikae " // and the session, and the mark
 	undoLimit      = 10 * time.Minute
+	namingLimit    = 30 * time.Second // for finding out what to tell a person
 
 	typeRecovery = 32768 // SnapshotType: a checkpoint for a backup
 	recovery     = "Microsoft:Hyper-V:Snapshot:Recovery"
@@ -48,11 +49,13 @@ type marked struct {
 	vm      string // GUID
 	mark    string
 	name    string
-	id      string   // InstanceID; empty: not made, or nobody said so
+	id      string   // InstanceID; empty: not made, or nothing proves which it is
+	job     workID   // of the host, that makes it
 	before  []string // InstanceIDs of all checkpoints that there were
 	begun   time.Time
 	warning string   // of the host, about the checkpoint that it made
-	guess   bool     // the call that was to make it had no answer: one that is new since then is taken for it
+	open    bool     // a call may have made one that nothing proves to be ours, or makes it yet
+	unsure  bool     // it is there, and nobody told whether the guest was quiesced for it
 	made    []string // files that the checkpoint made
 
 	planned *planned
@@ -78,6 +81,7 @@ func (k *marked) intend(ctx context.Context) error {
 	facts := map[string]string{"mark": k.mark, "name": k.planned.machine.Name, "begun": k.begun.UTC().Format(time.RFC3339)}
 	if k.id == "" {
 		facts["before"] = strings.Join(k.before, "\n")
+		facts["job"], facts["jobHost"] = k.job.id, k.job.host
 	} else {
 		facts["checkpoint"] = k.id
 	}
@@ -128,25 +132,77 @@ type wish struct {
 }
 
 // create asks for the checkpoint and waits for it. A VM that left its host meanwhile is asked for where it is now, once. That the
-// host refused, or could not quiesce the guest, is its own error; where its answer was lost the mark tells.
+// host refused, or could not quiesce the guest, is its own error. Where its answer was lost, and nothing proves which checkpoint is
+// ours, it is an *UnprovenError; the effect stays then.
 func (k *marked) create(ctx context.Context, w wish) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, k.p.opts.CheckpointLimit, fmt.Errorf("no checkpoint within %v: %w", k.p.opts.CheckpointLimit, context.DeadlineExceeded))
 	defer cancel()
-	if k.id != "" { // the one that a call made which failed, and that is gone again
-		k.before, k.id, k.guess = append(k.before, k.id), "", false
-		if err := k.intend(ctx); err != nil {
-			return err
-		}
+	if err := k.anew(ctx); err != nil {
+		return err
 	}
 	for try := 0; ; try++ {
 		h, err := k.p.site.Owner(ctx, k.vm)
-		if err == nil {
+		var there bool
+		if err == nil && try > 0 {
+			there, err = k.cameAlong(ctx, h)
+		}
+		if err == nil && !there {
 			err = k.createOn(ctx, h, w)
 		}
 		if !errors.Is(err, fs.ErrNotExist) || try > 0 || ctx.Err() != nil {
 			return err
 		}
 	}
+}
+
+// cameAlong looks whether a VM that moved between the call and its answer took our checkpoint along: a second one would hide the first,
+// which nobody would remove. Where the call's job had begun, and what may be its checkpoint bears no name, that is unproven.
+func (k *marked) cameAlong(ctx context.Context, h *Host) (bool, error) {
+	in, err := k.find(ctx, h, nil)
+	if err != nil {
+		return false, err
+	}
+	if in != nil {
+		return true, k.giveName(ctx, h, in)
+	}
+	if k.job == (workID{}) {
+		return false, nil
+	}
+	list, err := k.candidates(ctx, h)
+	if err == nil && len(list) == 0 {
+		return false, nil
+	}
+	k.open = true
+	return false, k.proven(ctx, h, errors.Join(err, fmt.Errorf("VM %s moved while its checkpoint was made: %w", k.vm, errMoved)))
+}
+
+// errMoved is no fs.ErrNotExist, as errLate is none.
+var errMoved = errors.New("its job is on another node")
+
+// anew is where a call failed before. What it made, and what is gone again, is none of the next one's. What it may have made stays in
+// the journal as it is: the next one has an effect of its own.
+func (k *marked) anew(ctx context.Context) error {
+	switch {
+	case k.id != "":
+		k.before = append(k.before, k.id)
+	case k.open:
+		h, err := k.p.site.Owner(ctx, k.vm)
+		if err != nil {
+			return err
+		}
+		there, err := h.checkpoints(ctx, k.vm)
+		if err != nil {
+			return err
+		}
+		for _, in := range there {
+			k.before = append(k.before, in.Text("InstanceID"))
+		}
+		k.done = nil
+	default:
+		return nil
+	}
+	k.id, k.job, k.open, k.unsure, k.begun = "", workID{}, false, false, time.Now()
+	return k.intend(ctx)
 }
 
 func (k *marked) createOn(ctx context.Context, h *Host, w wish) error {
@@ -159,7 +215,7 @@ func (k *marked) createOn(ctx context.Context, h *Host, w wish) error {
 		return err
 	}
 	set := &cim.Instance{Class: "Msvm_VirtualSystemSnapshotSettingData"}
-	set.Set("ElementName", k.name)
+	set.Set("ElementName", k.name) // a host that keeps it tells whose the checkpoint is from its first moment
 	set.Set("ConsistencyLevel", w.level)
 	set.Set("IgnoreNonSnapshottableDisks", w.ignore)
 	if h.info.Build >= buildGuestBackupType {
@@ -169,29 +225,68 @@ func (k *marked) createOn(ctx context.Context, h *Host, w wish) error {
 		}
 		set.Set("GuestBackupType", kind)
 	}
+	waiting := &cim.JobOptions{Limit: k.p.opts.CheckpointLimit, Poll: jobPoll, Started: func(job cim.Ref) error {
+		k.job = workOf(h, job)
+		return k.intend(ctx)
+	}}
 	out, err := h.client.Run(ctx, service, "CreateSnapshot", []cim.Property{{Name: "AffectedSystem", Value: vm},
-		{Name: "SnapshotSettings", Value: set}, {Name: "SnapshotType", Value: uint16(typeRecovery)}}, &cim.JobOptions{Limit: k.p.opts.CheckpointLimit, Poll: jobPoll})
+		{Name: "SnapshotSettings", Value: set}, {Name: "SnapshotType", Value: uint16(typeRecovery)}}, waiting)
 	var lost *cim.UnknownError
+	if errors.As(err, &lost) {
+		return k.unanswered(ctx, h, out, err)
+	}
+	return k.answered(ctx, h, out, err)
+}
+
+// answered is where the call, or its job, said how it ended.
+func (k *marked) answered(ctx context.Context, h *Host, out *cim.Outcome, err error) error {
 	var failed *cim.JobError
-	switch {
-	case errors.As(err, &lost):
-		if k.guess = true; k.await(ctx, h, out) != nil {
-			return err
+	if errors.As(err, &failed) { // some jobs do what they do, and fail then: nobody shall lose that out of sight
+		in, found := k.find(ctx, h, out)
+		if in == nil && found == nil {
+			list, err := k.candidates(ctx, h)
+			k.open, found = err != nil || len(list) > 0, err
 		}
-		return nil
-	case errors.As(err, &failed): // some jobs do what they do, and fail then: nobody shall lose that out of sight
-		_, found := k.find(ctx, h, out)
 		return errors.Join(err, found)
-	case err != nil:
+	}
+	if err != nil {
 		return err
 	}
 	if out.State != nil && out.State.State == cim.JobWarnings {
 		k.warning = cmp.Or(out.State.Description, out.State.Status, "no reason was given")
 	}
-	return k.await(ctx, h, out)
+	return k.proven(ctx, h, k.await(ctx, h, out))
 }
 
-// await waits until the checkpoint is listed. One that is not, after all that time, is fs.ErrNotExist.
+// unanswered is where it is not known what became of the call. Where its job is known, that is asked once more; else nil says that a
+// checkpoint is proven to be ours, and unsure that nobody told how it was made.
+func (k *marked) unanswered(ctx context.Context, h *Host, out *cim.Outcome, why error) error {
+	k.open = true
+	if out != nil && !out.Job.Zero() {
+		state, err := h.client.Wait(ctx, out.Job, &cim.JobOptions{Limit: k.p.opts.CheckpointLimit, Poll: jobPoll})
+		var lost *cim.UnknownError
+		if out.State = state; !errors.As(err, &lost) && (err == nil || state != nil) {
+			return k.answered(ctx, h, out, err)
+		}
+	}
+	if k.await(ctx, h, out) == nil {
+		k.unsure = true
+		return nil
+	}
+	return k.proven(ctx, h, why)
+}
+
+// proven adds to an error after which there may be a checkpoint of ours which of them that is, also when ctx is over.
+func (k *marked) proven(ctx context.Context, h *Host, err error) error {
+	if err == nil || !k.open || k.id != "" {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), namingLimit)
+	defer cancel()
+	return errors.Join(k.unproven(ctx, h), err)
+}
+
+// await waits until the checkpoint is listed. One that is not, after all that time, is errLate.
 func (k *marked) await(ctx context.Context, h *Host, out *cim.Outcome) error {
 	wait := listingWait / 16
 	for deadline := time.Now().Add(listings * listingWait); ; wait = min(2*wait, listingWait) {
@@ -203,11 +298,11 @@ func (k *marked) await(ctx context.Context, h *Host, out *cim.Outcome) error {
 			return k.giveName(ctx, h, in)
 		}
 		if time.Now().After(deadline) {
-			k.guess = true // it may be listed yet
-			return fmt.Errorf("checkpoint %q of VM %s is made and not in its host's listings after %v: %w", k.name, k.vm, listings*listingWait, errLate)
+			k.open = true // it may be listed yet
+			return fmt.Errorf("checkpoint %q of VM %s is not in its host's listings after %v: %w", k.name, k.vm, listings*listingWait, errLate)
 		}
 		if err := pause(ctx, wait); err != nil {
-			k.guess = true
+			k.open = true
 			return err
 		}
 	}
@@ -220,15 +315,10 @@ var errLate = errors.New("it came too late")
 // hosts name checkpoints themselves, and do not take our name.
 func (k *marked) find(ctx context.Context, h *Host, out *cim.Outcome) (*cim.Instance, error) {
 	if k.id == "" && out != nil {
-		in, err := h.resultOf(ctx, out, "ResultingSnapshot", cim.Hop{Association: "Msvm_AffectedJobElement", Result: settingClass})
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil:
+		if err := k.resulted(ctx, h, out); err != nil {
 			return nil, err
-		case in.Text("VirtualSystemType") != recovery || !strings.EqualFold(in.Text("VirtualSystemIdentifier"), k.vm) || slices.Contains(k.before, in.Text("InstanceID")):
-			return nil, fmt.Errorf("checkpoint of VM %s: %w: the host names %s as what it made", k.vm, cim.ErrMalformed, in.Text("InstanceID"))
-		default:
-			k.id = in.Text("InstanceID")
+		}
+		if k.id != "" {
 			if err := k.intend(ctx); err != nil {
 				return nil, err
 			}
@@ -240,6 +330,21 @@ func (k *marked) find(ctx context.Context, h *Host, out *cim.Outcome) (*cim.Inst
 		err = k.intend(ctx)
 	}
 	return in, err
+}
+
+// resulted takes the InstanceID of what our own call, or its job, says that it made. Where they say nothing there is none.
+func (k *marked) resulted(ctx context.Context, h *Host, out *cim.Outcome) error {
+	in, err := h.resultOf(ctx, out, "ResultingSnapshot", cim.Hop{Association: "Msvm_AffectedJobElement", Result: settingClass})
+	switch {
+	case errors.Is(err, fs.ErrNotExist), out.Job.Zero() && errors.Is(err, cim.ErrMalformed):
+		return nil
+	case err != nil:
+		return err
+	case in.Text("VirtualSystemType") != recovery || !strings.EqualFold(in.Text("VirtualSystemIdentifier"), k.vm) || among(k.before, in.Text("InstanceID")):
+		return fmt.Errorf("checkpoint of VM %s: %w: the host names %s as what it made", k.vm, cim.ErrMalformed, in.Text("InstanceID"))
+	}
+	k.id = in.Text("InstanceID")
+	return nil
 }
 
 // giveName gives the checkpoint the name by which other sessions, and people, know whose it is. It is found without, too.
@@ -263,52 +368,24 @@ func (k *marked) giveName(ctx context.Context, h *Host, in *cim.Instance) error 
 	return nil
 }
 
-// look finds the checkpoint on a host, by reference where that is known, else by mark; nil where it is not there. Where the answer
-// to the call that was to make it was lost, and the host did not take our name, it is the only one that is new since then.
+// look finds the checkpoint on a host, by reference where that is known, else by mark; nil where it is not there.
 func (k *marked) look(ctx context.Context, h *Host) (*cim.Instance, error) {
 	list, err := h.checkpoints(ctx, k.vm)
 	if err != nil {
 		return nil, err
 	}
-	var fresh []*cim.Instance
 	for _, in := range list {
 		id := in.Text("InstanceID")
-		switch {
-		case k.id != "" && strings.EqualFold(id, k.id), k.id == "" && hasMark(in, k.mark):
-			if in.Text("VirtualSystemType") != recovery {
-				return nil, fmt.Errorf("checkpoint %s of VM %s: %w: it is of type %.80q", id, k.vm, cim.ErrMalformed, in.Text("VirtualSystemType"))
-			}
-			k.id = id
-			return in, nil
-		case k.id == "" && k.guess && k.mayBe(in):
-			fresh = append(fresh, in)
+		if k.id != "" && !strings.EqualFold(id, k.id) || k.id == "" && !hasMark(in, k.mark) {
+			continue
 		}
+		if in.Text("VirtualSystemType") != recovery {
+			return nil, fmt.Errorf("checkpoint %s of VM %s: %w: it is of type %.80q", id, k.vm, cim.ErrMalformed, in.Text("VirtualSystemType"))
+		}
+		k.id = id
+		return in, nil
 	}
-	switch len(fresh) {
-	case 0:
-		return nil, nil
-	case 1:
-		k.id = fresh[0].Text("InstanceID")
-		return fresh[0], nil
-	}
-	return nil, fmt.Errorf("VM %s: %d checkpoints for backups are new, and which is ours is not known: %s; none was removed", k.vm, len(fresh), fresh[0].Text("InstanceID"))
-}
-
-// clockSlack is how far a host's clock, which stamps checkpoints, may be from ours.
-const clockSlack = time.Hour
-
-// mayBe: a checkpoint for a backup that was not there before, was made when ours was asked for, and that nobody has put a mark on.
-func (k *marked) mayBe(in *cim.Instance) bool {
-	var set struct {
-		Type string    `cim:"VirtualSystemType,optional"`
-		Made time.Time `cim:"CreationTime,optional"`
-	}
-	if in.Decode(&set) != nil || set.Type != recovery || len(ourCheckpoints([]*cim.Instance{in})) > 0 {
-		return false
-	}
-	id := in.Text("InstanceID")
-	return !slices.ContainsFunc(k.before, func(b string) bool { return strings.EqualFold(b, id) }) &&
-		set.Made.After(k.begun.Add(-clockSlack)) && set.Made.Before(k.begun.Add(k.p.opts.CheckpointLimit+clockSlack))
+	return nil, nil
 }
 
 // gone says whether nothing of it is listed any more, wherever the VM is.
@@ -369,13 +446,13 @@ func (k *marked) vanish(ctx context.Context) error {
 	return fmt.Errorf("remove checkpoint %q of VM %s: it is still listed: %w", k.name, k.vm, errors.Join(append(errs, errState)...))
 }
 
-// settle says that the checkpoint is gone. Where a call had no answer it may still make one: that is for a sweep to see, when this
-// session is over.
+// settle says that the checkpoint is gone. Where a call may have made one that nothing proves to be ours, that is for a sweep to see,
+// when this session is over.
 func (k *marked) settle(ctx context.Context) error {
 	if k.done == nil {
 		return nil
 	}
-	if k.guess && k.id == "" {
+	if k.open && k.id == "" {
 		k.done = nil
 		return nil
 	}
@@ -493,95 +570,4 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-// undoCheckpoint removes a checkpoint by its mark, wherever its VM is now, and waits for what the host merges then: the effect
-// stays for as long as that is pending. One that is being made is waited for.
-func undoCheckpoint(ctx context.Context, p *Provider, e hikae.Effect, _ []hikae.ChangeID) error {
-	k, err := markedOf(p, e)
-	if err != nil {
-		return err
-	}
-	bounded, cancel := context.WithTimeout(ctx, p.opts.CheckpointLimit)
-	defer cancel()
-	if err := k.arrived(bounded); err != nil {
-		return err
-	}
-	made, err := k.children(bounded)
-	if err != nil {
-		return err
-	}
-	k.made = append(k.made, made...)
-	if err := k.vanish(bounded); err != nil {
-		return err
-	}
-	return k.merged(ctx)
-}
-
-// markedOf is the checkpoint of an effect.
-func markedOf(p *Provider, e hikae.Effect) (*marked, error) {
-	k := &marked{p: p, vm: strings.ToLower(e.VM), mark: e.Facts["mark"], id: e.Facts["checkpoint"], before: linesOf(e.Facts["before"]), made: linesOf(e.Facts["files"])}
-	if !goodMark.MatchString(k.mark) || !isGUID(e.VM) {
-		return nil, fmt.Errorf("effect %s: mark %.40q of VM %.40q: %w", e.ID, k.mark, e.VM, fs.ErrInvalid)
-	}
-	var err error
-	if k.begun, err = time.Parse(time.RFC3339, e.Facts["begun"]); err != nil {
-		return nil, fmt.Errorf("effect %s: begun at %.40q: %w", e.ID, e.Facts["begun"], fs.ErrInvalid)
-	}
-	k.name, k.guess = checkpointName+k.mark, k.id == ""
-	return k, nil
-}
-
-// arrived waits until no checkpoint of the VM is being made: ours may be the one.
-func (k *marked) arrived(ctx context.Context) error {
-	for wait := firstPause; ; wait = min(2*wait, pollEvery) {
-		m, err := k.p.machineNow(ctx, k.vm)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && !m.doing(statusSnapshotting, statusWaiting) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := pause(ctx, wait); err != nil {
-			return fmt.Errorf("VM %s: a checkpoint is being made: %w", k.vm, err)
-		}
-	}
-}
-
-// children are the files that a checkpoint which is listed made: those that the VM writes to in place of the checkpoint's own.
-func (k *marked) children(ctx context.Context) ([]string, error) {
-	h, err := k.p.site.Owner(ctx, k.vm)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	in, err := k.look(ctx, h)
-	if err != nil || in == nil {
-		return nil, err
-	}
-	ref, err := in.Keyed(cim.Virtualization, "InstanceID")
-	if err != nil {
-		return nil, err
-	}
-	frozen, err := h.disks(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	m, err := h.Machine(ctx, k.vm)
-	if err != nil {
-		return nil, err
-	}
-	return childrenOf(m, frozen), nil
-}
-
-// childrenOf are the files of a VM whose parents are those of a checkpoint.
-func childrenOf(m *Machine, frozen []Disk) (files []string) {
-	for i := range m.Disks {
-		if slices.ContainsFunc(frozen, func(d Disk) bool { return d.Path != "" && strings.EqualFold(d.Path, m.Disks[i].ParentPath) }) {
-			files = append(files, m.Disks[i].Path)
-		}
-	}
-	return files
 }

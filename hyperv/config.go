@@ -21,8 +21,9 @@ type Settings struct {
 	VM      string          `json:"vm"`      // GUID
 	Host    string          `json:"host"`
 	Build   int             `json:"build"`
-	System  SettingObject   `json:"system"` // Msvm_VirtualSystemSettingData
-	Parts   []SettingObject `json:"parts"`  // processors, memory, controllers, drives, disks, adapters …
+	System  SettingObject   `json:"system"`           // Msvm_VirtualSystemSettingData
+	Parts   []SettingObject `json:"parts"`            // processors, memory, controllers, drives, disks, adapters …
+	Untold  []string        `json:"untold,omitempty"` // what the host did not tell, in words
 }
 
 // SettingObject is one of them.
@@ -30,6 +31,7 @@ type SettingObject struct {
 	Class string `json:"class"`
 	ID    string `json:"id"` // InstanceID
 	XML   string `json:"xml"`
+	On    string `json:"on,omitempty"` // of what hangs on a part: that part's id
 }
 
 const (
@@ -150,6 +152,9 @@ func (h *Host) settings(ctx context.Context, vm string, in *cim.Instance, ref ci
 			return nil, fmt.Errorf("settings of VM %s: %w", vm, err)
 		}
 		s.Parts = append(s.Parts, o)
+	}
+	if err := h.features(ctx, s, parts); err != nil {
+		return nil, fmt.Errorf("settings of VM %s: %w", vm, err)
 	}
 	return s, nil
 }

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/hyperv/cim"
@@ -42,9 +43,10 @@ type Machine struct {
 	ID            string // a GUID in small letters
 	Name          string
 	State         State
-	Status        []uint16 // OperationalStatus: the second tells of checkpoints and merges
-	Generation    int      // 1 or 2
-	ConfigVersion string   // 8.0, 9.0 …: change tracking is from 8.0 on (R085)
+	StateSince    time.Time // when State last changed, by the host's clock; zero where the host does not tell
+	Status        []uint16  // OperationalStatus: the second tells of checkpoints and merges
+	Generation    int       // 1 or 2
+	ConfigVersion string    // 8.0, 9.0 …: change tracking is from 8.0 on (R085)
 	Disks         []Disk
 	Notes         []string // a person's, and ours of a restore that has not ended
 }
@@ -188,7 +190,7 @@ func (h *Host) machine(ctx context.Context, in *cim.Instance) (*Machine, error) 
 	if err := in.Decode(&system); err != nil {
 		return nil, err
 	}
-	m := &Machine{ID: strings.ToLower(system.Name), Name: system.Title, State: State(system.State), Status: system.Status}
+	m := &Machine{ID: strings.ToLower(system.Name), Name: system.Title, State: State(system.State), StateSince: stateSince(in), Status: system.Status}
 	wrong := func(err error) (*Machine, error) { return nil, fmt.Errorf("VM %s (%s): %w", m.ID, m.Name, err) }
 	ref, err := in.Keyed(h.space(), "CreationClassName", "Name")
 	if err != nil {
@@ -212,6 +214,17 @@ func (h *Host) machine(ctx context.Context, in *cim.Instance) (*Machine, error) 
 		return wrong(err)
 	}
 	return m, nil
+}
+
+// stateSince: "never" has forms of its own, and none of them is worth a VM that cannot be listed.
+func stateSince(in *cim.Instance) time.Time {
+	var system struct {
+		Since time.Time `cim:"TimeOfLastStateChange,optional"`
+	}
+	if in.Decode(&system) != nil {
+		return time.Time{}
+	}
+	return system.Since
 }
 
 func present(all []*cim.Instance) (found *cim.Instance, err error) {

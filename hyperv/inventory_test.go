@@ -62,7 +62,7 @@ func TestInventory(t *testing.T) {
 		require.Contains(t, m.Disks[i].instance, strings.ToUpper(m.ID))
 		m.Disks[i].instance = ""
 	}
-	require.Equal(t, &Machine{ID: strings.ToLower(web), Name: "web1", State: Running, Status: []uint16{2}, Generation: 2, ConfigVersion: "9.0", Disks: []Disk{
+	require.Equal(t, &Machine{ID: strings.ToLower(web), Name: "web1", State: Running, StateSince: time.Date(2025, 5, 6, 7, 8, 10, 0, time.UTC), Status: []uint16{2}, Generation: 2, ConfigVersion: "9.0", Disks: []Disk{
 		{Key: strings.ToLower(diskID), Path: `C:\vm\web 1\system_5A0E.avhdx`, Controller: "scsi", Format: FormatVHDX, SectorSize: 512, Size: 40 << 30},
 		{Key: "0c5d9a1e-7a77-4c5e-9c0b-6b8d1c5a0002", Path: `\\files\share\data.vhdx`, Controller: "scsi", Slot: 63, Format: FormatVHDX, SectorSize: 512, Size: 1<<40 + 512},
 		{Key: "scsi1-0", Path: `\\HV1\root\virtualization\v2:Msvm_DiskDrive.DeviceID="x\"y"`, Controller: "scsi", Bus: 1, Physical: true},
@@ -201,4 +201,22 @@ func TestGenerations(t *testing.T) {
 	for build, want := range map[int]string{7601: "before 2012", 9200: "2012", 9599: "2012", 9600: "2012 R2", 14392: "2012 R2", 14393: "2016+", 26100: "2016+"} {
 		require.Equal(t, want, HostInfo{Build: build}.Generation())
 	}
+}
+
+// A VM that was off and on again within a moment is known by the time of its last change of state; a time that cannot be read is none.
+func TestStateSince(t *testing.T) {
+	f := fake(t, hypervtest.Options{})
+	id := f.AddVM(hypervtest.VM{Name: "web1"})
+	h := connect(t, f)
+	var times []time.Time
+	for range 3 {
+		m, err := h.Machine(t.Context(), id)
+		require.NoError(t, err)
+		require.Equal(t, Running, m.State)
+		times = append(times, m.StateSince)
+		require.NoError(t, f.VM(id).PowerOff())
+		require.NoError(t, f.VM(id).PowerOn())
+	}
+	require.True(t, times[0].Before(times[1]) && times[1].Before(times[2]), "%v", times)
+	require.Zero(t, stateSince(&cim.Instance{Properties: []cim.Property{{Name: "TimeOfLastStateChange", Value: "00000000000000.000000+000"}}}))
 }

@@ -13,7 +13,7 @@ import (
 
 func someMoment() moment {
 	return moment{build: 20348, data: "d1a7a000-0000-4000-8000-000000000001", disk: "0c5d9a1e-7a77-4c5e-9c0b-6b8d1c5a0001", file: "web 1&=_A.avhdx",
-		id: "0c5d9a1e-7a77-4c5e-9c0b-6b8d1c5a0001", rct: "rctX:1:2", ref: `Microsoft:A0A`, sector: 512, size: 1 << 30, vm: "a0a00000-0000-4000-8000-000000000001"}
+		id: "0c5d9a1e-7a77-4c5e-9c0b-6b8d1c5a0001", rct: "rctX:1:2", ref: `Microsoft:A0A`, sector: 512, seq: 40, size: 1 << 30, vm: "a0a00000-0000-4000-8000-000000000001"}
 }
 
 // A change id is strict: what this program did not write is not read as one.
@@ -36,15 +36,18 @@ func TestMomentIsStrict(t *testing.T) {
 
 // Trap 4: what a host's id alone does not tell.
 func TestMomentFollows(t *testing.T) {
-	chain := []string{`C:\VMs\web1\later_B.avhdx`, `C:\elsewhere\WEB 1&=_a.avhdx`, `C:\VMs\web1\base.vhdx`}
+	data := someMoment().data
+	chain := []link{{`C:\VMs\web1\later_B.avhdx`, 1, ""}, {`C:\elsewhere\WEB 1&=_a.avhdx`, 40, data}, {`C:\VMs\web1\base.vhdx`, 2, ""}}
 	require.NoError(t, someMoment().follows(someMoment(), chain))
 	for what, change := range map[string]func(*moment){
-		"another VM":   func(m *moment) { m.vm = "b" },
-		"was replaced": func(m *moment) { m.id = "another" },
-		"resized":      func(m *moment) { m.size++ },
-		"sectors":      func(m *moment) { m.sector = 4096 },
-		"a restore":    func(m *moment) { m.restored = "2026-01-01T00:00:00Z" },
-		"was reverted": func(m *moment) { m.file = "gone_C.avhdx" },
+		"another VM":                  func(m *moment) { m.vm = "b" },
+		"was replaced":                func(m *moment) { m.id = "another" },
+		"resized":                     func(m *moment) { m.size++ },
+		"sectors":                     func(m *moment) { m.sector = 4096 },
+		"was taken away":              func(m *moment) { m.restored = "2026-01-01T00:00:00Z" },
+		"was reverted":                func(m *moment) { m.file = "gone_C.avhdx" },
+		"not what became of":          func(m *moment) { m.seq++ },
+		"a copy was put in its place": func(m *moment) { m.data = "of another state with the same count" },
 	} {
 		past := someMoment()
 		change(&past)
@@ -52,6 +55,11 @@ func TestMomentFollows(t *testing.T) {
 		require.ErrorIs(t, err, hikae.ErrTrackingLost)
 		require.ErrorContains(t, err, what)
 	}
+	now := someMoment()
+	now.restored = "2026-01-01T00:00:00Z"
+	err := now.follows(someMoment(), chain)
+	require.ErrorIs(t, err, hikae.ErrTrackingLost)
+	require.EqualError(t, err, "restored in place since the last backup: read in full", "nothing was lost: it is how it is")
 }
 
 func TestRestoredWord(t *testing.T) {

@@ -43,7 +43,7 @@ func (k *marked) merged(ctx context.Context) error {
 }
 
 // unmerged are the checkpoint's files that are still a part of a disk, and whether the host is at work on the VM. A VM that is gone has
-// none.
+// none. Where the host cannot read a file, what is below it is not known, and that is an error.
 func (k *marked) unmerged(ctx context.Context) (left []string, busy bool, err error) {
 	h, err := k.p.site.Owner(ctx, k.vm)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -60,9 +60,15 @@ func (k *marked) unmerged(ctx context.Context) (left []string, busy bool, err er
 		return nil, false, err
 	}
 	for _, d := range m.Disks {
-		chain, err := h.chainOf(ctx, d)
+		if len(k.made) == 0 || k.leftOut(&d) {
+			continue // nothing of the checkpoint's is there
+		}
+		chain, problem, err := h.wholeChain(ctx, d)
 		if err != nil {
 			return nil, false, err
+		}
+		if problem != "" {
+			return nil, false, fmt.Errorf("disk %s: what is below %s is not known: %s", d.Key, chain[len(chain)-1], problem)
 		}
 		for _, file := range chain {
 			if slices.ContainsFunc(k.made, func(f string) bool { return strings.EqualFold(f, file) }) {
@@ -73,24 +79,36 @@ func (k *marked) unmerged(ctx context.Context) (left []string, busy bool, err er
 	return left, m.doing(statusDeleting, statusMerging), nil
 }
 
+// leftOut: no checkpoint covered the disk.
+func (k *marked) leftOut(d *Disk) bool {
+	return k.planned != nil && slices.ContainsFunc(k.planned.machine.Disks, func(was Disk) bool { return was.place() == d.place() && was.uncovered() != "" })
+}
+
 const maxChain = 128 // files of one disk
 
 // chainOf are the files of a disk as its host tells them, the one that is written to first. A file that its host cannot read ends
 // the chain, and is in it.
 func (h *Host) chainOf(ctx context.Context, d Disk) (files []string, err error) {
+	files, _, err = h.wholeChain(ctx, d)
+	return files, err
+}
+
+// wholeChain is chainOf for who has to know whether the chain is whole: problem says why its last file could not be read, and is empty
+// where it could.
+func (h *Host) wholeChain(ctx context.Context, d Disk) (files []string, problem string, err error) {
 	if d.Physical || d.Path == "" {
-		return nil, nil
+		return nil, "", nil
 	}
 	ctx, cancel := h.bounded(ctx)
 	defer cancel()
 	for files = []string{d.Path}; d.ParentPath != ""; files = append(files, d.Path) {
 		if len(files) == maxChain {
-			return nil, fmt.Errorf("%s has more than %d parents", files[0], maxChain)
+			return nil, "", fmt.Errorf("%s has more than %d parents", files[0], maxChain)
 		}
 		d = Disk{Path: d.ParentPath}
 		if err := h.measure(ctx, &d); err != nil {
-			return nil, err
+			return nil, "", err
 		}
 	}
-	return files, nil
+	return files, d.Problem, nil
 }

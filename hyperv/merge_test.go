@@ -30,7 +30,7 @@ func TestTrapMigration(t *testing.T) {
 	require.NoError(t, err)
 
 	j := newNote()
-	s, err := p.Snapshot(t.Context(), g.ID(), &hikae.SnapshotOptions{Journal: j, Since: base.ids})
+	s, err := p.Snapshot(t.Context(), g.ID(), &hikae.SnapshotOptions{Journal: j, Since: base.ids, Repository: "repo"})
 	require.NoError(t, err)
 	require.NoError(t, c.Move(g.ID(), c.Hosts()[1].Name()))
 	h, err := l.site.Owner(t.Context(), g.ID())

@@ -49,9 +49,12 @@ type elsewhere interface {
 	readFrom(Files)
 	// willAsk says which change ids its caller has: those of a group are not known when it is pinned.
 	willAsk(since map[string]hikae.ChangeID)
+	// willReplace says which the newest point has.
+	willReplace(past map[string]hikae.ChangeID)
 }
 
-func (s *snapshot) willAsk(since map[string]hikae.ChangeID) { s.opts.Since = since }
+func (s *snapshot) willAsk(since map[string]hikae.ChangeID)    { s.opts.Since = since }
+func (s *snapshot) willReplace(past map[string]hikae.ChangeID) { s.opts.Past = past }
 
 // checkpoints makes them. A VM whose checkpoint fails is left out of the group; when the session is over, all are.
 func (o offHostProduction) checkpoints(ctx context.Context, vms []*planned, opts *hikae.SnapshotOptions, failed failures) (made []elsewhere, err error) {
@@ -102,6 +105,9 @@ func (s *offHostSnapshot) Warnings() []string {
 
 // WillAsk implements [job.LateSince].
 func (s *offHostSnapshot) WillAsk(since map[string]hikae.ChangeID) { s.willAsk(since) }
+
+// WillReplace implements [job.LatePast].
+func (s *offHostSnapshot) WillReplace(past map[string]hikae.ChangeID) { s.willReplace(past) }
 
 // Release implements [hikae.Snapshot]: the VM's checkpoint is merged (R098); the volume snapshot goes with the group's last VM
 // (R099), whatever became of the merge.

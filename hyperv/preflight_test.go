@@ -93,9 +93,9 @@ func TestPreflightFinds(t *testing.T) {
 		{what: "no disks", vm: hypervtest.VM{}, want: []string{"weak no-disk"}},
 		{what: "configuration", vm: hypervtest.VM{Disks: one, Version: "5.0"}, o: PreflightOptions{Backup: ProviderOptions{Requester: anyRequester}}, want: []string{"weak procedure", "weak tracking"}},
 		{what: "configuration, no helper", vm: hypervtest.VM{Disks: one, Version: "5.0"}, want: []string{"stop procedure"}},
-		{what: "2012 R2", host: hypervtest.Options{Generation: "2012r2"}, vm: hypervtest.VM{Disks: one}, o: PreflightOptions{Backup: ProviderOptions{Requester: anyRequester}}, want: []string{"weak tracking"}},
+		{what: "2012 R2", host: hypervtest.Options{Generation: "2012r2"}, vm: hypervtest.VM{Disks: one}, o: PreflightOptions{Backup: ProviderOptions{Requester: anyRequester}}, want: []string{"note tracking"}},
 		{what: "2012 R2 without SCSI", host: hypervtest.Options{Generation: "2012r2"}, vm: hypervtest.VM{Generation: 1, Disks: []hypervtest.Disk{{Path: `C:\VMs\v\a.vhdx`, IDE: true, Size: 64 << 20}}},
-			o: PreflightOptions{Backup: ProviderOptions{Requester: anyRequester}}, want: []string{"weak tracking", "weak controller"}},
+			o: PreflightOptions{Backup: ProviderOptions{Requester: anyRequester}}, want: []string{"weak controller", "note tracking"}},
 		{what: "off-host", vm: hypervtest.VM{Disks: one}, o: PreflightOptions{Backup: ProviderOptions{Mode: OffHost}}, want: []string{"stop mode"}},
 		{what: "tracking off", vm: hypervtest.VM{Disks: one}, o: PreflightOptions{Backup: ProviderOptions{NoTracking: true}}, want: []string{"weak tracking"}},
 	} {

@@ -210,6 +210,8 @@ func (f *preflight) security(ctx context.Context) error {
 	return nil
 }
 
+const maxNamed = 8 // checkpoints in a finding
+
 // checkpoints looks at those that there are, by whoever.
 func (f *preflight) checkpoints(ctx context.Context) error {
 	if f.host.legacy {
@@ -220,20 +222,22 @@ func (f *preflight) checkpoints(ctx context.Context) error {
 		return err
 	}
 	ours := len(ourCheckpoints(list))
-	users, others := 0, -ours
+	users := 0
+	var others []string
 	for _, in := range list {
-		if in.Text("VirtualSystemType") == recovery {
-			others++
-		} else {
+		switch {
+		case in.Text("VirtualSystemType") != recovery:
 			users++
+		case len(ourCheckpoints([]*cim.Instance{in})) == 0:
+			others = append(others, candidateOf(in).String())
 		}
 	}
 	if ours > 0 {
 		f.vm(Note, FindOwn, fmt.Sprintf("%d of its checkpoints were made by a backup: one is running, or left them", ours), "a sweep removes what a dead session left")
 	}
-	if others > 0 {
-		f.vm(Weak, FindForeign, fmt.Sprintf("%d of its checkpoints are another program's, for a backup: they grow until that removes them", others),
-			"where that program is gone: Get-VMSnapshot and Remove-VMSnapshot on the host")
+	if len(others) > 0 {
+		f.vm(Weak, FindForeign, fmt.Sprintf("%d of its checkpoints are for a backup, and nothing proves them to be ours; they grow until the program that made them removes them: %s", len(others), strings.Join(others[:min(len(others), maxNamed)], ", ")),
+			"where that program is gone, or there is none: Get-VMSnapshot and Remove-VMSnapshot on the host")
 	}
 	if users > 0 {
 		f.vm(Note, FindUser, fmt.Sprintf("it has %d checkpoints: its disks are read through all of them", users), "")
@@ -243,7 +247,13 @@ func (f *preflight) checkpoints(ctx context.Context) error {
 
 // integration looks whether the guest can be asked to quiesce.
 func (f *preflight) integration(ctx context.Context) error {
-	if f.o.Backup.Quiesce == NoQuiesce || f.machine.State != Running {
+	if f.o.Backup.Quiesce == NoQuiesce {
+		if p := f.out.Plan; p != nil && p.Procedure != Production {
+			f.vm(Weak, FindIntegration, unheeded(p.Procedure), "leave quiesce=off out; or switch the VM's integration service Backup off, if its guest must not be asked")
+		}
+		return nil
+	}
+	if f.machine.State != Running {
 		return nil
 	}
 	why, err := f.unquiesced(ctx)
@@ -256,6 +266,11 @@ func (f *preflight) integration(ctx context.Context) error {
 	}
 	f.vm(severity, FindIntegration, what, "enable the integration service Backup, and in a Linux guest install the daemons of Hyper-V (hv_vss_daemon)")
 	return nil
+}
+
+// unheeded says that a guest is asked although it was not to be: a writer has no word for that (R101).
+func unheeded(p Procedure) string {
+	return fmt.Sprintf("quiesce=off cannot be kept to: by procedure %s it is the host's writer that asks the guest", p)
 }
 
 // unquiesced says why not; empty where the host knows nothing against it.

@@ -134,6 +134,8 @@ func (s *snapshot) pin(ctx context.Context) error {
 	var refused *cim.ReturnError
 	var failed *cim.JobError
 	switch {
+	case err == nil && s.marked.unsure:
+		return s.unsure()
 	case err == nil:
 		s.consistency = hikae.Application
 		if s.planned.host.guestIsLinux(ctx, s.planned.machine.ID) {
@@ -147,6 +149,16 @@ func (s *snapshot) pin(ctx context.Context) error {
 		return errors.Join(err, left)
 	}
 	return s.unquiesced(ctx, "snapshot", err)
+}
+
+// unsure is where the checkpoint is there, and the host's word on how it was made was lost.
+func (s *snapshot) unsure() error {
+	why := errors.New("the host's answer was lost, and whether the guest was quiesced is not known")
+	if s.p.opts.Quiesce == RequireQuiesce {
+		return &hikae.QuiesceError{Stage: "snapshot", Err: why}
+	}
+	s.warn("the checkpoint is taken for one as after a power cut: %v", why)
+	return nil
 }
 
 func (m *Machine) runs() bool { return m.State == Running }

@@ -42,6 +42,8 @@ type ProviderOptions struct {
 	CheckpointLimit, MergeLimit time.Duration
 	// Warn is told what a person should know and what stops nothing. It may be nil.
 	Warn func(vm, text string)
+	// Swept is told what Undo removed from a host, in words that name it. It may be nil.
+	Swept func(vm, what string)
 }
 
 // Provider backs up VMs of a site.

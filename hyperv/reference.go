@@ -29,7 +29,10 @@ type reference struct {
 	ID    string   `cim:"InstanceID"`
 	Disks []string `cim:"VirtualDiskIdentifiers"`
 	RCT   []string `cim:"ResilientChangeTrackingIdentifiers"`
+	Name  string   `cim:"ElementName,optional"`
+	made  time.Time
 	ref   cim.Ref
+	on    *Host
 }
 
 // references are all reference points of a VM: ours and those of other programs.
@@ -52,6 +55,7 @@ func (h *Host) references(ctx context.Context, vm string) ([]reference, error) {
 		if err := in.Decode(&out[i]); err != nil {
 			return nil, err
 		}
+		out[i].on, out[i].made = h, madeAt(in)
 		if out[i].ref, err = in.Keyed(cim.Virtualization, "InstanceID"); err != nil {
 			return nil, err
 		}
@@ -114,23 +118,13 @@ func (p *Provider) dropReferences(ctx context.Context, vm string, ids []string) 
 	var last error
 	wait := firstPause
 	for try := 0; try <= removals && len(ids) > 0; try++ {
-		h, err := p.site.Owner(ctx, vm)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		var left []reference
-		if err == nil {
-			left, err = h.references(ctx, vm)
-		}
-		left = slices.DeleteFunc(left, func(r reference) bool {
-			return !slices.ContainsFunc(ids, func(id string) bool { return strings.EqualFold(id, r.ID) })
-		})
+		left, err := p.referencesNamed(ctx, vm, ids)
 		if err == nil && len(left) == 0 {
 			return nil
 		}
 		if last = err; try < removals {
 			for _, r := range left {
-				last = errors.Join(last, h.destroyReference(ctx, r))
+				last = errors.Join(last, r.on.destroyReference(ctx, r))
 			}
 		}
 		if last != nil || try > 0 {
@@ -149,6 +143,37 @@ func (p *Provider) dropReferences(ctx context.Context, vm string, ids []string) 
 	return nil
 }
 
+// referencesNamed are those of a VM that are named, wherever it is now. A VM that is gone has none.
+func (p *Provider) referencesNamed(ctx context.Context, vm string, ids []string) ([]reference, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	h, err := p.site.Owner(ctx, vm)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	list, err := h.references(ctx, vm)
+	return slices.DeleteFunc(list, func(r reference) bool { return !among(ids, r.ID) }), err
+}
+
+// sweepReferences is dropReferences, and tells of those that were there.
+func (p *Provider) sweepReferences(ctx context.Context, vm string, ids []string) error {
+	there, err := p.referencesNamed(ctx, vm, ids)
+	if err == nil {
+		err = p.dropReferences(ctx, vm, ids)
+	}
+	if err != nil {
+		return err
+	}
+	for _, r := range there {
+		p.swept(vm, "reference point %s", r.ID)
+	}
+	return nil
+}
+
 // succession is the old base of a disk's tracking and the new one. Until the point is durable the new one can go; afterwards the
 // old one does. At no moment is neither there.
 type succession struct {
@@ -156,14 +181,15 @@ type succession struct {
 	vm      *planned
 	journal hikae.Journal
 	repo    string
+	job     workID   // of the host, that makes the new one
 	before  []string // ids of all that there were
-	base    []string // ids of the old base: the caller's point names them
+	base    []string // ids of the old base: the last point names them
 	now     reference
 	done    func(context.Context) error // nil: settled
 }
 
-// convert turns the checkpoint into a reference point, which also removes the checkpoint. Nil and no id: the host refused, and the
-// checkpoint is as it was; why tells it.
+// convert turns the checkpoint into a reference point, which also removes the checkpoint. Nil and no id: there is none that is proven to
+// be ours, because the host refused, or its answer was lost; why tells it. The point is good all the same.
 func (c *succession) convert(ctx context.Context) (why, err error) {
 	h, err := c.k.p.site.Owner(ctx, c.k.vm)
 	if err != nil {
@@ -176,33 +202,35 @@ func (c *succession) convert(ctx context.Context) (why, err error) {
 	for _, r := range there {
 		c.before = append(c.before, r.ID)
 	}
-	if err := c.intend(ctx, map[string]string{"references": strings.Join(c.before, "\n")}); err != nil {
+	if err := c.intend(ctx); err != nil {
 		return nil, err
 	}
 	out, asked := c.ask(ctx, h)
-	var lost *cim.UnknownError
-	unanswered := errors.As(asked, &lost)
-	if asked == nil {
-		err = c.told(ctx, h, out)
+	if ctx.Err() != nil && asked != nil {
+		return nil, asked
 	}
-	if err == nil && c.now.ID == "" {
-		err = c.find(ctx, asked != nil, unanswered)
-	}
-	if err != nil {
+	if err := c.told(ctx, h, out); err != nil {
 		return nil, errors.Join(asked, err)
 	}
 	if c.now.ID == "" {
-		if asked == nil || unanswered || ctx.Err() != nil {
-			return nil, fmt.Errorf("checkpoint %q of VM %s: the reference point is not there: %w", c.k.name, c.k.vm, errors.Join(asked, fs.ErrNotExist))
+		var lost *cim.UnknownError
+		switch {
+		case asked == nil:
+			return errors.New("the host does not say what it made of it"), nil
+		case errors.As(asked, &lost):
+			return asked, nil
 		}
 		return asked, c.settle(ctx) // nothing was made, and nothing is to be looked for
 	}
-	return nil, c.intend(ctx, map[string]string{"reference": c.now.ID, "base": strings.Join(c.base, "\n")})
+	return nil, c.intend(ctx)
 }
 
 // intend writes the effect down; one that was written before is replaced.
-func (c *succession) intend(ctx context.Context, facts map[string]string) error {
-	facts["mark"], facts["checkpoint"], facts["begun"] = c.k.mark, c.k.id, c.k.begun.UTC().Format(time.RFC3339)
+func (c *succession) intend(ctx context.Context) error {
+	facts := map[string]string{"mark": c.k.mark, "checkpoint": c.k.id, "begun": c.k.begun.UTC().Format(time.RFC3339), "base": strings.Join(c.base, "\n")}
+	if facts["reference"] = c.now.ID; c.now.ID == "" {
+		facts["references"], facts["job"], facts["jobHost"] = strings.Join(c.before, "\n"), c.job.id, c.job.host
+	}
 	done, err := c.k.p.intend(ctx, c.journal, kindReference, c.vm, facts, c.repo)
 	if err != nil {
 		return err
@@ -231,12 +259,21 @@ func (c *succession) ask(ctx context.Context, h *Host) (*cim.Outcome, error) {
 	if err != nil {
 		return nil, err
 	}
+	waiting := &cim.JobOptions{Limit: c.k.p.opts.CheckpointLimit, Poll: jobPoll, Started: func(job cim.Ref) error {
+		c.job = workOf(h, job)
+		return c.intend(ctx)
+	}}
 	return h.client.Run(ctx, service, "ConvertToReferencePoint", []cim.Property{{Name: "AffectedSnapshot", Value: ref},
-		{Name: "ReferencePointSettings", Value: ""}}, &cim.JobOptions{Limit: c.k.p.opts.CheckpointLimit, Poll: jobPoll})
+		{Name: "ReferencePointSettings", Value: ""}}, waiting)
 }
 
-// told is what the host says it made: that alone is ours, whatever else is new. Where it says nothing, find looks.
+// told is what the host says it made, by the call or by its job: that alone is ours, whatever else is new. Where it says nothing there is
+// none, and what is new may be somebody else's: its ids may be of a later moment, and what was written between would be in no
+// increment.
 func (c *succession) told(ctx context.Context, h *Host, out *cim.Outcome) error {
+	if out == nil {
+		return nil
+	}
 	in, err := h.resultOf(ctx, out, "ResultingReferencePoint", cim.Hop{Association: "Msvm_AffectedJobElement", Result: referenceClass})
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, cim.ErrMalformed) {
 		return nil
@@ -245,69 +282,31 @@ func (c *succession) told(ctx context.Context, h *Host, out *cim.Outcome) error 
 		return err
 	}
 	id := in.Text("InstanceID")
-	if slices.ContainsFunc(c.before, func(b string) bool { return strings.EqualFold(b, id) }) {
+	if among(c.before, id) {
 		return fmt.Errorf("VM %s: %w: the host names %s as what it made, which was there before", c.k.vm, cim.ErrMalformed, id)
 	}
-	wait := firstPause
-	for n := 0; n < listings; n++ { // listings may lag
-		list, err := h.references(ctx, c.k.vm)
-		if err != nil {
-			return err
-		}
-		for _, r := range list {
-			if strings.EqualFold(r.ID, id) {
-				c.now = r
-				return nil
-			}
-		}
-		if err := pause(ctx, wait); err != nil {
-			return err
-		}
-		wait = min(2*wait, listingWait)
+	// It is ours from here on, whatever becomes of the VM's place and of the listing.
+	c.now = reference{ID: id}
+	if err := c.intend(ctx); err != nil {
+		return err
 	}
-	return fmt.Errorf("VM %s: reference point %s is made and not in its host's listings: %w", c.k.vm, id, errLate)
-}
-
-// find looks for what became of the checkpoint where the host did not say: where it is still there nothing did, else one reference
-// point is new. Listings may lag. After a call that failed a checkpoint that stays for a while has stayed, and one that is gone was made
-// nothing of: what is new then is somebody else's.
-func (c *succession) find(ctx context.Context, failed, unanswered bool) error {
+	var last error
 	wait := firstPause
-	for n := 0; n < listings; n++ {
-		gone, err := c.k.gone(ctx)
-		if err != nil {
-			return err
-		}
-		if !gone && failed && n > 3 || gone && failed && !unanswered {
+	for n := 0; n < listings; n++ { // listings may lag, and the VM may have left
+		list, err := c.k.p.referencesNamed(ctx, c.k.vm, []string{id})
+		if last = err; err == nil && len(list) > 0 {
+			c.now = list[0]
 			return nil
 		}
-		if gone {
-			fresh, err := c.fresh(ctx, nil)
-			if err != nil {
-				return err
-			}
-			if len(fresh) == 1 {
-				c.now = fresh[0]
-				return nil
-			}
-			if len(fresh) > 1 {
-				return c.ambiguous(fresh)
-			}
-		}
 		if err := pause(ctx, wait); err != nil {
-			return err
+			return errors.Join(err, last)
 		}
 		wait = min(2*wait, listingWait)
 	}
-	return nil
-}
-
-func (c *succession) ambiguous(list []reference) error {
-	var ids []string
-	for _, r := range list {
-		ids = append(ids, r.ID)
+	if last != nil {
+		return last
 	}
-	return fmt.Errorf("VM %s: %d reference points are new, and which is ours is not known: %s; nothing was removed", c.k.vm, len(list), strings.Join(ids, ", "))
+	return fmt.Errorf("VM %s: reference point %s is made and not in its host's listings: %w", c.k.vm, id, errLate)
 }
 
 // fresh are the reference points that were not there before, but those that points name.
@@ -325,8 +324,7 @@ func (c *succession) fresh(ctx context.Context, keep []hikae.ChangeID) (out []re
 	}
 	named := referencesOf(keep)
 	for _, r := range list {
-		same := func(id string) bool { return strings.EqualFold(id, r.ID) }
-		if !slices.ContainsFunc(c.before, same) && !slices.ContainsFunc(named, same) {
+		if !among(c.before, r.ID) && !among(named, r.ID) {
 			out = append(out, r)
 		}
 	}
@@ -346,16 +344,29 @@ func (c *succession) abandon(ctx context.Context) error {
 	if c.done == nil {
 		return nil
 	}
+	if err := c.byJob(ctx); err != nil {
+		return err
+	}
 	if c.now.ID == "" {
-		if err := c.unproven(ctx, nil); err != nil {
+		if err := c.left(ctx, nil); err != nil {
 			return err
 		}
-	} else {
-		if err := c.k.p.dropReferences(ctx, c.k.vm, []string{c.now.ID}); err != nil {
-			return err
-		}
+	} else if err := c.k.p.dropReferences(ctx, c.k.vm, []string{c.now.ID}); err != nil {
+		return err
 	}
 	return c.settle(ctx)
+}
+
+// byJob asks the job that our own call started what it made, where nobody has told yet.
+func (c *succession) byJob(ctx context.Context) error {
+	if c.now.ID != "" {
+		return nil
+	}
+	h, out, err := c.job.end(ctx, c.k.p)
+	if err != nil {
+		return err
+	}
+	return c.told(ctx, h, out)
 }
 
 func (c *succession) settle(ctx context.Context) error {
@@ -372,16 +383,16 @@ func (c *succession) settle(ctx context.Context) error {
 // referencesOf are the reference points that change ids of ours name.
 func referencesOf(ids []hikae.ChangeID) (out []string) {
 	for _, id := range ids {
-		if m, err := parseMoment(id); err == nil && !slices.Contains(out, m.ref) {
+		if m, err := parseMoment(id); err == nil && !among(out, m.ref) {
 			out = append(out, m.ref)
 		}
 	}
 	return out
 }
 
-// undoReference lets a reference point go that no committed point names; where one names it, the base that it replaced goes, as that
-// session would have done. Where the session died before it knew the id, the one that is new since then is meant, and only where
-// there is exactly one.
+// undoReference lets a reference point go that no committed point names. Where one names it, that session's point is durable, and the base
+// that it left behind goes, as that session would have done; only a point after it rests on anything. Where the session died before it
+// knew the id, its job tells which one is meant; where nothing does, what is new is left, and told.
 func undoReference(ctx context.Context, p *Provider, e hikae.Effect, keep []hikae.ChangeID) error {
 	k, err := markedOf(p, e)
 	if err != nil {
@@ -389,35 +400,47 @@ func undoReference(ctx context.Context, p *Provider, e hikae.Effect, keep []hika
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.opts.CheckpointLimit)
 	defer cancel()
-	c := &succession{k: k, done: func(context.Context) error { return nil }, before: linesOf(e.Facts["references"]), base: linesOf(e.Facts["base"])}
-	if c.now.ID = e.Facts["reference"]; c.now.ID != "" {
-		kept := referencesOf(keep)
-		named := func(id string) bool {
-			return slices.ContainsFunc(kept, func(k string) bool { return strings.EqualFold(k, id) })
-		}
-		c.base = slices.DeleteFunc(c.base, named)
-		if named(c.now.ID) {
-			return c.commit(ctx)
-		}
-		return c.abandon(ctx)
+	id := e.Facts["reference"]
+	if id != "" && among(referencesOf(keep), id) {
+		return p.sweepReferences(ctx, k.vm, linesOf(e.Facts["base"]))
 	}
-	if err := k.vanish(ctx); err != nil { // what is being turned into one is busy, and waited for
+	c := &succession{k: k, job: k.job, before: linesOf(e.Facts["references"])}
+	if c.now.ID = id; id == "" {
+		if err := k.sweep(ctx); err != nil { // what is being turned into one is busy, and waited for
+			return err
+		}
+	}
+	if err := c.byJob(ctx); err != nil {
 		return err
 	}
-	return c.unproven(ctx, keep)
+	if c.now.ID == "" {
+		return c.left(ctx, keep)
+	}
+	return p.sweepReferences(ctx, k.vm, []string{c.now.ID})
 }
 
-// unproven leaves alone what is new and may be ours: other products make reference points too, and theirs are bases of theirs. A person
-// is told. One that is too many costs its host a little, and somebody's base that is gone a full backup.
+// left tells of what is new and may be ours, which is left: one that is too many costs its host a little, and somebody's base that is gone
+// a full backup.
+func (c *succession) left(ctx context.Context, keep []hikae.ChangeID) error {
+	err := c.unproven(ctx, keep)
+	if unproven := (*UnprovenError)(nil); errors.As(err, &unproven) {
+		c.k.p.tell(c.k.vm, "%v (%s)", unproven, unproven.Hint)
+		return nil
+	}
+	return err
+}
+
+// unproven is an *UnprovenError where there are new ones that may be ours.
 func (c *succession) unproven(ctx context.Context, keep []hikae.ChangeID) error {
 	fresh, err := c.fresh(ctx, keep)
-	if err != nil {
+	if err != nil || len(fresh) == 0 {
 		return err
 	}
+	e := &UnprovenError{VM: c.k.vm, What: "reference point", Hint: unprovenReference}
 	for _, r := range fresh {
-		c.k.p.tell(c.k.vm, "reference point %s is new since a session of ours ended without an answer; nothing proves that it is ours, and it was left", r.ID)
+		e.Candidates = append(e.Candidates, Candidate{ID: r.ID, Name: r.Name, Made: r.made})
 	}
-	return c.settle(ctx)
+	return e
 }
 
 func linesOf(s string) []string {

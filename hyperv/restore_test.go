@@ -30,13 +30,18 @@ type depot struct {
 
 func newDepot(t *testing.T, o hypervtest.Options) *depot {
 	t.Helper()
+	return &depot{newLab(t, o), newRepo(t)}
+}
+
+func newRepo(t *testing.T) *repo.Repository {
+	t.Helper()
 	st, err := dirstore.Init(filepath.Join(t.TempDir(), "repo"))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, st.Close()) })
 	r, err := repo.Init(t.Context(), st, nil, &repo.InitOptions{NoEncryption: true}, &repo.OpenOptions{StateDir: t.TempDir()})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, r.Close()) })
-	return &depot{newLab(t, o), r}
+	return r
 }
 
 // keep makes a point of a VM.

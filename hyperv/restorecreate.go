@@ -129,6 +129,7 @@ func (d *newVM) plan(ctx context.Context, mark string) (err error) {
 	if err := d.planDisks(); err != nil {
 		return err
 	}
+	d.notes = append(d.notes, d.missing()...)
 	if d.planImport(); d.imp == nil && d.rec.tpm() {
 		d.notes = append(d.notes, "the VM's virtual TPM is not brought back: what its guest sealed to it, as BitLocker does, asks for its recovery key; "+
 			"a TPM can be enabled anew, by a key protector of a guardian that the host knows")
@@ -138,6 +139,9 @@ func (d *newVM) plan(ctx context.Context, mark string) (err error) {
 
 // notesOf are what of a record is not brought back.
 func (r *record) notesOf() (notes []string) {
+	for _, what := range r.untold {
+		notes = append(notes, "not recorded, as its host did not tell: "+what)
+	}
 	for _, class := range slices.Sorted(maps.Keys(r.others)) {
 		notes = append(notes, fmt.Sprintf("not brought back: %s (%d)", class, r.others[class]))
 	}
@@ -184,6 +188,19 @@ func (d *newVM) planDisks() error {
 		d.folder.files = append(d.folder.files, k.file)
 	}
 	return nil
+}
+
+// missing are the disks that the VM had and that are not brought back: whoever asked for some of them gets a VM that may not start.
+func (d *newVM) missing() (notes []string) {
+	for _, fact := range slices.Sorted(maps.Keys(d.vm.Facts)) {
+		key, ok := strings.CutPrefix(fact, "disk.")
+		if !ok || d.disks[key] != nil {
+			continue
+		}
+		place, file := diskFact(d.vm, key)
+		notes = append(notes, fmt.Sprintf("disk %s (%s, %s) is not in what is restored: the new VM does not have it", key, place, file))
+	}
+	return notes
 }
 
 // planFile says how a disk's file is made.
@@ -366,8 +383,12 @@ func (d *newVM) cards(ctx context.Context) error {
 				d.notes = append(d.notes, note)
 			}
 		}
-		if err := d.b.card(ctx, c, mac, d.plugs[i]); err != nil {
+		note, err := d.b.card(ctx, c, mac, d.plugs[i])
+		if err != nil {
 			return err
+		}
+		if note != "" {
+			d.notes = append(d.notes, note)
 		}
 	}
 	return nil
@@ -406,6 +427,9 @@ func (d *newVM) Reread(ctx context.Context, key string) (pipe.Image, error) {
 	}
 	return img, nil
 }
+
+// Where implements job.Located.
+func (d *newVM) Where() (name, host, folder string) { return d.name, d.host.info.Name, d.folder.path }
 
 // Notes are what a person should know about the VM that was made.
 func (d *newVM) Notes() []string { return slices.Clone(d.notes) }

@@ -255,7 +255,7 @@ func (b *builder) attach(ctx context.Context, drive cim.Ref, file string) error 
 }
 
 // card adds a network card, plugged into a switch or not.
-func (b *builder) card(ctx context.Context, c *recordedCard, mac string, to *netSwitch) error {
+func (b *builder) card(ctx context.Context, c *recordedCard, mac string, to *netSwitch) (note string, err error) {
 	sub := subCard
 	if c.in.Class == classOldCard {
 		sub = subOldCard
@@ -266,12 +266,14 @@ func (b *builder) card(ctx context.Context, c *recordedCard, mac string, to *net
 	}
 	ref, err := b.add(ctx, in)
 	if err == nil && to != nil {
-		_, err = b.add(ctx, part(classCable, subCable, kindWire, "Parent", b.path(ref), "HostResource", []string{b.path(to.ref)}))
+		if ref, err = b.add(ctx, part(classCable, subCable, kindWire, "Parent", b.path(ref), "HostResource", []string{b.path(to.ref)})); err == nil {
+			note, err = b.tag(ctx, c, ref)
+		}
 	}
 	if err != nil {
-		return fmt.Errorf("network card %q: %w", c.name, err)
+		return "", fmt.Errorf("network card %q: %w", c.name, err)
 	}
-	return nil
+	return note, nil
 }
 
 // macOf is a card's own hardware address, where it had one that was set by a person and no other VM has it.

@@ -21,10 +21,12 @@ import (
 //	the effect is written down, with what each file says of its content
 //	its notes get a mark, and the word by which the ledger knows that change ids from before this moment are void
 //	the files of all disks are opened for writing: from now on nobody can start the VM, or take a checkpoint of it
+//	what the host keeps of their changes goes: see untrack
 //	each disk in its turn is read, and what differs is written
 //	the files are closed in good order, and the mark goes; the ledger's word stays
 //
-// Change tracking sees no such writes, so no change id from before is believed afterwards: see moment.
+// Change tracking sees no such writes, so no change id from before is believed afterwards: see moment. A word of the ledger is never taken
+// back, whatever became of the restore: one too many costs a full read, one too few is a wrong byte in the next point.
 
 // placeDraft is a VM that is being written over. It is a job.Placer, a job.Rereader and a job.Noter.
 type placeDraft struct {
@@ -35,9 +37,10 @@ type placeDraft struct {
 	from     hikae.VM // what is brought back; without a configuration disks are found by their keys alone
 	journal  hikae.Journal
 	mark     unfinishedNote
-	set      vmSettings // as they were before
-	points   []string   // InstanceIDs of its checkpoints
-	free     func()     // lets other restores at the VM
+	set      vmSettings       // as they were before
+	points   []string         // InstanceIDs of its checkpoints
+	free     func()           // lets other restores at the VM
+	void     []hikae.ChangeID // of the repository's points
 
 	disks  []*placeDisk
 	notes  []string
@@ -141,13 +144,9 @@ func (d *placeDraft) refuseForeign(ctx context.Context, notes []string) error {
 	if _, ours := deadPlacings.Load(n.mark); ours {
 		return nil
 	}
-	if journal, ok := d.journal.(interface {
-		Pending(context.Context) iter.Seq2[hikae.Effect, error]
-	}); ok {
-		for e, err := range journal.Pending(ctx) {
-			if err == nil && e.Kind == kindRestore && e.Facts["mark"] == n.mark {
-				return nil
-			}
+	for e, err := range d.pending(ctx) {
+		if err == nil && e.Kind == kindRestore && e.Facts["mark"] == n.mark {
+			return nil
 		}
 	}
 	return n.busy(d.machine.Name)
@@ -162,11 +161,12 @@ func (n unfinishedNote) busy(vm string) error {
 	if n.since != "" {
 		owner += " at " + n.since
 	}
-	return &hikae.BusyError{What: "VM " + vm, Owner: owner + ", and that has not ended; if it is known to be dead, restore again from where it ran, or take over"}
+	return &hikae.BusyError{What: "VM " + vm, Owner: owner + ", and that has not ended; if it is known to be dead, restore again from where it ran, or take over (takeover=yes)"}
 }
 
-// Ready looks at all disks that are to be written, marks the VM, and opens their files. On an error no disk was touched.
-func (d *placeDraft) Ready(ctx context.Context, disks []hikae.Disk, _ map[string]hikae.ChangeID) error {
+// Ready looks at all disks that are to be written, marks the VM, opens their files, and voids what is known of their changes. On an
+// error no disk was touched.
+func (d *placeDraft) Ready(ctx context.Context, disks []hikae.Disk, since map[string]hikae.ChangeID) error {
 	d.disks = nil
 	for _, want := range disks {
 		disk, err := d.find(want)
@@ -178,7 +178,10 @@ func (d *placeDraft) Ready(ctx context.Context, disks []hikae.Disk, _ map[string
 		}
 		d.disks = append(d.disks, disk)
 	}
-	return d.begin(ctx)
+	if err := d.begin(ctx); err != nil {
+		return err
+	}
+	return d.untrack(ctx, since)
 }
 
 // find finds the VM's disk that a disk of the point goes to: the one with its key, else the one of its size where it was attached.
@@ -345,7 +348,7 @@ func (d *placeDraft) OpenDisk(ctx context.Context, key string) (pipe.Target, err
 // since, is not worth a wrong byte.
 func (d *placeDraft) Changed(context.Context, string, hikae.ChangeID) iter.Seq2[pipe.Extent, error] {
 	return func(yield func(pipe.Extent, error) bool) {
-		yield(pipe.Extent{}, lost("a restore in place compares, and believes no tracker"))
+		yield(pipe.Extent{}, untrackedError{"a restore in place compares, and believes no record of changes"})
 	}
 }
 
@@ -359,6 +362,14 @@ func (d *placeDraft) Reread(_ context.Context, key string) (pipe.Image, error) {
 		return nil, fmt.Errorf("disk %s was not written to its end: %w", key, fs.ErrInvalid)
 	}
 	return openDisk{p.target.disk}, nil
+}
+
+// Where implements job.Located.
+func (d *placeDraft) Where() (name, host, folder string) {
+	if len(d.disks) > 0 {
+		folder = folderOf(d.disks[0].Path)
+	}
+	return d.machine.Name, d.host.info.Name, folder
 }
 
 // Notes are what a person should know about the VM that was written over.
@@ -382,7 +393,7 @@ func (d *placeDraft) Commit(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("disk %s: %w", p.key, err)
 		}
 	}
-	if err := d.unmark(ctx, true); err != nil {
+	if err := d.unmark(ctx); err != nil {
 		return "", err
 	}
 	d.closed = true
@@ -393,21 +404,15 @@ func (d *placeDraft) Commit(ctx context.Context) (string, error) {
 	return d.machine.ID, nil
 }
 
-// unmark makes the VM one like any other again. A mark that is not ours stays: somebody else writes over the VM. Where something was
-// written the ledger's word stays; where nothing was, the notes are what they were.
-func (d *placeDraft) unmark(ctx context.Context, written bool) error {
+// unmark makes the VM one like any other again. A mark that is not ours stays: somebody else writes over the VM. The ledger's word
+// stays in any case.
+func (d *placeDraft) unmark(ctx context.Context) error {
 	var now vmSettings
 	if err := d.host.realized(ctx, d.machine.ID, &now); err != nil {
 		return err
 	}
 	if n, _ := unfinishedOf(now.Notes); n.mark == d.mark.mark {
 		notes := withoutLines(now.Notes, isUnfinishedLine)
-		if !written && d.set.ID != "" { // a dead restore's is not known here: its word stays, for the one before may have gone with it
-			notes = withoutLines(notes, func(line string) bool { return strings.TrimSpace(line) == RestoredNote+d.mark.mark })
-			if word := restoredWord(d.set.Notes); word != "" {
-				notes = atTop(notes, RestoredNote+word)
-			}
-		}
 		if err := d.host.noted(ctx, now.ID, notes); err != nil {
 			return fmt.Errorf("VM %s stays marked as half restored: %w", d.machine.Name, err)
 		}
@@ -451,26 +456,17 @@ func (d *placeDraft) Close() error {
 		deadPlacings.Store(d.mark.mark, true)
 		return errors.Join(append(errs, &IncompleteError{VM: d.machine.Name, Mark: d.mark.mark, Since: d.mark.since})...)
 	}
-	return errors.Join(append(errs, d.unmark(ctx, false))...)
+	return errors.Join(append(errs, d.unmark(ctx))...)
 }
 
 // undoPlace ends what a dead restore in place left. Where it wrote nothing, as the files themselves tell, the mark goes; where it did,
 // nothing but another restore makes the VM whole, and it stays marked: that is an *IncompleteError.
 func undoPlace(ctx context.Context, s *Site, e hikae.Effect, mark string) error {
-	h, err := s.Owner(ctx, e.VM)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	h, m, err := s.settled(ctx, e.VM)
+	if err != nil || m == nil {
 		return err
 	}
-	d := &placeDraft{restorer: &Restorer{site: s}, host: h}
-	if d.machine, err = h.Machine(ctx, e.VM); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
+	d := &placeDraft{restorer: &Restorer{site: s}, host: h, machine: m}
 	n, there := unfinishedOf(d.machine.Notes)
 	if !there || n.mark != mark {
 		return nil
@@ -490,7 +486,7 @@ func undoPlace(ctx context.Context, s *Site, e hikae.Effect, mark string) error 
 			return errors.Join(&IncompleteError{VM: d.machine.Name, Mark: mark, Since: n.since}, err)
 		}
 	}
-	return d.unmark(ctx, false)
+	return d.unmark(ctx)
 }
 
 var (

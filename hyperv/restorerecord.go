@@ -23,7 +23,9 @@ type record struct {
 	cards       []*recordedCard
 	memory, cpu *cim.Instance
 	security    *cim.Instance
-	others      map[string]int // classes of which nothing is brought back, and how many of each
+	others      map[string]int           // classes of which nothing is brought back, and how many of each
+	vlans       map[string]*cim.Instance // by the id of the connection that they are of, in small letters
+	untold      []string
 }
 
 // recordedPart is a controller, or a drive on one.
@@ -40,15 +42,16 @@ type recordedPart struct {
 type recordedCard struct {
 	in     *cim.Instance
 	name   string
-	swtch  string // GUID of the switch that it was plugged into, in small letters; empty: none
-	called string // that switch's name, where it is recorded
+	swtch  string        // GUID of the switch that it was plugged into, in small letters; empty: none
+	called string        // that switch's name, where it is recorded
+	vlan   *cim.Instance // nil: none
 }
 
 const maxSettings = 16 << 20 // bytes of SettingsFile
 
 // readRecord reads settings.json of a point; one without it is a VM whose settings nobody recorded.
 func readRecord(config map[string][]byte) (*record, error) {
-	r := &record{others: map[string]int{}}
+	r := &record{others: map[string]int{}, vlans: map[string]*cim.Instance{}}
 	text, ok := config[SettingsFile]
 	if !ok {
 		return r, nil
@@ -77,8 +80,13 @@ func readRecord(config map[string][]byte) (*record, error) {
 		if err != nil {
 			return damaged(err)
 		}
+		if in.Class == classVLAN {
+			r.vlans[strings.ToLower(p.On)] = in
+			continue
+		}
 		r.parts = append(r.parts, in)
 	}
+	r.untold = s.Untold
 	if err := r.sort(); err != nil {
 		return damaged(err)
 	}
@@ -189,6 +197,7 @@ func (r *record) plug(cables []*recordedPart) error {
 		if i < 0 || len(c.Host) == 0 || c.Host[0] == "" {
 			continue
 		}
+		r.cards[i].vlan = r.vlans[strings.ToLower(c.ID)]
 		to, err := cim.ParsePath(c.Host[0])
 		if err != nil {
 			return err

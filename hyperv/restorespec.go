@@ -3,6 +3,8 @@ package hyperv
 import (
 	"fmt"
 	"io/fs"
+	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -12,7 +14,7 @@ import (
 // What is recorded came as text: a setting is sent with the type that its class has. These are all that are brought back: what the
 // host gives each VM itself, and what names other objects, is not among them.
 var (
-	systemSettings = map[string]string{"AutomaticStartupAction": "uint16", "AutomaticShutdownAction": "uint16", "AutomaticRecoveryAction": "uint16",
+	systemSettings = map[string]string{bootOrder: "uint16[]", "AutomaticStartupAction": "uint16", "AutomaticShutdownAction": "uint16", "AutomaticRecoveryAction": "uint16",
 		"BIOSNumLock": "boolean", "SecureBootEnabled": "boolean", "SecureBootTemplateId": "string", "UserSnapshotType": "uint16", "ConsoleMode": "uint16",
 		"NetworkBootPreferredProtocol": "uint16", "LowMmioGapSize": "uint64", "HighMmioGapSize": "uint64", "GuestControlledCacheTypes": "boolean",
 		"LockOnDisconnect": "boolean", "PauseAfterBootFailure": "boolean", "VirtualNumaEnabled": "boolean", "EnhancedSessionTransportType": "uint16"}
@@ -51,7 +53,38 @@ func typed(kind, text string) (any, error) {
 	return text, nil
 }
 
-const maxText = 4096 // bytes of one setting
+const (
+	maxText = 4096 // bytes of one setting
+	maxList = 8192 // values of one setting
+)
+
+// typedValue is a recorded value as one of a type of CIM, which may be uint16[]: of a list that has one value the record has that alone.
+func typedValue(kind string, value any) (any, error) {
+	list, many := value.([]any)
+	if kind != "uint16[]" {
+		text, ok := value.(string)
+		if !ok {
+			return nil, fmt.Errorf("a %T where a %s is expected: %w", value, kind, fs.ErrInvalid)
+		}
+		return typed(kind, text)
+	}
+	if !many {
+		list = []any{value}
+	}
+	if len(list) > maxList {
+		return nil, fmt.Errorf("a list of %d values: %w", len(list), fs.ErrInvalid)
+	}
+	out := make([]uint16, len(list))
+	for i, v := range list {
+		text, _ := v.(string)
+		n, err := typed("uint16", text)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = n.(uint16)
+	}
+	return out, nil
+}
 
 // settle takes the settings of a table from a record where they are recorded, and says whether any is.
 func settle(to, from *cim.Instance, table map[string]string) error {
@@ -60,11 +93,10 @@ func settle(to, from *cim.Instance, table map[string]string) error {
 	}
 	for _, p := range from.Properties {
 		kind, ok := table[p.Name]
-		text, set := p.Value.(string)
-		if !ok || !set || text == "" {
+		if !ok || p.Value == nil || p.Value == "" {
 			continue
 		}
-		v, err := typed(kind, text)
+		v, err := typedValue(kind, p.Value)
 		if err != nil {
 			return fmt.Errorf("%s.%s: %w", from.Class, p.Name, err)
 		}
@@ -78,12 +110,11 @@ func unlike(want, is *cim.Instance, table map[string]string) *cim.Instance {
 	out := &cim.Instance{Class: want.Class}
 	for _, p := range want.Properties {
 		kind, ok := table[p.Name]
-		text, known := is.Value(p.Name)
+		has, known := is.Value(p.Name)
 		if !ok || !known {
 			continue
 		}
-		has, _ := text.(string)
-		if v, err := typed(kind, has); err != nil || v != p.Value {
+		if v, err := typedValue(kind, has); err != nil || !reflect.DeepEqual(v, p.Value) {
 			out.Set(p.Name, p.Value)
 		}
 	}
@@ -118,10 +149,19 @@ func specOf(r *record, o *RestorerOptions, facts map[string]string) (*spec, erro
 	if r.system.Text("VirtualSystemSubType") == subType+"2" {
 		s.generation = 2
 	}
+	if s.generation == 2 { // it starts from objects that its host makes for each device: see newVM.drives
+		s.system.Properties = slices.DeleteFunc(s.system.Properties, func(p cim.Property) bool { return p.Name == bootOrder })
+	}
+	if o.Generation > 0 && o.Generation != s.generation {
+		return nil, fmt.Errorf("generation %d: %w: the VM is of generation %d, and what it starts from fits no other", o.Generation, fs.ErrInvalid, s.generation)
+	}
 	s.version = r.system.Text("Version")
 	s.sizes(o)
 	return s, nil
 }
+
+// bootOrder is what a VM of generation 1 starts from: 0 a floppy, 1 a CD, 2 a disk of IDE, 3 the network.
+const bootOrder = "BootOrder"
 
 const subType = "Microsoft:Hyper-V:SubType:"
 

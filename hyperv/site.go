@@ -188,7 +188,9 @@ func (s *Site) members(ctx context.Context) (list []*siteNode, down []string, er
 		switch {
 		case !n.Runs():
 			down = append(down, n.Name)
-		case node != nil:
+		case node == nil:
+			return nil, nil, errClosed // or the list would be short, and what is on it gone
+		default:
 			list = append(list, node)
 		}
 	}
@@ -280,6 +282,35 @@ func (s *Site) owns(vm string, h *Host) *Host {
 	defer s.mu.Unlock()
 	s.owners[vm] = strings.ToLower(h.info.Name)
 	return h
+}
+
+// settled finds a VM for the end of an effect of it. No machine and no error: it is gone. One that moves between two questions is on its
+// old host no more, or was on the new one not yet when that was asked: neither is gone.
+func (s *Site) settled(ctx context.Context, vm string) (*Host, *Machine, error) {
+	missed := false
+	for try := 0; ; try++ {
+		h, err := s.Owner(ctx, vm)
+		var m *Machine
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && (missed || !s.inOne):
+			return nil, nil, nil
+		case errors.Is(err, fs.ErrNotExist):
+			missed = true
+		case err != nil:
+			return nil, nil, err
+		default:
+			m, err = h.Machine(ctx, vm)
+		}
+		if err == nil {
+			return h, m, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) || try == removals {
+			return nil, nil, err
+		}
+		if err := pause(ctx, firstPause); err != nil {
+			return nil, nil, err
+		}
+	}
 }
 
 // arbitrate: while a VM moves two hosts have it, and the cluster says whose it is.

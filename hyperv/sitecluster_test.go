@@ -30,6 +30,26 @@ func TestClusterMoves(t *testing.T) {
 	}
 }
 
+// A VM that moves before any of the questions by which the end of an effect looks for it is not gone; one that is gone is: facts 5.3.
+func TestClusterMovesBetweenQuestions(t *testing.T) {
+	c := cluster(t, 0, "2022", "2022")
+	vm := c.AddVM("HV1", hypervtest.VM{Name: "web1", Disks: []hypervtest.Disk{{Path: `C:\ClusterStorage\Volume1\web1\a.vhdx`, Size: 64 << 20}}})
+	s := clusterSite(t, c, "HV1")
+	for skip := range 8 {
+		from := c.Owner(vm)
+		to := map[string]string{"HV1": "HV2", "HV2": "HV1"}[from.Name()]
+		from.Fail(hypervtest.Fault{Call: "Enumerate", Skip: skip, Do: func() { require.NoError(t, c.Move(vm, to)) }})
+		h, m, err := s.settled(t.Context(), strings.ToLower(vm))
+		require.NoError(t, err)
+		require.NotNil(t, m, "before question %d", skip)
+		require.NotNil(t, h)
+		from.Heal()
+	}
+	_, m, err := s.settled(t.Context(), "00000000-0000-4000-8000-00000000dead")
+	require.NoError(t, err)
+	require.Nil(t, m)
+}
+
 // A cluster that is being upgraded: nodes that it tells no release of are asked, and the plan changes with node and level (R087, R088).
 func TestClusterUpgrade(t *testing.T) {
 	c := cluster(t, 0, "2022", "2012r2", "2016")

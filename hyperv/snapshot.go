@@ -33,6 +33,7 @@ type snapshot struct {
 	files       Files  // where they are read; nil: the host's own
 
 	heir      *succession
+	past      *pastBase                 // where there is no heir
 	ids       map[string]hikae.ChangeID // what Prepare handed out
 	committed bool
 
@@ -49,7 +50,7 @@ type pinnedDisk struct {
 
 	mu    sync.Mutex
 	head  *vhdx.Info // of the frozen file
-	chain []string   // it and its parents
+	chain []link     // it and its parents
 }
 
 // adopt learns what was pinned, and from the checkpoint alone: the running VM is made of other files already.
@@ -77,8 +78,8 @@ func (s *snapshot) adopt(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.consistency == hikae.Offline && after.State != Off {
-		s.warn("the VM was started while its checkpoint was made, and was not quiesced")
+	if s.consistency == hikae.Offline && !stoodStill(s.planned.machine, after) {
+		s.warn("the VM was started while its checkpoint was made, or may have been, and was not quiesced")
 		s.consistency = hikae.Crash
 	}
 	if err := s.adoptDisks(pinned, after); err != nil {
@@ -88,6 +89,11 @@ func (s *snapshot) adopt(ctx context.Context) error {
 		return err
 	}
 	return s.describe(ctx, h, in, ref, pinned)
+}
+
+// stoodStill: a VM was off all the time between two looks. One that ran for a moment is off in both, and its host says since when.
+func stoodStill(before, after *Machine) bool {
+	return before.State == Off && after.State == Off && !before.StateSince.IsZero() && before.StateSince.Equal(after.StateSince)
 }
 
 // adoptDisks sees that every disk that was to be covered is in the checkpoint, and that the VM writes to another file.
@@ -157,7 +163,9 @@ func (s *snapshot) describe(ctx context.Context, h *Host, in *cim.Instance, ref 
 	if err := h.realized(ctx, s.marked.vm, &set); err != nil {
 		return err
 	}
-	s.restored = restoredWord(set.Notes)
+	if s.restored = restoredWord(set.Notes); s.restored != restoredWord(s.planned.machine.Notes) {
+		return &ChangedError{VM: s.marked.vm, What: fmt.Sprintf("its notes told of the restore %q before its checkpoint, and tell of %q after it", restoredWord(s.planned.machine.Notes), s.restored)}
+	}
 	in.Set("Notes", set.Notes) // what is recorded are the VM's: the checkpoint's hold our mark
 	var err error
 	s.vm.Config, err = s.config(ctx, h, in, ref)
@@ -274,8 +282,16 @@ func (s *snapshot) inspect(ctx context.Context, d *pinnedDisk) error {
 		return fmt.Errorf("disk %s: %w", d.Key, err)
 	}
 	info := img.Info()
-	d.head, d.chain = &info, img.Files()
+	d.head, d.chain = &info, linksOf(img)
 	return img.Close()
+}
+
+func linksOf(img *vhdx.Image) (chain []link) {
+	infos := img.Infos()
+	for i, f := range img.Files() {
+		chain = append(chain, link{f, infos[i].Sequence, guidText(infos[i].DataWrite)})
+	}
+	return chain
 }
 
 // inspectAll finds out at once whether all disks can be read.
@@ -348,6 +364,10 @@ func (s *snapshot) Changed(ctx context.Context, key string, since hikae.ChangeID
 			return
 		}
 		list, err := s.changes(ctx, d, since)
+		if errors.Is(err, hikae.ErrTrackingLost) { // a report says which disk
+			yield(pipe.Extent{}, err)
+			return
+		}
 		if err != nil {
 			yield(pipe.Extent{}, fmt.Errorf("disk %s: %w", key, err))
 			return
@@ -359,7 +379,7 @@ func (s *snapshot) Changed(ctx context.Context, key string, since hikae.ChangeID
 // changes are the ranges that changed since a moment, in order.
 func (s *snapshot) changes(ctx context.Context, d *pinnedDisk, since hikae.ChangeID) ([]pipe.Extent, error) {
 	if since == "" {
-		return []pipe.Extent{{Len: d.Size, Kind: pipe.Data}}, nil
+		return nil, untrackedError{"the last backup was made without a checkpoint that changes are counted from"}
 	}
 	past, err := parseMoment(since)
 	if err != nil {
@@ -389,8 +409,8 @@ func (s *snapshot) changes(ctx context.Context, d *pinnedDisk, since hikae.Chang
 	if err != nil {
 		return nil, err
 	}
-	if now := guidText(d.head.DataWrite); len(list) == 0 && now != past.data {
-		return nil, lost("the host says that nothing changed, and the disk was written to: its DataWriteGuid was %s and is %s", past.data, now)
+	if at := past.in(d.chain); len(list) == 0 && d.chain[at].data != past.data { // of files that came on top since then it says nothing
+		return nil, lost("the host says that nothing changed, and the disk was written to: its DataWriteGuid was %s and is %s", past.data, d.chain[at].data)
 	}
 	return list, nil
 }
@@ -408,7 +428,7 @@ func (s *snapshot) untracked() string {
 // moment is what the ledger knows of a disk now, but for the ids that the host gives at the end.
 func (s *snapshot) moment(d *pinnedDisk) moment {
 	return moment{build: s.planned.host.info.Build, data: guidText(d.head.DataWrite), disk: d.Key, file: fileName(d.Path), id: guidText(d.head.DiskID),
-		restored: s.restored, sector: d.head.SectorSize, size: d.Size, vm: s.marked.vm}
+		restored: s.restored, sector: d.head.SectorSize, seq: d.head.Sequence, size: d.Size, vm: s.marked.vm}
 }
 
 // Prepare implements [hikae.Snapshot]: the checkpoint becomes a reference point. It fails where the checkpoint was removed, or is
@@ -417,7 +437,8 @@ func (s *snapshot) Prepare(ctx context.Context) (map[string]hikae.ChangeID, erro
 	if s.ids != nil {
 		return maps.Clone(s.ids), nil
 	}
-	if err := s.stands(ctx); err != nil {
+	err := s.stands(ctx)
+	if err != nil {
 		return nil, err
 	}
 	ids := map[string]hikae.ChangeID{}
@@ -432,6 +453,11 @@ func (s *snapshot) Prepare(ctx context.Context) (map[string]hikae.ChangeID, erro
 	if s.planned.plan.Tracking {
 		if err := s.refer(ctx, ids); err != nil {
 			return nil, fmt.Errorf("VM %s: %w", s.marked.vm, err)
+		}
+	}
+	if len(ids) == 0 {
+		if s.past, err = s.p.leaveBase(ctx, s.opts.Journal, s.planned, s.opts.Repository, s.bases()); err != nil {
+			return nil, err
 		}
 	}
 	s.ids = ids
@@ -488,7 +514,7 @@ func (s *snapshot) refer(ctx context.Context, ids map[string]hikae.ChangeID) err
 			continue // a disk without tracking
 		}
 		m := s.moment(d)
-		m.rct, m.ref = rct, s.heir.now.ID
+		m.rct, m.ref, m.repo = rct, s.heir.now.ID, s.opts.Repository
 		id := m.change()
 		if _, err := parseMoment(id); err != nil {
 			s.warn("disk %s: its change id cannot be kept, so that the next backup reads it whole: %v", key, err)
@@ -499,22 +525,16 @@ func (s *snapshot) refer(ctx context.Context, ids map[string]hikae.ChangeID) err
 	return nil
 }
 
-// bases are the reference points that the caller's base rests on, as far as they are of this VM.
-func (s *snapshot) bases() (ids []string) {
-	for _, id := range s.opts.Since {
-		if m, err := parseMoment(id); err == nil && m.vm == s.marked.vm && !slices.Contains(ids, m.ref) {
-			ids = append(ids, m.ref)
-		}
-	}
-	slices.Sort(ids)
-	return ids
+// bases are the reference points that nothing rests on after this point: those that the caller's base names, and the newest point.
+func (s *snapshot) bases() []string {
+	return basesOf(s.marked.vm, s.opts.Repository, s.opts.Since, s.opts.Past)
 }
 
-// Commit implements [hikae.Snapshot]: the old base goes.
+// Commit implements [hikae.Snapshot]: the old base goes. A reference point that no disk of the point names goes with Release.
 func (s *snapshot) Commit(ctx context.Context) error {
 	s.committed = true
-	if s.heir == nil || s.heir.now.ID == "" {
-		return s.p.dropReferences(ctx, s.marked.vm, s.bases())
+	if len(s.ids) == 0 {
+		return s.past.commit(ctx)
 	}
 	return s.heir.commit(ctx)
 }
@@ -527,14 +547,24 @@ func (s *snapshot) Release(ctx context.Context) error {
 		defer s.free() // also after an error: what is left on the host keeps others off by itself
 	}
 	err := s.seal()
-	if s.marked == nil || s.marked.done == nil && s.heir == nil {
+	if s.marked == nil || s.marked.done == nil && s.heir == nil && s.past == nil {
 		return err
+	}
+	if s.marked.open && s.marked.id == "" && s.marked.job.id != "" {
+		if unknown := s.marked.appear(ctx); unknown != nil { // the effect stays
+			s.warn("%v", unknown)
+		}
 	}
 	if err := errors.Join(err, s.marked.vanish(ctx)); err != nil {
 		return err
 	}
-	if s.heir != nil && (!s.committed || s.heir.now.ID == "") {
+	if s.heir != nil && (!s.committed || len(s.ids) == 0) {
 		if err := s.heir.abandon(ctx); err != nil {
+			return fmt.Errorf("VM %s: %w", s.marked.vm, err)
+		}
+	}
+	if !s.committed {
+		if err := s.past.abandon(ctx); err != nil {
 			return fmt.Errorf("VM %s: %w", s.marked.vm, err)
 		}
 	}

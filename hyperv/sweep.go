@@ -16,6 +16,7 @@ import (
 var undoers = map[string]func(ctx context.Context, p *Provider, e hikae.Effect, keep []hikae.ChangeID) error{
 	kindCheckpoint: undoCheckpoint,
 	kindReference:  undoReference,
+	kindBase:       undoBase,
 	kindSet:        undoSet,
 	kindRestore:    undoRestore,
 }
@@ -37,6 +38,12 @@ func (p *Provider) Undo(ctx context.Context, e hikae.Effect, keep []hikae.Change
 		return fmt.Errorf("effect %s: %q is unknown", e.ID, e.Kind)
 	}
 	return f(ctx, p, e, keep)
+}
+
+func (p *Provider) swept(vm, format string, args ...any) {
+	if p.opts.Swept != nil {
+		p.opts.Swept(vm, fmt.Sprintf(format, args...))
+	}
 }
 
 // Sweeper undoes what dead sessions left on any site. It stays connected to each until Close. Its methods may be called at once.

@@ -359,3 +359,27 @@ func TestWriterUndoIsStrict(t *testing.T) {
 	require.NoError(t, err)
 	require.ErrorIs(t, without.Undo(t.Context(), good, nil), errors.ErrUnsupported)
 }
+
+// A disk that was added, or taken away, while the set was made is caught: whether the set has it is not known.
+func TestWriterDiskIsAddedWithinTheSet(t *testing.T) {
+	disk := func(slot int) Disk {
+		return Disk{Controller: "scsi", Slot: slot, Path: fmt.Sprintf(`C:\%d.vhdx`, slot)}
+	}
+	vm := &planned{machine: &Machine{ID: vmGUID(1), Disks: []Disk{disk(0), disk(1)}}}
+	chains := map[string][]string{"scsi0-0": {`C:\0.vhdx`}, "scsi0-1": {`C:\1.vhdx`}, "scsi0-2": {`C:\2.vhdx`}}
+	v := &vssSet{host: &Host{}, then: map[string]*seen{}}
+	for _, c := range []struct {
+		now  []Disk
+		what string
+	}{{[]Disk{disk(0), disk(1)}, ""}, {[]Disk{disk(0), disk(1), disk(2)}, "was added"}, {[]Disk{disk(1)}, "not there any more"}} {
+		v.then[vmGUID(1)] = &seen{machine: &Machine{Disks: c.now}, chains: chains}
+		err := v.unchanged(t.Context(), vm, []string{`C:\0.vhdx`, `C:\1.vhdx`})
+		if c.what == "" {
+			require.NoError(t, err)
+			continue
+		}
+		var changed *ChangedError
+		require.ErrorAs(t, err, &changed)
+		require.Contains(t, changed.What, c.what)
+	}
+}

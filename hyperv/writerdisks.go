@@ -65,23 +65,25 @@ func changed(vm *planned, format string, args ...any) error {
 
 // differ says which disk is not what it was, and nothing where all are.
 func differ(was, is []Disk) string {
-	at := map[string]string{}
+	at := map[string]*Disk{}
 	for i := range is {
-		at[is[i].place()] = is[i].Path
+		at[is[i].place()] = &is[i]
 	}
 	for i := range was {
 		place := was[i].place()
-		path, there := at[place]
+		now := at[place]
 		switch {
-		case !there:
+		case now == nil:
 			return fmt.Sprintf("disk %s (%s) is not there any more", place, was[i].Path)
-		case !strings.EqualFold(path, was[i].Path):
-			return fmt.Sprintf("disk %s was %s and is %s", place, was[i].Path, path)
+		case (now.uncovered() == "") != (was[i].uncovered() == ""):
+			return fmt.Sprintf("disk %s (%s) can be backed up or cannot, and it was the other way: %s%s", place, now.Path, now.uncovered(), was[i].uncovered())
+		case !strings.EqualFold(now.Path, was[i].Path):
+			return fmt.Sprintf("disk %s was %s and is %s", place, was[i].Path, now.Path)
 		}
 		delete(at, place)
 	}
-	for place, path := range at {
-		return fmt.Sprintf("disk %s (%s) was added", place, path)
+	for place, d := range at {
+		return fmt.Sprintf("disk %s (%s) was added", place, d.Path)
 	}
 	return ""
 }

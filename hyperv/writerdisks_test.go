@@ -97,6 +97,39 @@ func TestWriterVMChangesWithinTheSet(t *testing.T) {
 	}
 }
 
+// The same by another product's checkpoint for a backup, which on hosts of 2016 and later looks like the writer's own: the writer names
+// its file, and names its own only afterwards.
+func TestWriterAnotherProductsCheckpointWithinTheSet(t *testing.T) {
+	l := newLab(t, "2022", "windows")
+	l.h.SetVSS(hypervtest.VSSOptions{})
+	g := l.guests[0]
+	var other hikae.Snapshot
+	p := l.meddled(&meddle{take: func() {
+		var err error
+		other, err = l.provider(hyperv.ProviderOptions{Procedure: hyperv.Production}).Snapshot(t.Context(), g.ID(), nil)
+		require.NoError(t, err)
+	}}, hyperv.ProviderOptions{Procedure: hyperv.Requested, MergeLimit: time.Millisecond})
+	_, err := p.Snapshot(t.Context(), g.ID(), nil)
+	var changed *hyperv.ChangedError
+	require.ErrorAs(t, err, &changed)
+	require.Contains(t, changed.What, "the writer names")
+	require.NoError(t, other.Release(t.Context()))
+	l.clean()
+}
+
+// A disk that cannot be read any more after the plan is not left out in silence: the VM is planned anew, and refused.
+func TestWriterDiskIsLostAfterThePlan(t *testing.T) {
+	l := newLab(t, "2012", "windows")
+	l.h.SetVSS(hypervtest.VSSOptions{})
+	g := l.guests[0]
+	require.NoError(t, g.PowerOff())
+	p := l.slow(func() { require.NoError(t, l.h.LocalFiles().Remove(t.Context(), g.Tip(1))) }, hyperv.ProviderOptions{})
+	_, err := p.Snapshot(t.Context(), g.ID(), nil)
+	var plan *hyperv.PlanError
+	require.ErrorAs(t, err, &plan)
+	l.gone()
+}
+
 // A disk that is put in the place of one while the set is made is caught: nobody knows which of them is in it.
 func TestWriterDiskIsReplacedWithinTheSet(t *testing.T) {
 	l := newLab(t, "2012", "windows")

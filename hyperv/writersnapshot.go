@@ -56,10 +56,10 @@ func writerVerdict(vm *planned, o SetOutcome, off bool) (got verdict, err error)
 	return got, nil
 }
 
-// off says whether a VM was off right before the set was made, and right after.
+// off says whether a VM was off from right before the set was made until right after.
 func (v *vssSet) off(vm *planned) bool {
 	then := v.then[vm.machine.ID]
-	return vm.machine.State == Off && then.err == nil && then.machine.State == Off
+	return then.err == nil && stoodStill(vm.machine, then.machine)
 }
 
 func hintOf(o SetOutcome) string {
@@ -72,14 +72,19 @@ func hintOf(o SetOutcome) string {
 // writerSnapshot is one VM in a set of shadow copies. Its methods are called one at a time, but for OpenDisk and the images.
 type writerSnapshot struct {
 	set         *vssSet
+	planned     *planned
 	vm          hikae.VM
 	consistency hikae.Consistency
 	disks       map[string]string // by key: the file in the set
 
-	mu       sync.Mutex
-	warnings []string
-	open     map[*setImage]bool
-	released bool
+	since, past map[string]hikae.ChangeID // see hikae.SnapshotOptions
+	base        *pastBase                 // from Prepare on
+
+	mu        sync.Mutex
+	warnings  []string
+	open      map[*setImage]bool
+	released  bool
+	committed bool
 }
 
 // snapshot makes one of a VM's part, from what is in the set alone: the VM itself has gone on.
@@ -92,7 +97,7 @@ func (v *vssSet) snapshot(ctx context.Context, vm *planned, how adoption) (*writ
 	if outcome.Method == MethodOnline && got.level == hikae.Application && v.host.guestIsLinux(ctx, vm.machine.ID) {
 		got.level = hikae.Filesystem // R083: it was frozen, and there are no writers in it that would be asked
 	}
-	s := &writerSnapshot{set: v, vm: vm.machine.VM(v.host.Info()), disks: map[string]string{}, open: map[*setImage]bool{}}
+	s := &writerSnapshot{set: v, planned: vm, since: v.opts.Since, past: v.opts.Past, vm: vm.machine.VM(v.host.Info()), disks: map[string]string{}, open: map[*setImage]bool{}}
 	for k, text := range map[string]string{"procedure": string(v.procedure), "mode": string(vm.plan.Mode), "set": v.set.ID(), "method": string(outcome.Method),
 		"reasons": vm.plan.why()} {
 		s.vm.Facts[k] = text
@@ -113,6 +118,9 @@ func (v *vssSet) snapshot(ctx context.Context, vm *planned, how adoption) (*writ
 		return nil, &hikae.QuiesceError{Stage: "snapshot", Err: errors.New(strings.Join(got.warnings, "; "))}
 	}
 	s.consistency, s.warnings = got.level, got.warnings
+	if v.p.opts.Quiesce == NoQuiesce && outcome.Method == MethodOnline {
+		s.warn(unheeded(v.procedure))
+	}
 	if v.opts.Quiescer != nil {
 		s.warn("what was brought along to freeze the guest was not used: by this procedure its host's writer asks the guest itself")
 	}
@@ -343,14 +351,18 @@ func (i *setImage) Close() error {
 }
 
 // Changed implements [hikae.Snapshot]: this way nobody tracks.
-func (s *writerSnapshot) Changed(_ context.Context, key string, _ hikae.ChangeID) iter.Seq2[pipe.Extent, error] {
+func (s *writerSnapshot) Changed(context.Context, string, hikae.ChangeID) iter.Seq2[pipe.Extent, error] {
 	return func(yield func(pipe.Extent, error) bool) {
-		yield(pipe.Extent{}, fmt.Errorf("disk %s: procedure %s reads a shadow copy, and keeps no track of changes: %w", key, s.set.procedure, hikae.ErrTrackingLost))
+		yield(pipe.Extent{}, untrackedError{fmt.Sprintf("procedure %s reads a shadow copy, and keeps no record of changes", s.set.procedure)})
 	}
 }
 
-// Prepare implements [hikae.Snapshot]. There are no change ids. It fails where the set went away meanwhile: a host deletes shadow
-// copies when it has no room for them.
+// WillAsk and WillReplace implement [job.LateSince] and [job.LatePast].
+func (s *writerSnapshot) WillAsk(since map[string]hikae.ChangeID)    { s.since = since }
+func (s *writerSnapshot) WillReplace(past map[string]hikae.ChangeID) { s.past = past }
+
+// Prepare implements [hikae.Snapshot]. There are no change ids, and what an earlier procedure's rest on is left behind by this point. It
+// fails where the set went away meanwhile: a host deletes shadow copies when it has no room for them.
 func (s *writerSnapshot) Prepare(ctx context.Context) (map[string]hikae.ChangeID, error) {
 	for key, file := range s.disks {
 		img, err := s.set.files.Open(ctx, file)
@@ -361,13 +373,22 @@ func (s *writerSnapshot) Prepare(ctx context.Context) (map[string]hikae.ChangeID
 			return nil, err
 		}
 	}
+	if s.base == nil {
+		bases := basesOf(s.vm.ID, s.set.opts.Repository, s.since, s.past)
+		base, err := s.set.p.leaveBase(ctx, s.set.opts.Journal, s.planned, s.set.opts.Repository, bases)
+		if err != nil {
+			return nil, err
+		}
+		s.base = base
+	}
 	return map[string]hikae.ChangeID{}, nil
 }
 
 // Commit implements [hikae.Snapshot].
-func (s *writerSnapshot) Commit(context.Context) error {
+func (s *writerSnapshot) Commit(ctx context.Context) error {
+	s.committed = true
 	s.set.commit(s.vm.ID)
-	return nil
+	return s.base.commit(ctx)
 }
 
 // Release implements [hikae.Snapshot]. The set goes with the last VM that is in it.
@@ -382,6 +403,9 @@ func (s *writerSnapshot) Release(ctx context.Context) error {
 	var errs []error
 	for _, img := range left {
 		errs = append(errs, img.Close())
+	}
+	if !s.committed {
+		errs = append(errs, s.base.abandon(ctx))
 	}
 	warnings, err := s.set.p.tellPending(s.set.leave(ctx, s.vm.ID))
 	for _, text := range warnings {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/hikae/hikae"
@@ -15,11 +16,12 @@ import (
 
 // BackupOptions change how a backup is made. Nil and zero fields are good defaults.
 type BackupOptions struct {
-	Name  string    // the VM's identity in the repository; empty: the name that its provider gives
-	Base  string    // full id of the point to build on; empty: the VM's newest
-	Full  bool      // build on no point: everything is read, and compared by fingerprint
-	Disks []string  // keys of the disks to take; empty: all that the snapshot covers
-	Time  time.Time // when the VM was in that state; zero: the moment after the snapshot
+	Name  string            // the VM's identity in the repository; empty: the name that its provider gives
+	Base  string            // full id of the point to build on; empty: the VM's newest
+	Full  bool              // build on no point: everything is read, and compared by fingerprint
+	Disks []string          // keys of the disks to take; empty: all that the snapshot covers
+	Facts map[string]string // go into the point beside those of the VM, which they win over
+	Time  time.Time         // when the VM was in that state; zero: the moment after the snapshot
 
 	// Ask is the consistency that is wanted; where less is reached, the point is made and a warning says so.
 	Ask hikae.Consistency
@@ -52,6 +54,12 @@ type BackupOptions struct {
 	// Snapshot.Commit and Snapshot.Release have it each. Zero: 5 minutes.
 	ReleaseDeadline time.Duration
 
+	// What was copied is made durable as an unfinished point after so many bytes that were read, and after so much time, whichever comes
+	// first: a session that dies costs the next one no more than that. Zero: 4 GiB, a minute. A negative time: never. Where
+	// the repository or the snapshot cannot do it, a note says so.
+	CheckpointBytes int64
+	CheckpointEvery time.Duration
+
 	Events   func(Event) // nil: nobody listens
 	Sessions *Sessions   // keeps the result; nil: nobody does
 }
@@ -68,6 +76,13 @@ func (o *BackupOptions) orDefault() BackupOptions {
 	}
 	if out.Events == nil {
 		out.Events = func(Event) {}
+	}
+	out.Events = oneAtATime(out.Events)
+	if out.CheckpointBytes <= 0 {
+		out.CheckpointBytes = checkpointBytes
+	}
+	if out.CheckpointEvery == 0 {
+		out.CheckpointEvery = checkpointEvery
 	}
 	return out
 }
@@ -86,7 +101,7 @@ type Warner interface{ Warnings() []string }
 func Backup(ctx context.Context, provider hikae.SnapshotProvider, vmID string, backend pipe.Backend, opts *BackupOptions) (Result, error) {
 	o := opts.orDefault()
 	s := &backup{opts: o, provider: provider, backend: backend, clock: startClock(),
-		heard: map[string]bool{}, distrusted: map[string]bool{}, sampled: map[string]int64{}}
+		heard: map[string]bool{}, sampled: map[string]int64{}}
 	s.res = Result{
 		Session: o.Sessions.NewID(), Target: o.Target, Started: s.clock.start, Consistency: hikae.Unknown.String(),
 		Disks: []DiskResult{}, Fallbacks: []Fallback{}, Warnings: []string{}, Notes: append([]string{}, o.Notes...),
@@ -97,6 +112,8 @@ func Backup(ctx context.Context, provider hikae.SnapshotProvider, vmID string, b
 	if saveErr := o.Sessions.Save(Record{Kind: KindBackup, Error: errorText(err), Backup: &s.res}); saveErr != nil {
 		s.warn("the record of this session was not kept: %v", saveErr)
 	}
+	done := s.res
+	o.Events(SessionEnded{Record{Kind: KindBackup, Error: errorText(err), Backup: &done}})
 	return s.res, err
 }
 
@@ -109,12 +126,13 @@ type backup struct {
 	clock    *clock
 	totals   totals
 
-	plan       *Plan
-	snap       hikae.Snapshot
-	exclusion  Exclusion
-	heard      map[string]bool  // warnings of the snapshot
-	distrusted map[string]bool  // disks whose tracker was found wrong
-	sampled    map[string]int64 // bytes, by disk
+	plan      *Plan
+	snap      hikae.Snapshot
+	exclusion Exclusion
+	heard     map[string]bool  // warnings of the snapshot
+	sampled   map[string]int64 // bytes, by disk
+	tracked   tracked
+	read      atomic.Int64 // bytes, of all disks, as they are read
 }
 
 func (s *backup) run(ctx context.Context, vmID string) (err error) {
@@ -127,9 +145,7 @@ func (s *backup) run(ctx context.Context, vmID string) (err error) {
 	for _, reason := range s.plan.unread {
 		s.warn("a point cannot be built on: %s", reason)
 	}
-	if s.plan.Base != nil {
-		s.res.Base = s.plan.Base.ID
-	}
+	s.noteBase()
 
 	end, err := s.beginGuest(ctx)
 	if err != nil {
@@ -140,7 +156,8 @@ func (s *backup) run(ctx context.Context, vmID string) (err error) {
 	s.phase(PhaseSnapshot)
 	s.snap, err = s.provider.Snapshot(ctx, s.plan.VM.ID, &hikae.SnapshotOptions{
 		Journal: s.opts.Journal, Quiescer: s.quiescer(),
-		FreezeDeadline: s.opts.FreezeDeadline, Since: s.plan.since(), Repository: repositoryID(s.backend),
+		FreezeDeadline: s.opts.FreezeDeadline, Since: s.plan.since(), Past: s.plan.past(), Unfinished: s.plan.early(),
+		Repository: repositoryID(s.backend),
 	})
 	if err != nil {
 		return fmt.Errorf("snapshot of %s: %w", s.plan.Name, err)
@@ -217,6 +234,7 @@ func (s *backup) copyPoint(ctx context.Context) (pipe.PointWriter, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.tryResume(ctx, disks)
 	warnings := len(s.res.Warnings)
 	for {
 		writer, err := s.tryPoint(ctx, disks)
@@ -225,6 +243,10 @@ func (s *backup) copyPoint(ctx context.Context) (pipe.PointWriter, error) {
 			return writer, err
 		}
 		s.res.Warnings = s.res.Warnings[:warnings]
+		if s.plan.resumes {
+			s.giveUp(damage.Error())
+			continue
+		}
 		for _, key := range damage.disks {
 			s.plan.damaged[key] = fmt.Sprintf("the base point's disk cannot be used: %v", damage.err)
 		}
@@ -269,6 +291,8 @@ func (s *backup) tryPoint(ctx context.Context, disks []hikae.Disk) (_ pipe.Point
 			writer.Close()
 		}
 	}()
+	stop := s.keepCheckpoints(ctx, writer, disks)
+	defer stop()
 	for i, d := range disks {
 		s.opts.Events(DiskStarted{Key: d.Key, Size: d.Size, Index: i, Count: len(disks)})
 		res, err := s.copyDisk(ctx, writer, d)
@@ -292,7 +316,13 @@ func (s *backup) begin(ctx context.Context, disks []hikae.Disk) (pipe.PointWrite
 	vm := s.snap.VM()
 	s.res.Facts = maps.Clone(vm.Facts)
 	opts := &pipe.PointOptions{Time: s.opts.Time, Consistency: s.res.Consistency, Facts: maps.Clone(vm.Facts)}
-	s.checkBase(ctx, disks)
+	if len(s.opts.Facts) > 0 && opts.Facts == nil {
+		opts.Facts = map[string]string{}
+	}
+	maps.Copy(opts.Facts, s.opts.Facts)
+	if !s.checkBase(ctx, disks) {
+		s.checkBase(ctx, disks) // of the base in place of the one that was given up
+	}
 	if slices.ContainsFunc(disks, func(d hikae.Disk) bool { ok, _ := s.plan.baseOf(d); return ok }) {
 		opts.Base = s.plan.Base.ID
 	}
@@ -307,24 +337,30 @@ func (s *backup) begin(ctx context.Context, disks []hikae.Disk) (pipe.PointWrite
 	return w, nil
 }
 
-// checkBase opens what the point is going to stand on, so that a base that is gone is found before it is built on.
-func (s *backup) checkBase(ctx context.Context, disks []hikae.Disk) {
+// checkBase opens what the point is going to stand on, so that a base that is gone is found before it is built on. It answers
+// false where it gave up an unfinished point.
+func (s *backup) checkBase(ctx context.Context, disks []hikae.Disk) bool {
 	for _, d := range disks {
 		if ok, _ := s.plan.baseOf(d); !ok {
 			continue
 		}
-		img, err := s.backend.Open(ctx, s.plan.Base.ID, d.Key)
+		img, err := s.openBase(ctx, d.Key)
 		if err == nil {
 			if img.Size() != d.Size {
 				err = fmt.Errorf("it is %d bytes, its point says %d", img.Size(), d.Size)
 			}
 			img.Close()
 		}
+		if err != nil && ctx.Err() == nil && s.plan.resumes {
+			s.giveUp(fmt.Sprintf("disk %s: %v", d.Key, err))
+			return false
+		}
 		if err != nil && ctx.Err() == nil {
 			s.plan.damaged[d.Key] = fmt.Sprintf("the base point's disk cannot be opened: %v", err)
 			s.warn("disk %s of the base point %s cannot be opened: %v; verify the repository", d.Key, s.plan.Base.ID, err)
 		}
 	}
+	return true
 }
 
 func (s *backup) copyDisk(ctx context.Context, writer pipe.PointWriter, d hikae.Disk) (res DiskResult, err error) {
@@ -348,7 +384,7 @@ func (s *backup) copyDisk(ctx context.Context, writer pipe.PointWriter, d hikae.
 	guarded, baseErr := guardBase(target)
 	stats, err := pipe.Copy(ctx, guarded, inc, &pipe.CopyOptions{
 		Compression: s.opts.Compression, Workers: s.opts.Workers, BufferBytes: s.opts.BufferBytes,
-		Progress:    func(p pipe.Progress) { s.opts.Events(DiskProgress{Key: d.Key, Progress: p}) },
+		Progress:    s.progress(d.Key),
 		OnReadError: s.onReadError(d.Key),
 	})
 	if err != nil {
@@ -367,6 +403,9 @@ func (s *backup) copyDisk(ctx context.Context, writer pipe.PointWriter, d hikae.
 	res = s.diskDone(d, method, stats)
 	s.route(&res, img)
 	res.Parity = parityOf(target) - before
+	if o, ok := target.(pipe.Overwriter); ok {
+		res.Overwritten, res.Randomized = o.Overwritten()
+	}
 	return res, nil
 }
 
@@ -450,7 +489,7 @@ func (s *backup) onReadError(disk string) func(pipe.Extent, error) error {
 func (s *backup) diskDone(d hikae.Disk, method Method, stats pipe.Stats) DiskResult {
 	res := DiskResult{
 		Key: d.Key, Size: d.Size, Method: method, Read: stats.Read, Skipped: reasons(stats.Skipped),
-		Deduplicated: stats.Deduplicated, Moved: stats.Moved, Stored: stats.Stored, Sampled: s.sampled[d.Key],
+		Deduplicated: stats.Deduplicated, Moved: stats.Moved, Stored: stats.Stored, Random: stats.Random, Sampled: s.sampled[d.Key],
 		Consistency: s.res.Consistency,
 		Bad:         ranges(stats.Bad), Seconds: seconds(stats.Duration),
 	}
@@ -497,7 +536,7 @@ func (s *backup) commit(ctx context.Context, writer pipe.PointWriter) error {
 	}
 	tracking := make(map[string]string, len(ids))
 	for _, d := range s.res.Disks { // an id of a disk that is not in the point would claim a base that is not there
-		if id := ids[d.Key]; id != "" && !s.distrusted[d.Key] {
+		if id := ids[d.Key]; id != "" && !s.isDistrusted(d.Key) {
 			tracking[d.Key] = string(id)
 		}
 	}

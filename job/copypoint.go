@@ -144,6 +144,9 @@ func (c *pointCopy) look(ctx context.Context) error {
 	return nil
 }
 
+// IsDamaged reports whether an error of a listing of points is about one of them, so that the listing goes on behind it.
+func IsDamaged(err error) bool { return isDamaged(err) }
+
 // isDamaged reports whether an error of a listing is about one point, so that the listing goes on behind it.
 func isDamaged(err error) bool {
 	_, ok := errors.AsType[*repo.ErrCorrupt](err)

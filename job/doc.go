@@ -17,6 +17,9 @@
 // Anything that fails before the commit leaves no point and the old base whole, so that the next increment is right.
 // What fails after it is a warning: the point is there.
 //
+// A session that dies while it copies leaves an unfinished point, if the copy was long: the next one goes on from it, and reads
+// what was not durable and what has changed since. See [BackupOptions].CheckpointEvery.
+//
 // Each step down the ladder stands in [Result.Fallbacks] with its reason. All rungs give the same point; they differ in
 // what has to be read.
 //

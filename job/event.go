@@ -48,15 +48,25 @@ type DiskDone struct {
 	Stats pipe.Stats
 }
 
+// Unfinished says that what was copied so far is durable, as an unfinished point: a session that dies from here on need not read
+// it again.
+type Unfinished struct{ Point string }
+
 // FellBack says that a disk is read by a lower rung of the ladder.
 type FellBack struct{ Fallback }
 
 // Warned says something that a person should do something about. It stands in the result too.
 type Warned struct{ Text string }
 
+// SessionEnded is a session's last event: what it did, and its error where it failed. The record is the listener's own to read, and
+// nobody's to change.
+type SessionEnded struct{ Record }
+
 func (PhaseStarted) event() {}
 func (DiskStarted) event()  {}
 func (DiskProgress) event() {}
 func (DiskDone) event()     {}
+func (Unfinished) event()   {}
 func (FellBack) event()     {}
 func (Warned) event()       {}
+func (SessionEnded) event() {}

@@ -86,6 +86,11 @@ type LateSince interface {
 	WillAsk(since map[string]hikae.ChangeID)
 }
 
+// LatePast is the same for the change ids of the newest point, which hikae.SnapshotOptions calls Past.
+type LatePast interface {
+	WillReplace(past map[string]hikae.ChangeID)
+}
+
 // NewGrouped groups the VMs that a job is going to back up, by their ids. It changes nothing on any host. Where the provider has
 // no groups, or none of these VMs shares anything, each is pinned by itself.
 func NewGrouped(ctx context.Context, provider hikae.SnapshotProvider, ids []string, opts *GroupOptions) (*Grouped, error) {
@@ -216,6 +221,9 @@ func (g *Grouped) part(ctx context.Context, s *shared, id string, opts *hikae.Sn
 	delete(s.parts, id)
 	if late, ok := part.(LateSince); ok {
 		late.WillAsk(opts.Since)
+	}
+	if late, ok := part.(LatePast); ok {
+		late.WillReplace(opts.Past)
 	}
 	return &member{Snapshot: part, at: s.at}, "", nil
 }

@@ -71,6 +71,7 @@ func TestGroupIncrements(t *testing.T) {
 			if round > 0 {
 				require.Equal(t, Changed, res.Disks[0].Method, "%v", res.Fallbacks)
 				require.Len(t, h.late[id], 2)
+				require.Equal(t, h.late[id], h.past[id])
 			}
 			requireDisk(t, b, res.Point, "d0", h.vms[id].content("d0"))
 		}

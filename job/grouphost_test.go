@@ -25,10 +25,12 @@ type groupHost struct {
 	fail    error            // the group fails
 	gate    func(ctx context.Context) error
 	late    map[string]map[string]hikae.ChangeID
+	past    map[string]map[string]hikae.ChangeID
 }
 
 func newGroupHost(n int) *groupHost {
-	g := &groupHost{vms: map[string]*host{}, failVM: map[string]error{}, late: map[string]map[string]hikae.ChangeID{}}
+	g := &groupHost{vms: map[string]*host{}, failVM: map[string]error{}, late: map[string]map[string]hikae.ChangeID{},
+		past: map[string]map[string]hikae.ChangeID{}}
 	for i := range n {
 		id := fmt.Sprintf("vm-%d", i+1)
 		g.vms[id] = filled(uint64(i+1), 4*block+512, 2*block)
@@ -186,6 +188,12 @@ func (s *groupSnapshot) WillAsk(since map[string]hikae.ChangeID) {
 	s.g.mu.Lock()
 	defer s.g.mu.Unlock()
 	s.g.late[s.vm.ID] = since
+}
+
+func (s *groupSnapshot) WillReplace(past map[string]hikae.ChangeID) {
+	s.g.mu.Lock()
+	defer s.g.mu.Unlock()
+	s.g.past[s.vm.ID] = past
 }
 
 func (s *groupSnapshot) Release(ctx context.Context) error {

@@ -18,7 +18,7 @@ func (g *Grouped) begin(ctx context.Context, s *shared, opts *hikae.SnapshotOpti
 		return nil
 	}
 	o := *opts
-	o.Since = nil // disks of several VMs may have equal keys: each part is told its own
+	o.Since, o.Past = nil, nil // disks of several VMs may have equal keys: each part is told its own
 	parts, err := g.group.SnapshotGroup(ctx, slices.Clone(s.ids), &o)
 	if some := PartialError(nil); errors.As(err, &some) && len(parts) > 0 && ctx.Err() == nil {
 		s.failed, err = sortFailed(some.FailedVMs(), s.ids), nil

@@ -34,6 +34,7 @@ type host struct {
 
 	noExtents  bool // the images do not tell which parts hold data
 	noTracking bool
+	early      bool   // snapshots tell their change ids before the end
 	during     func() // the guest's work while a disk is read
 }
 
@@ -116,19 +117,70 @@ func (h *host) Snapshot(ctx context.Context, id string, opts *hikae.SnapshotOpti
 	}
 	h.snapshots++
 	h.next++
-	s := &hostSnapshot{h: h, level: level, vm: h.vm(), pinned: map[string][]byte{}, dirty: map[string]*base{}, new: map[string]hikae.ChangeID{}}
+	s := &hostSnapshot{h: h, level: level, vm: h.vm(), opts: *opts, pinned: map[string][]byte{}, dirty: map[string][]*base{}, new: map[string]hikae.ChangeID{}}
 	for key, d := range h.disks {
 		s.pinned[key] = slices.Clone(d.data)
 		if h.noTracking {
 			continue
 		}
-		if len(d.bases) > 0 {
-			s.dirty[key] = &base{id: d.bases[0].id, dirty: maps.Clone(d.bases[0].dirty)}
+		for _, b := range d.bases {
+			s.dirty[key] = append(s.dirty[key], &base{id: b.id, dirty: maps.Clone(b.dirty)})
 		}
 		s.new[key] = hikae.ChangeID(fmt.Sprintf("cp%d", h.next))
 		d.bases = append(d.bases, &base{id: s.new[key], dirty: map[int64]bool{}})
 	}
+	if h.early {
+		return &earlySnapshot{hostSnapshot: s}, nil
+	}
 	return s, nil
+}
+
+// sweep does what a start does with what a dead session left: the snapshot goes, and so do bases that no point names.
+func (h *host) sweep(keep []hikae.ChangeID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.snapshots = 0
+	for _, d := range h.disks {
+		d.bases = slices.DeleteFunc(d.bases, func(b *base) bool { return !slices.Contains(keep, b.id) })
+	}
+}
+
+// bases are the change ids that a disk is tracked from.
+func (h *host) bases(key string) (ids []hikae.ChangeID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, b := range h.disks[key].bases {
+		ids = append(ids, b.id)
+	}
+	return ids
+}
+
+// earlySnapshot implements [hikae.EarlyTracking].
+type earlySnapshot struct {
+	*hostSnapshot
+	kept bool
+}
+
+func (s *earlySnapshot) Early(context.Context) (map[string]hikae.ChangeID, error) {
+	return maps.Clone(s.new), s.h.hook("early")
+}
+
+func (s *earlySnapshot) KeepEarly() { s.kept = true }
+
+func (s *earlySnapshot) Release(ctx context.Context) error {
+	if !s.kept || s.committed {
+		return s.hostSnapshot.Release(ctx)
+	}
+	if err := errors.Join(s.h.hook("release"), ctx.Err()); err != nil {
+		return err
+	}
+	s.h.mu.Lock()
+	defer s.h.mu.Unlock()
+	s.h.snapshots--
+	for key, d := range s.h.disks {
+		d.bases = slices.DeleteFunc(d.bases, func(b *base) bool { return b.id == s.opts.Unfinished[key] && b.id != s.opts.Past[key] })
+	}
+	return nil
 }
 
 // freeze freezes by whoever was brought along, as real hosts do: what cannot be frozen is pinned as it is.
@@ -148,7 +200,8 @@ type hostSnapshot struct {
 	level     hikae.Consistency
 	vm        hikae.VM
 	pinned    map[string][]byte
-	dirty     map[string]*base
+	opts      hikae.SnapshotOptions
+	dirty     map[string][]*base
 	new       map[string]hikae.ChangeID
 	committed bool
 	released  bool
@@ -181,11 +234,13 @@ func (s *hostSnapshot) Changed(_ context.Context, key string, since hikae.Change
 			yield(pipe.Extent{}, err)
 			return
 		}
-		b, size := s.dirty[key], int64(len(s.pinned[key]))
-		if b == nil || b.id != since || since == "" {
+		size := int64(len(s.pinned[key]))
+		at := slices.IndexFunc(s.dirty[key], func(b *base) bool { return b.id == since })
+		if at < 0 || since == "" {
 			yield(pipe.Extent{}, hikae.ErrTrackingLost)
 			return
 		}
+		b := s.dirty[key][at]
 		for off := int64(0); off < size; off += 4096 {
 			e := pipe.Extent{Off: off, Len: min(4096, size-off), Kind: pipe.Unchanged}
 			if b.dirty[off/4096] {
@@ -230,8 +285,8 @@ func (s *hostSnapshot) Release(ctx context.Context) error {
 		return nil
 	}
 	for key, d := range s.h.disks {
-		if n := len(d.bases); n == 2 && d.bases[1].id == s.new[key] {
-			maps.Copy(d.bases[0].dirty, d.bases[1].dirty)
+		if n := len(d.bases); n > 1 && d.bases[n-1].id == s.new[key] {
+			maps.Copy(d.bases[n-2].dirty, d.bases[n-1].dirty)
 		}
 		if n := len(d.bases); n > 0 && d.bases[n-1].id == s.new[key] {
 			d.bases = d.bases[:n-1]

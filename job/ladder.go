@@ -1,7 +1,6 @@
 package job
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -33,6 +32,7 @@ func (s *backup) ladder(ctx context.Context, d hikae.Disk, img pipe.Image, targe
 				return "", nil, nil, err
 			}
 			if wrong == "" {
+				s.reads(d.Key, Changed)
 				return Changed, inc, done, nil
 			}
 			done()
@@ -45,6 +45,7 @@ func (s *backup) ladder(ctx context.Context, d hikae.Disk, img pipe.Image, targe
 	if lower == Whole {
 		s.fall(Fallback{Disk: d.Key, From: Allocated, To: Whole, Reason: "the source does not tell which parts hold data"})
 	}
+	s.reads(d.Key, lower)
 	return lower, img, func() {}, nil
 }
 
@@ -54,31 +55,18 @@ func (s *backup) changed(ctx context.Context, d hikae.Disk, img pipe.Image, targ
 	if _, ok := target.(pipe.ExtentTarget); !ok {
 		return nil, nil, "the target cannot take over what is unchanged"
 	}
-	since := hikae.ChangeID(s.plan.Base.Tracking[d.Key])
-	all, own := true, error(nil) // own: the provider's error, without what pipe wraps around it
-	source := func(ctx context.Context) iter.Seq2[pipe.Extent, error] {
-		all, own = true, nil
-		return seen(s.snap.Changed(ctx, d.Key, since), func(e pipe.Extent, err error) {
-			all, own = all && e.Kind == pipe.Data, err
-		})
+	list := s.changes(d)
+	all, err := list.load(ctx)
+	if err != nil {
+		return nil, nil, err.Error()
 	}
-	inc, combine := pipe.Changed(img, source), s.leavesOut(d)
-	if combine {
-		inc = pipe.Changed(struct{ pipe.Image }{img}, source) // without the image's own extents: what changed, and nothing else
-	}
-	for _, err := range inc.Extents(ctx, 0, d.Size) {
-		if err != nil {
-			return nil, nil, cmp.Or(own, err).Error()
-		}
-		break // the list has arrived whole before the first answer
-	}
-	if all && since == "" && d.Size > 0 {
+	if all && list.since == "" && d.Size > 0 {
 		return nil, nil, "the base point has no change id for this disk"
 	}
-	if !combine {
-		return inc, func() {}, ""
+	if !s.leavesOut(d) {
+		return pipe.Changed(img, func(ctx context.Context) iter.Seq2[pipe.Extent, error] { return list.Extents(ctx, 0, d.Size) }), func() {}, ""
 	}
-	base, err := s.backend.Open(ctx, s.plan.Base.ID, d.Key)
+	base, err := s.openBase(ctx, d.Key)
 	if err != nil {
 		return nil, nil, fmt.Sprintf("the base point's disk cannot be opened: %v", err)
 	}
@@ -86,7 +74,7 @@ func (s *backup) changed(ctx context.Context, d hikae.Disk, img pipe.Image, targ
 		base.Close()
 		return nil, nil, "the base point does not tell what was left out of it"
 	}
-	x := &increment{Image: img, changes: inc, base: base, block: 1}
+	x := &increment{Image: img, changes: list, base: base, block: 1}
 	if blocks, ok := target.(pipe.BlockTarget); ok {
 		x.block = int64(blocks.BlockSize())
 	}
@@ -114,16 +102,4 @@ func (s *backup) leavesOut(d hikae.Disk) bool {
 		return known != old.Size // it does not say what became of the rest
 	}
 	return true
-}
-
-// seen tells what passes.
-func seen(seq iter.Seq2[pipe.Extent, error], tell func(pipe.Extent, error)) iter.Seq2[pipe.Extent, error] {
-	return func(yield func(pipe.Extent, error) bool) {
-		for e, err := range seq {
-			tell(e, err)
-			if !yield(e, err) {
-				return
-			}
-		}
-	}
 }

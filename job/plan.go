@@ -25,7 +25,11 @@ type Plan struct {
 	Name string          // its identity in the repository
 	Base *pipe.PointInfo // nil: there is none
 
-	unread []string // what was wrong with points that cannot be built on
+	unfinished *pipe.UnfinishedPoint // what a session that did not commit left; nil: nothing
+	resumes    bool                  // Base is that
+
+	newest *pipe.PointInfo // of the VM, whether or not it is the base; nil: none, or it is not known
+	unread []string        // what was wrong with points that cannot be built on
 	// damaged are the disks whose base turned out not to be readable.
 	damaged map[string]string
 }
@@ -52,11 +56,25 @@ func PlanBackup(ctx context.Context, provider hikae.SnapshotProvider, vmID strin
 			return nil, fmt.Errorf("disk %q of VM %s: %w", key, p.Name, fs.ErrNotExist)
 		}
 	}
+	if o.Full || o.Base != "" { // what is not built on is not asked for more than is needed: its errors stop nothing
+		p.newest, _, _ = findBase(ctx, backend, p.Name, "")
+	}
 	if o.Full {
+		p.unfinished = findUnfinished(ctx, backend, p.Name)
 		return p, nil
 	}
 	p.Base, p.unread, err = findBase(ctx, backend, p.Name, o.Base)
-	return p, err
+	if p.newest == nil {
+		p.newest = p.Base
+	}
+	if err != nil {
+		return p, err
+	}
+	p.unfinished = findUnfinished(ctx, backend, p.Name)
+	if o.Base == "" {
+		p.resume()
+	}
+	return p, nil
 }
 
 func findVM(ctx context.Context, provider hikae.SnapshotProvider, id string) (hikae.VM, error) {
@@ -135,12 +153,17 @@ func (p *Plan) baseOf(disk hikae.Disk) (ok bool, reason string) {
 }
 
 // since are the change ids of the base, for the provider to keep.
-func (p *Plan) since() map[string]hikae.ChangeID {
-	if p.Base == nil {
+func (p *Plan) since() map[string]hikae.ChangeID { return trackingOf(p.Base) }
+
+// past are the change ids of the newest point, which nothing is built on after this one.
+func (p *Plan) past() map[string]hikae.ChangeID { return trackingOf(p.newest) }
+
+func trackingOf(p *pipe.PointInfo) map[string]hikae.ChangeID {
+	if p == nil {
 		return nil
 	}
-	out := make(map[string]hikae.ChangeID, len(p.Base.Tracking))
-	for key, id := range p.Base.Tracking {
+	out := make(map[string]hikae.ChangeID, len(p.Tracking))
+	for key, id := range p.Tracking {
 		out[key] = hikae.ChangeID(id)
 	}
 	return out
@@ -149,7 +172,7 @@ func (p *Plan) since() map[string]hikae.ChangeID {
 // String tells the plan to a person, one line for each disk.
 func (p *Plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, onto %s\n", p.Name, baseWord(p.Base))
+	fmt.Fprintf(&b, "%s, onto %s\n", p.Name, p.baseWord())
 	for _, reason := range p.unread {
 		fmt.Fprintf(&b, "  not built on: %s\n", reason)
 	}
@@ -169,14 +192,17 @@ func (p *Plan) String() string {
 	return b.String()
 }
 
-func baseWord(p *pipe.PointInfo) string {
-	if p == nil {
+func (p *Plan) baseWord() string {
+	switch {
+	case p.Base == nil:
 		return "no base"
+	case p.resumes:
+		return "what an unfinished session left (" + p.Base.ID + ")"
 	}
-	return "base " + p.ID
+	return "base " + p.Base.ID
 }
 
-// KeepIDs are the change ids that committed points name: what a sweep must never drop. A point that cannot be read is an
+// KeepIDs are the change ids that committed and unfinished points name: what a sweep must never drop. See [hikae.OnlyUnfinished]. A point that cannot be read is an
 // error, for it may name some. It is none where a write-only client committed it: such a client could stop every sweep with
 // a point that never was one, and what it lost is the base of its own VMs, whose next backup then reads all.
 func KeepIDs(ctx context.Context, backend pipe.Backend) ([]hikae.ChangeID, error) {
@@ -192,6 +218,11 @@ func KeepIDs(ctx context.Context, backend pipe.Backend) ([]hikae.ChangeID, error
 			keep = append(keep, hikae.ChangeID(id))
 		}
 	}
+	unfinished, err := keepUnfinished(ctx, backend, keep)
+	if err != nil {
+		return nil, err
+	}
+	keep = append(keep, unfinished...)
 	slices.Sort(keep)
 	return slices.Compact(keep), nil
 }

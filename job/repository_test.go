@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/pipetest"
 	"github.com/hikae/hikae/repo"
@@ -116,6 +117,30 @@ func TestPlanCanBePrinted(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, p.String(), "x, onto no base\n  d0: 65536 bytes, all data\n")
 	require.Zero(t, h.snapshots)
+}
+
+// A provider is told what the newest point rests on, which nothing is built on afterwards, also where the backup is not an increment on it.
+func TestPlanTellsThePast(t *testing.T) {
+	h := filled(23, block)
+	b := pipetest.NewBackend(block)
+	first := run(t, h, b, nil)
+	newest := run(t, h, b, nil)
+	of := func(o *BackupOptions) (since, past map[string]hikae.ChangeID) {
+		p, err := PlanBackup(t.Context(), h, "web1", b, o)
+		require.NoError(t, err)
+		return p.since(), p.past()
+	}
+	usual, past := of(nil)
+	require.NotEmpty(t, usual)
+	require.Equal(t, usual, past)
+	since, past := of(&BackupOptions{Full: true})
+	require.Nil(t, since)
+	require.Equal(t, usual, past)
+	since, past = of(&BackupOptions{Base: first.Point})
+	require.NotEqual(t, usual, since)
+	require.Equal(t, usual, past, "of %s", newest.Point)
+	_, past = of(&BackupOptions{Full: true, Name: "another"})
+	require.Empty(t, past)
 }
 
 func TestShareOutParity(t *testing.T) {

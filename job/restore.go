@@ -83,7 +83,7 @@ func Restore(ctx context.Context, backend pipe.Backend, point pipe.PointInfo, re
 	o := opts.orDefault()
 	s := &restore{opts: o, backend: backend, point: point, restorer: restorer, clock: startClock()}
 	s.res = RestoreResult{
-		Session: o.Sessions.NewID(), Point: point.ID, VM: point.VM, Started: s.clock.start,
+		Session: o.Sessions.NewID(), Point: point.ID, VM: point.VM, InPlace: o.InPlace != "", Started: s.clock.start,
 		Disks: []RestoredDisk{}, Holes: []Hole{}, Warnings: []string{}, Notes: []string{}, Stages: map[string]float64{},
 	}
 	err := s.run(ctx)
@@ -92,6 +92,8 @@ func Restore(ctx context.Context, backend pipe.Backend, point pipe.PointInfo, re
 	if saveErr := o.Sessions.Save(Record{Kind: KindRestore, Error: errorText(err), Restore: &s.res}); saveErr != nil {
 		s.warn("the record of this session was not kept: %v", saveErr)
 	}
+	done := s.res
+	o.Events(SessionEnded{Record{Kind: KindRestore, Error: errorText(err), Restore: &done}})
 	return s.res, err
 }
 
@@ -139,6 +141,10 @@ func (s *restore) run(ctx context.Context) (err error) {
 	s.phase(PhaseCommit)
 	if s.res.ID, err = draft.Commit(ctx); err != nil {
 		return fmt.Errorf("seal: %w", err)
+	}
+	if l, ok := draft.(Located); ok {
+		w := &s.res.Where
+		w.Name, w.Host, w.Folder = l.Where()
 	}
 	if n, ok := draft.(Noter); ok {
 		s.res.Notes = append(s.res.Notes, n.Notes()...)
@@ -251,8 +257,18 @@ func (s *restore) writeDisk(ctx context.Context, draft hikae.Draft, d hikae.Disk
 	return nil
 }
 
+// Damaged is an optional ability of a backend: a disk whose extents say what is lost, for a salvage. Without it a salvage asks
+// for every sector, and cannot go on where the backend cannot say what is data.
+type Damaged interface {
+	OpenDamaged(ctx context.Context, point, disk string) (pipe.Image, error)
+}
+
 func (s *restore) openDisk(ctx context.Context, d hikae.Disk) (pipe.Image, error) {
-	img, err := s.backend.Open(ctx, s.point.ID, d.Key)
+	open := s.backend.Open
+	if b, ok := s.backend.(Damaged); ok && s.opts.Salvage {
+		open = b.OpenDamaged
+	}
+	img, err := open(ctx, s.point.ID, d.Key)
 	if err != nil {
 		return nil, err
 	}

@@ -21,11 +21,23 @@ type Placer interface {
 	Changed(ctx context.Context, key string, since hikae.ChangeID) iter.Seq2[pipe.Extent, error]
 }
 
+// Voider is an optional ability of a Placer. Before Ready it is told the change ids that the repository's points hold, of this VM and of
+// others, as far as they could be read: none of this VM's is true after the restore, and what keeps them on the host can go.
+type Voider interface {
+	Placer
+	Void(ids []hikae.ChangeID)
+}
+
 // Rewriter is an optional ability of a disk that is written over: how much of it differed, and was written.
 type Rewriter interface{ Rewritten() int64 }
 
 // Noter is an optional ability of a draft: what a person should know about the VM that was brought back, after Commit.
 type Noter interface{ Notes() []string }
+
+// Located is an optional ability of a draft: where the VM is that was brought back, after Commit. What is not known is empty.
+type Located interface {
+	Where() (name, host, folder string)
+}
 
 // ready lets a draft in place look at all disks before the first is written to.
 func (s *restore) ready(ctx context.Context, draft hikae.Draft, disks []hikae.Disk) error {
@@ -37,10 +49,27 @@ func (s *restore) ready(ctx context.Context, draft hikae.Draft, disks []hikae.Di
 	for key, id := range s.point.Tracking {
 		since[key] = hikae.ChangeID(id)
 	}
+	if v, ok := draft.(Voider); ok {
+		v.Void(s.changeIDs(ctx))
+	}
 	if err := p.Ready(ctx, disks, since); err != nil {
 		return fmt.Errorf("restore of %s in place: %w", s.point.VM, err)
 	}
 	return nil
+}
+
+// changeIDs are those of all points. Points that cannot be read are no reason not to restore one that can.
+func (s *restore) changeIDs(ctx context.Context) (ids []hikae.ChangeID) {
+	for p, err := range s.backend.Points(ctx, "") {
+		if err != nil {
+			s.res.Notes = append(s.res.Notes, fmt.Sprintf("which change ids the repository's points hold could not be read to the end: %v", err))
+			break
+		}
+		for _, id := range p.Tracking {
+			ids = append(ids, hikae.ChangeID(id))
+		}
+	}
+	return ids
 }
 
 // differing leaves out of a point's disk what the VM's own record of changes says is there already.

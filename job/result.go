@@ -1,6 +1,7 @@
 package job
 
 import (
+	"strings"
 	"time"
 
 	"github.com/hikae/hikae"
@@ -13,7 +14,8 @@ type Result struct {
 	Point       string             `json:"point"` // full id; empty where no point was made
 	VM          string             `json:"vm"`    // its name in the repository
 	Base        string             `json:"base,omitempty"`
-	Target      string             `json:"target,omitempty"` // where the point went, in words, if it went over a line
+	Resumed     string             `json:"resumed,omitempty"` // the unfinished point of an earlier session that this one went on from
+	Target      string             `json:"target,omitempty"`  // where the point went, in words, if it went over a line
 	Started     time.Time          `json:"started"`
 	Disks       []DiskResult       `json:"disks"`
 	Volumes     []VolumeResult     `json:"volumes,omitempty"` // where it was looked for what need not be stored
@@ -45,11 +47,14 @@ type DiskResult struct {
 	Moved        int64            `json:"moved"`        // plain bytes handed to the target
 	Stored       int64            `json:"stored"`       // bytes in packs, without parity
 	Parity       int64            `json:"parity"`
-	Consistency  string           `json:"consistency"`         // of what was read: one for all disks of a snapshot
-	Transport    string           `json:"transport,omitempty"` // how the content came, where there are several ways
-	Tried        []hikae.Detour   `json:"tried,omitempty"`     // other ways, and why not
-	Sampled      int64            `json:"sampled,omitempty"`   // said to be unchanged, and read and compared all the same
-	Bad          []Range          `json:"bad,omitempty"`       // could not be read and stand as zero in the point
+	Random       int64            `json:"random"`                // of Moved: looks like chance, compressed or encrypted
+	Overwritten  int64            `json:"overwritten,omitempty"` // of blocks that held other data in the base, where the target tells
+	Randomized   int64            `json:"randomized,omitempty"`  // of Overwritten: looks like chance now
+	Consistency  string           `json:"consistency"`           // of what was read: one for all disks of a snapshot
+	Transport    string           `json:"transport,omitempty"`   // how the content came, where there are several ways
+	Tried        []hikae.Detour   `json:"tried,omitempty"`       // other ways, and why not
+	Sampled      int64            `json:"sampled,omitempty"`     // said to be unchanged, and read and compared all the same
+	Bad          []Range          `json:"bad,omitempty"`         // could not be read and stand as zero in the point
 	Seconds      float64          `json:"seconds"`
 }
 
@@ -106,6 +111,8 @@ type RestoreResult struct {
 	Point    string         `json:"point"`
 	VM       string         `json:"vm"`
 	ID       string         `json:"id"` // of the new VM, as its provider names it; a folder or file for disk files
+	Where    Where          `json:"where,omitzero"`
+	InPlace  bool           `json:"inPlace,omitempty"` // an existing VM was written over
 	Started  time.Time      `json:"started"`
 	Disks    []RestoredDisk `json:"disks"`
 	Holes    []Hole         `json:"holes"` // what a salvage could not read; these read as zero
@@ -117,13 +124,32 @@ type RestoreResult struct {
 	Seconds    float64            `json:"seconds"`
 }
 
+// Where is where a restored VM is, in its hypervisor's words. What is not known is empty.
+type Where struct {
+	Name   string `json:"name,omitempty"`
+	Host   string `json:"host,omitempty"`
+	Folder string `json:"folder,omitempty"` // of its disks, or of its first one
+}
+
+// String is "web1 on HV1, in C:\\VMs\\web1".
+func (w Where) String() string {
+	s := w.Name
+	if w.Host != "" {
+		s += " on " + w.Host
+	}
+	if w.Folder != "" {
+		s += ", in " + w.Folder
+	}
+	return strings.TrimLeft(s, ", ")
+}
+
 // RestoredDisk is one disk that was written.
 type RestoredDisk struct {
 	Key     string           `json:"key"`
 	Size    int64            `json:"size"`
 	Read    int64            `json:"read"`    // from the restore point, each block checked against its id on the way
 	Written int64            `json:"written"` // handed to the target; in place, where that is known, what differed
-	Skipped map[string]int64 `json:"skipped"` // left as zero, by reason; in place also what was there already
+	Skipped map[string]int64 `json:"skipped"` // left as zero, by reason; in place left as it was
 	// Compared is true where the disk was read again from where it was written, and every byte was the point's.
 	Compared bool    `json:"compared"`
 	Seconds  float64 `json:"seconds"`

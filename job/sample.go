@@ -32,7 +32,7 @@ func (s *backup) sample(ctx context.Context, d hikae.Disk, img, inc pipe.Image) 
 		}
 		return &baseError{disks: []string{d.Key}, err: err}
 	}
-	base, err := s.backend.Open(ctx, s.plan.Base.ID, d.Key)
+	base, err := s.openBase(ctx, d.Key)
 	if err != nil {
 		return "", broken(err)
 	}
@@ -61,7 +61,7 @@ func (s *backup) sample(ctx context.Context, d hikae.Disk, img, inc pipe.Image) 
 		}
 		s.sampled[d.Key] += e.Len
 		if !bytes.Equal(now, before) {
-			s.distrusted[d.Key] = true
+			s.distrust(d.Key)
 			s.warn("disk %s: what was said to be unchanged at %d differs from the base; the disk is read whole, now and the next time, and its change tracking should be reset", d.Key, e.Off)
 			return fmt.Sprintf("its changes are not told in full: %d bytes at %d differ, and were said to be unchanged", e.Len, e.Off), nil
 		}

@@ -30,24 +30,28 @@ type Record struct {
 	Error   string         `json:"error,omitempty"` // empty: the session did what it was asked for
 	Backup  *Result        `json:"backup,omitempty"`
 	Restore *RestoreResult `json:"restore,omitempty"`
+	Boot    *BootResult    `json:"boot,omitempty"`
 }
 
-// Session is the id of the recorded session, VM its machine's name.
-func (r *Record) Session() string {
-	return r.field(func(b *Result) string { return b.Session }, func(r *RestoreResult) string { return r.Session })
-}
-func (r *Record) VM() string {
-	return r.field(func(b *Result) string { return b.VM }, func(r *RestoreResult) string { return r.VM })
-}
+// Session is the id of the recorded session.
+func (r *Record) Session() string { session, _, _ := r.names(); return session }
 
-func (r *Record) field(b func(*Result) string, s func(*RestoreResult) string) string {
+// VM is its machine's name.
+func (r *Record) VM() string { _, vm, _ := r.names(); return vm }
+
+// Point is the restore point that it made or used; empty: none.
+func (r *Record) Point() string { _, _, point := r.names(); return point }
+
+func (r *Record) names() (session, vm, point string) {
 	switch {
 	case r.Backup != nil:
-		return b(r.Backup)
+		return r.Backup.Session, r.Backup.VM, r.Backup.Point
 	case r.Restore != nil:
-		return s(r.Restore)
+		return r.Restore.Session, r.Restore.VM, r.Restore.Point
+	case r.Boot != nil:
+		return r.Boot.Session, r.Boot.VM, r.Boot.Point
 	}
-	return ""
+	return "", "", ""
 }
 
 // Sessions keeps the records of the newest sessions, one file each. Several processes may use one folder at once. The

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/hikae/hikae"
@@ -79,12 +78,6 @@ func bitmapOf(mark string, i int) string { return fmt.Sprintf("%s-b%d", mark, i)
 
 // copyName is the copy of the base's bitmap, for the reader.
 func (f *footprint) copyName() string { return f.Mark + "-read" }
-
-// kept reports whether a point names a bitmap of the session with that mark: then it was committed.
-func kept(mark string, keep []hikae.ChangeID) bool {
-	f := footprint{Mark: mark}
-	return slices.ContainsFunc(keep, func(id hikae.ChangeID) bool { return f.mine(string(id)) })
-}
 
 func (f *footprint) mine(name string) bool {
 	return name == f.Mark || strings.HasPrefix(name, f.Mark+"-")

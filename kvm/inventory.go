@@ -33,6 +33,8 @@ type disk struct {
 	Size int64  `json:"size"`
 	Base string `json:"base,omitempty"` // bitmap that the base point names; empty: none that is usable
 	Next string `json:"next,omitempty"` // bitmap that begins with the session
+	// Old are bitmaps that other points name on which nothing is built after a commit.
+	Old []string `json:"old,omitempty"`
 
 	File   string `json:"file,omitempty"` // its image, if it is a file
 	Format string `json:"format,omitempty"`

@@ -63,8 +63,17 @@ type offSnapshot struct {
 
 	release   []func() error // of the files
 	settle    func(context.Context) error
+	early     bool // an unfinished point names the new bitmaps
 	committed bool
 }
+
+// Early implements [hikae.EarlyTracking]: nobody writes to the images while they are held.
+func (s *offSnapshot) Early(ctx context.Context) (map[string]hikae.ChangeID, error) {
+	return s.Prepare(ctx)
+}
+
+// KeepEarly implements [hikae.EarlyTracking].
+func (s *offSnapshot) KeepEarly() { s.early = true }
 
 func (p *Provider) snapshotOff(ctx context.Context, m Machine, opts hikae.SnapshotOptions) (hikae.Snapshot, error) {
 	s := &offSnapshot{provider: p, machine: m, opts: opts, mark: newFootprint(m.QMP).Mark}
@@ -81,7 +90,7 @@ func (s *offSnapshot) take(ctx context.Context) (err error) {
 		return err
 	}
 	for i, image := range s.machine.Disks {
-		d := &offDisk{DiskImage: image, Base: ourID(s.opts.Since[image.Key]), Next: bitmapOf(s.mark, i)}
+		d := &offDisk{DiskImage: image, Base: ourID(s.opts.Since[image.Key]), Next: bitmapOf(s.mark, i), Old: olderIDs(&s.opts, image.Key)}
 		if err := d.look(ctx); err != nil {
 			return fmt.Errorf("disk %s: %w", d.Key, err)
 		}
@@ -325,7 +334,7 @@ func (s *offSnapshot) Prepare(context.Context) (map[string]hikae.ChangeID, error
 func (s *offSnapshot) Commit(ctx context.Context) error {
 	s.committed = true
 	err := s.letGo()
-	err = errors.Join(err, s.provider.dropBitmaps(ctx, s.machine, s.all(), func(d offDisk) string { return d.Base }))
+	err = errors.Join(err, s.provider.dropBitmaps(ctx, s.machine, s.all(), func(d offDisk) []string { return withBase(d.Base, d.Old) }))
 	if err != nil {
 		return fmt.Errorf("remove the bitmaps of the base: %w", err)
 	}
@@ -354,9 +363,14 @@ func (s *offSnapshot) Release(ctx context.Context) error {
 	if s.settle == nil {
 		return err
 	}
-	drop := func(d offDisk) string { return d.Next }
-	if s.committed {
-		drop = func(d offDisk) string { return d.Base }
+	drop := func(d offDisk) []string {
+		switch {
+		case s.committed:
+			return withBase(d.Base, d.Old)
+		case s.early:
+			return replaced(&s.opts, d.Key)
+		}
+		return []string{d.Next}
 	}
 	if dropped := s.provider.dropBitmaps(ctx, s.machine, s.all(), drop); dropped != nil {
 		return errors.Join(err, dropped)
@@ -370,10 +384,8 @@ func (p *Provider) undoImages(ctx context.Context, e hikae.Effect, keep []hikae.
 	if err != nil {
 		return err
 	}
-	if kept(mark, keep) {
-		return p.dropBitmaps(ctx, m, disks, func(d offDisk) string { return d.Base })
-	}
-	return p.dropBitmaps(ctx, m, disks, func(d offDisk) string { return d.Next })
+	drop := dropOf(mark, keep)
+	return p.dropBitmaps(ctx, m, disks, func(d offDisk) []string { return drop(d.Base, d.Next, d.Old) })
 }
 
 // filed reports whether it is known in which images the bitmaps of a session on a running machine are.
@@ -385,12 +397,10 @@ func (f *footprint) filed() bool {
 func (p *Provider) undoBitmapsOff(ctx context.Context, f *footprint, keep []hikae.ChangeID) error {
 	var disks []offDisk
 	for _, d := range f.Disks {
-		disks = append(disks, offDisk{DiskImage: DiskImage{Key: d.Key, Path: d.File, Format: d.Format}, Base: d.Base, Next: d.Next})
+		disks = append(disks, offDisk{DiskImage: DiskImage{Key: d.Key, Path: d.File, Format: d.Format}, Base: d.Base, Next: d.Next, Old: d.Old})
 	}
-	if kept(f.Mark, keep) {
-		return p.dropBitmaps(ctx, f.machine(), disks, func(d offDisk) string { return d.Base })
-	}
-	return p.dropBitmaps(ctx, f.machine(), disks, func(d offDisk) string { return d.Next })
+	drop := dropOf(f.Mark, keep)
+	return p.dropBitmaps(ctx, f.machine(), disks, func(d offDisk) []string { return drop(d.Base, d.Next, d.Old) })
 }
 
 // imagesOf reads the note of an effect on images.

@@ -75,7 +75,7 @@ func changeBitmap(ctx context.Context, what string, d offDisk, name string) erro
 
 // dropBitmaps removes bitmaps that are named by disk, wherever the machine is by now: by its monitor where it runs, else
 // from its images. Bitmaps and images that are not there are not missed.
-func (p *Provider) dropBitmaps(ctx context.Context, m Machine, disks []offDisk, name func(d offDisk) string) error {
+func (p *Provider) dropBitmaps(ctx context.Context, m Machine, disks []offDisk, names func(d offDisk) []string) error {
 	var errs []error
 	dropped := map[string]bool{}
 	mon, err := p.monitor(ctx, m)
@@ -88,9 +88,11 @@ func (p *Provider) dropBitmaps(ctx context.Context, m Machine, disks []offDisk, 
 		}
 		for _, n := range nodes {
 			for _, d := range disks {
-				if _, ok := n.bitmap(name(d)); ok && !dropped[n.Name+"/"+name(d)] {
-					dropped[n.Name+"/"+name(d)] = true
-					errs = append(errs, mon.Execute(ctx, "block-dirty-bitmap-remove", map[string]any{"node": n.Name, "name": name(d)}, nil))
+				for _, name := range names(d) {
+					if _, ok := n.bitmap(name); ok && !dropped[n.Name+"/"+name] {
+						dropped[n.Name+"/"+name] = true
+						errs = append(errs, mon.Execute(ctx, "block-dirty-bitmap-remove", map[string]any{"node": n.Name, "name": name}, nil))
+					}
 				}
 			}
 		}
@@ -99,7 +101,9 @@ func (p *Provider) dropBitmaps(ctx context.Context, m Machine, disks []offDisk, 
 		return err
 	}
 	for _, d := range disks {
-		errs = append(errs, d.drop(ctx, name(d)))
+		for _, name := range names(d) {
+			errs = append(errs, d.drop(ctx, name))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -58,8 +58,11 @@ func checkImages(images []DiskImage) error {
 // offDisk is a disk of a VM that is off.
 type offDisk struct {
 	DiskImage
-	Base   string `json:"base,omitempty"` // bitmap that the base point names
-	Next   string `json:"next,omitempty"` // bitmap that begins with the session
+	Base string `json:"base,omitempty"` // bitmap that the base point names
+	Next string `json:"next,omitempty"` // bitmap that begins with the session
+	// Old are bitmaps that other points name on which nothing is built after a commit.
+	Old []string `json:"old,omitempty"`
+
 	size   int64
 	stated bool // the format was said, and not found in the file
 	old    bool // a version of qcow2 that keeps no bitmaps

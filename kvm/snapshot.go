@@ -36,6 +36,7 @@ type snapshot struct {
 	unguard   func()  // lets the guard go, where one is armed
 	broken    atomic.Pointer[error]
 	done      map[string]func(context.Context) error
+	early     bool // an unfinished point names the new bitmaps
 	committed bool
 }
 
@@ -125,6 +126,7 @@ func (s *snapshot) look(ctx context.Context) (*inventory, error) {
 	for _, d := range inv.disks {
 		if d.skip == "" {
 			d.Base, d.Next = s.usable(inv, d), bitmapOf(s.Mark, len(s.Disks))
+			d.Old = olderIDs(&s.opts, d.Key)
 			s.Disks = append(s.Disks, d)
 		}
 	}
@@ -270,7 +272,16 @@ func (s *snapshot) settleBitmaps(ctx context.Context) error {
 }
 
 // oldBitmaps are the base's on a disk, also where they could not be used: nobody else will remove them.
-func (s *snapshot) oldBitmaps(d disk) []string { return []string{ourID(s.opts.Since[d.Key])} }
+func (s *snapshot) oldBitmaps(d disk) []string { return d.Old }
+
+// Early implements [hikae.EarlyTracking]: the bitmaps record from the snapshot on, so nothing is different about them at the
+// end.
+func (s *snapshot) Early(ctx context.Context) (map[string]hikae.ChangeID, error) {
+	return s.Prepare(ctx)
+}
+
+// KeepEarly implements [hikae.EarlyTracking].
+func (s *snapshot) KeepEarly() { s.early = true }
 
 // Release removes what the snapshot made; the base was never touched, so there is nothing to make whole. It may be
 // called again after an error.
@@ -324,8 +335,11 @@ func (s *snapshot) release(ctx context.Context) error {
 // newBitmaps are what goes without a commit. After a commit whose own work failed, they stay, and the effect too: the
 // sweeper finds the point that names them.
 func (s *snapshot) newBitmaps(d disk) []string {
-	if s.committed {
+	switch {
+	case s.committed:
 		return s.oldBitmaps(d)
+	case s.early:
+		return replaced(&s.opts, d.Key)
 	}
 	return []string{d.Next}
 }

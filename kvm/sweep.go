@@ -98,8 +98,6 @@ func (f *footprint) unpause(ctx context.Context, mon monitor) error {
 
 // undoBitmaps goes back to the base, or on to the point that was committed.
 func (f *footprint) undoBitmaps(ctx context.Context, mon monitor, keep []hikae.ChangeID) error {
-	if kept(f.Mark, keep) {
-		return f.removeBitmaps(ctx, mon, func(d disk) []string { return []string{d.Base} })
-	}
-	return f.removeBitmaps(ctx, mon, func(d disk) []string { return []string{d.Next} })
+	drop := dropOf(f.Mark, keep)
+	return f.removeBitmaps(ctx, mon, func(d disk) []string { return drop(d.Base, d.Next, d.Old) })
 }

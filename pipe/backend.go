@@ -65,7 +65,9 @@ type PointInfo struct {
 	Blobs       []BlobInfo        `json:"blobs,omitempty"`
 	Tracking    map[string]string `json:"tracking,omitempty"`
 	Facts       map[string]string `json:"facts,omitempty"`
-	New         int64             `json:"new"` // bytes stored for this point alone, as measured at its commit, without parity
+	New         int64             `json:"new"`            // bytes stored for this point alone, as measured at its commit, without parity
+	Log         uint64            `json:"log,omitempty"`  // the number that orders points, where the backend has one: no clock decides it
+	Held        string            `json:"held,omitempty"` // not empty: the point is held, and this is why
 }
 
 // DiskInfo describes one disk of a point.

@@ -258,6 +258,9 @@ func (c *copier) putOne(ctx context.Context, b *block) error {
 	}
 	if b.data != nil {
 		c.meters.moved.Add(int64(len(b.plain)))
+		if b.codec == Plain && LooksRandom(b.plain) {
+			c.meters.random.Add(int64(len(b.plain)))
+		}
 	}
 	c.meters.dedup.Add(res.Deduplicated)
 	c.meters.stored.Add(res.Stored)

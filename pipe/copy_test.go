@@ -663,10 +663,11 @@ func TestCopyTellsProgressAndStats(t *testing.T) {
 func TestBottleneckNamesTheBusiestSide(t *testing.T) {
 	stage := func(side string, busy float64) pipe.StageStat { return pipe.StageStat{Side: side, Busy: busy} }
 	for want, stages := range map[string][]pipe.StageStat{
-		"":       nil,
-		"source": {stage("source", 0.9), stage("pipe", 0.4), stage("pipe", 0.4), stage("target", 0.5), stage("target", 0.5)},
-		"pipe":   {stage("source", 0.9), stage("pipe", 0.5), stage("pipe", 0.45), stage("target", 0.5), stage("target", 0.5)},
-		"target": {stage("source", 0.2), stage("pipe", 0.1), stage("target", 0.05), stage("target", 0.3)},
+		"":        nil,
+		"source":  {stage("source", 0.9), stage("pipe", 0.4), stage("pipe", 0.4), stage("target", 0.5), stage("target", 0.5)},
+		"pipe":    {stage("source", 0.9), stage("pipe", 0.5), stage("pipe", 0.45), stage("target", 0.5), stage("target", 0.5)},
+		"target":  {stage("source", 0.2), stage("pipe", 0.1), stage("network", 0.5), stage("target", 0.05), stage("target", 0.6)},
+		"network": {stage("source", 0.2), stage("pipe", 0.6), stage("network", 0.9), stage("target", 0.05), stage("target", 0.95)},
 	} {
 		require.Equal(t, want, (&pipe.Stats{Stages: stages}).Bottleneck())
 	}

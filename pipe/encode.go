@@ -74,6 +74,10 @@ func (e *Encoder) Encode(dst, block []byte) ([]byte, Codec) {
 // worthIt: decoding costs time at every verify and restore, so a gain below 1/64 is not taken.
 func worthIt(out, block []byte) bool { return len(out) < len(block)-len(block)/64 }
 
+// LooksRandom says whether a block looks like chance to its entropy coder: what is compressed or encrypted does, and so nothing makes it
+// smaller. It looks at 16 KiB of the block at most; blocks below 64 KiB are never called random.
+func LooksRandom(block []byte) bool { return incompressible(block) }
+
 // incompressible looks at small samples of a block, so that compressed and encrypted files cost almost nothing. It
 // counts how often each byte occurs: in random bytes the sum of the squared counts is close to what chance gives, and
 // only there. More is a bias that an entropy coder uses, or a repetition; less is an order that chance does not make,

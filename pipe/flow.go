@@ -84,6 +84,9 @@ func newCopier(target Target, img Image, o CopyOptions) (*copier, error) {
 		c.meters.workers[stageDeduplicate] = flight.Asks
 		c.meters.workers[stageCompress] = o.Workers
 	}
+	if lined, ok := target.(Lined); ok {
+		c.meters.line, c.meters.begun = lined.Line, lined.Line()
+	}
 	c.makeChannels()
 	return c, nil
 }

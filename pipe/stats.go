@@ -24,28 +24,34 @@ type Stats struct {
 	Deduplicated int64          `json:"deduplicated"`  // plain bytes that the target already had
 	Moved        int64          `json:"moved"`         // plain bytes handed to the target
 	Stored       int64          `json:"stored"`        // as added to the target's store, without parity
+	Random       int64          `json:"random"`        // of Moved: plain bytes of blocks that look like chance, compressed or encrypted: see LooksRandom
 	Stages       []StageStat    `json:"stages"`        // in the order of the flow
 	Duration     time.Duration  `json:"nanoseconds"`
 }
 
 // StageStat is how busy one stage was.
 type StageStat struct {
-	Name string  `json:"name"` // read, exclude, fingerprint, deduplicate, compress, write
-	Side string  `json:"side"` // source, pipe or target: what the bottleneck line names
+	Name string  `json:"name"` // read, exclude, fingerprint, deduplicate, compress, send, write
+	Side string  `json:"side"` // source, pipe, network or target: what the bottleneck line names
 	Busy float64 `json:"busy"` // 0…1: share of the copy's time that the stage's workers were at work
 }
 
 // The sides of a copy.
 const (
-	SideSource = "source"
-	SidePipe   = "pipe"
-	SideTarget = "target"
+	SideSource  = "source"
+	SidePipe    = "pipe" // the machine that the copy runs on: the proxy
+	SideNetwork = "network"
+	SideTarget  = "target"
 )
 
-// Bottleneck names the side that was busiest: source, pipe or target. It is empty where nothing was measured.
+// fullLine is the share of a copy's time from which on its line is what it waited for.
+const fullLine = 0.7
+
+// Bottleneck names the side that was busiest: source, pipe, network or target. It is empty where nothing was measured.
 //
 // The stages of the pipe share their workers, so their shares add up; those of the other sides have workers of their
-// own, and the busiest one counts.
+// own, and the busiest one counts. Who writes to a target behind a line waits for the line too: that much is the network's, where the
+// line was full most of the time; a target that is slow to take what comes fills its line for moments.
 func (s *Stats) Bottleneck() string {
 	busy := map[string]float64{}
 	for _, st := range s.Stages {
@@ -55,8 +61,12 @@ func (s *Stats) Bottleneck() string {
 			busy[st.Side] = max(busy[st.Side], st.Busy)
 		}
 	}
+	if busy[SideNetwork] < fullLine {
+		busy[SideNetwork] = 0
+	}
+	busy[SideTarget] = max(0, busy[SideTarget]-busy[SideNetwork])
 	side := ""
-	for _, name := range []string{SideSource, SidePipe, SideTarget} {
+	for _, name := range []string{SideSource, SidePipe, SideNetwork, SideTarget} {
 		if busy[name] > busy[side] {
 			side = name
 		}
@@ -93,10 +103,13 @@ type meters struct {
 	start   time.Time
 	workers [stageCount]int // zero: the stage is not part of this copy
 
-	walk                                atomic.Int64 // nanoseconds in the image's extents, by one goroutine
-	spent                               [stageCount]atomic.Int64
-	read, dedup, moved, stored, settled atomic.Int64
-	skipped                             [Unchanged + 1]atomic.Int64
+	line  func() time.Duration // nil: the target is not behind one
+	begun time.Duration        // of the line, when the copy began
+
+	walk                                        atomic.Int64 // nanoseconds in the image's extents, by one goroutine
+	spent                                       [stageCount]atomic.Int64
+	read, dedup, moved, stored, random, settled atomic.Int64
+	skipped                                     [Unchanged + 1]atomic.Int64
 
 	mu  sync.Mutex
 	bad []Extent
@@ -142,7 +155,7 @@ func (m *meters) stats() Stats {
 	}
 	s := Stats{
 		Size: m.size, Read: m.read.Load(), Skipped: map[Kind]int64{}, Bad: mergeExtents(m.bad),
-		Deduplicated: m.dedup.Load(), Moved: m.moved.Load(), Stored: m.stored.Load(), Duration: wall,
+		Deduplicated: m.dedup.Load(), Moved: m.moved.Load(), Stored: m.stored.Load(), Random: m.random.Load(), Duration: wall,
 	}
 	for k := range m.skipped {
 		if n := m.skipped[k].Load(); n > 0 {
@@ -150,6 +163,9 @@ func (m *meters) stats() Stats {
 		}
 	}
 	for i, n := range m.workers {
+		if stage(i) == stageWrite && m.line != nil {
+			s.Stages = append(s.Stages, StageStat{"send", SideNetwork, max(0, min(1, ratio(int64(m.line()-m.begun), int64(wall))))})
+		}
 		if n > 0 {
 			s.Stages = append(s.Stages, StageStat{stageNames[i].name, stageNames[i].side, m.busy(stage(i), wall)})
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"time"
 )
 
 // Target takes one disk's content. It starts as zeros everywhere, or as its base where it was opened with one.
@@ -106,6 +107,16 @@ type PutResult struct {
 
 // Accountant is an optional ability of a Target or a [PointWriter]: what has been added to the store so far.
 type Accountant interface{ Usage() Usage }
+
+// Lined is an optional ability of a Target behind a network. Line is how long, so far, the connection to it took no more while there was more
+// to send: over a copy it is that copy's share of the network in its time. Where there are several connections it is their average. Several disks
+// that are written over one line at once each see what all of them sent.
+type Lined interface{ Line() time.Duration }
+
+// Overwriter is an optional ability of a disk's Target that stands on a base. It tells, once the disk is committed, how many bytes of
+// blocks that held data in the base hold other data now, and of how many of those what they hold now looks like chance
+// ([LooksRandom]). A file that is encrypted in place is there; one that was added, compressed or not, is not.
+type Overwriter interface{ Overwritten() (data, random int64) }
 
 // Usage is what was added to a store, in bytes.
 type Usage struct {

@@ -83,7 +83,11 @@ func (c *client) refresh(ctx context.Context, l *ledger) error {
 	switch {
 	case l.n < c.mark.N:
 		c.suspect = &ErrRollback{Seen: c.mark.N, Found: l.n}
-	case c.mark.N > 0 && l.hashes[c.mark.N-1] != c.mark.Hash:
+	case c.mark.N > 0 && l.hashOf(c.mark.N) == (hash{}):
+		c.knew = false
+		c.warn(fmt.Sprintf("this machine has last seen record %d of the repository, and only a checkpoint is left of that: whether this is the same history is unproven", c.mark.N))
+		return c.advance(l)
+	case c.mark.N > 0 && l.hashOf(c.mark.N) != c.mark.Hash:
 		c.suspect = &ErrRollback{Seen: c.mark.N, Found: l.n, Fork: true}
 	default:
 		return c.advance(l)
@@ -107,7 +111,11 @@ func (c *client) advance(l *ledger) error {
 	if m, err := c.readMark(); err == nil && m.N >= now.N {
 		return nil // another process of this machine has seen more
 	}
-	b, err := json.Marshal(now)
+	return c.writeMark(now)
+}
+
+func (c *client) writeMark(m mark) error {
+	b, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}

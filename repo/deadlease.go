@@ -83,7 +83,7 @@ func (r *Repository) endDead(ctx context.Context, key ed25519.PrivateKey, n uint
 		}
 		return &record{Kind: recordEnd, Lease: n}, nil
 	})
-	if errors.Is(err, errAppendRefused) || errors.Is(err, ErrRevoked) {
+	if errors.Is(err, errAppendRefused) || errors.Is(err, ErrRevoked) || errors.Is(err, fs.ErrNotExist) {
 		return nil // it has ended meanwhile
 	}
 	if err != nil {

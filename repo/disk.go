@@ -32,6 +32,7 @@ var _ interface {
 	pipe.BlockTarget
 	pipe.Assembler
 	pipe.Accountant
+	pipe.Overwriter
 } = (*diskTarget)(nil)
 
 // partialBlock is a block of which not everything has come yet.
@@ -78,7 +79,15 @@ func (d *diskTarget) PutBlock(ctx context.Context, off int64, id pipe.ID, plain 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.partial, block)
-	return res, d.tree.setBlock(ctx, block, entry{kind: pipe.Data, id: id})
+	random := d.base != nil && codec == pipe.Plain && pipe.LooksRandom(data)
+	return res, d.tree.setBlock(ctx, block, entry{kind: pipe.Data, id: id, random: random})
+}
+
+// Overwritten implements [pipe.Overwriter].
+func (d *diskTarget) Overwritten() (data, random int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.tree.overwritten, d.tree.randomized
 }
 
 // Assemble stores a block by naming the parts of it that other blocks have: see pipe.Assembler.
@@ -301,7 +310,7 @@ func (d *diskTarget) markBlocks(ctx context.Context, e pipe.Extent) error {
 // checkBase looks whether the repository still has what the base has in blocks [lo, hi), before a new point refers to
 // it. What is unchanged is taken over without being read, so this is done only where something is known to be missing.
 func (d *diskTarget) checkBase(ctx context.Context, lo, hi int64) error {
-	if !d.w.s.idx.doubtful() || d.w.r.writer != nil { // a write-only client sees no pack: the committed base vouches for them
+	if !d.w.s.idx.doubtful() {
 		return nil
 	}
 	img, err := d.baseImage(ctx)
@@ -312,12 +321,23 @@ func (d *diskTarget) checkBase(ctx context.Context, lo, hi int64) error {
 		if e.kind != pipe.Data {
 			return nil
 		}
-		_, ok, err := d.w.r.reusable(ctx, img.idx, e.id)
+		ok, err := d.standing(ctx, img.idx, e.id)
 		if err == nil && !ok {
 			err = &ErrCorrupt{Object: "block " + e.id.String(), Reason: fmt.Sprintf("the base has it at byte %d, and no pack holds it", block*d.shape.blockSize)}
 		}
 		return err
 	})
+}
+
+// standing reports whether a new point may go on referring to a block of its base. A write-only client sees no pack: the
+// committed base vouches for them, but for what the log calls bad.
+func (d *diskTarget) standing(ctx context.Context, x *index, id pipe.ID) (bool, error) {
+	if d.w.r.writer != nil {
+		_, found, good, err := x.best(id, false)
+		return good || !found, err
+	}
+	_, ok, err := d.w.r.reusable(ctx, x, id)
+	return ok, err
 }
 
 func (d *diskTarget) markPiece(ctx context.Context, e pipe.Extent) error {

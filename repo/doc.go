@@ -38,6 +38,20 @@
 // own scope, and is sealed for those who open a slot. Where it reaches the store through a blind target, package guard
 // holds it to that; [Public] is what such a target, which has no key at all, knows of the repository.
 //
+// # Damage
+//
+// What is read is mended from its pack's parity on the way, or had from another place, and a warning says so.
+// [Repository.Verify] looks at everything before somebody needs it: all at once, by a sample, in a [Rotation] over days,
+// at a bounded rate, and goes on where it was cut off. With Declare it tells the log what is bad, so that every client
+// stores it again when it next appears. [Repository.Repair] writes again, into new packs, what is damaged and can be had
+// from parity, from another repository or from the live disk, and says exactly what cannot; the damaged packs stay until
+// a prune finds that nobody needs them. [Public.Scrub] does what can be done without any key. [Repository.Salvage] opens a
+// disk of which parts are lost, as zeros, and lists them.
+//
+//	structure   every place of vital objects, every table, every page; that every block is in a pack   Verify
+//	cells       and the tags of all bytes                                                              Scrub
+//	all data    and every frame opened, decoded, and held against its id                               Verify, Repair
+//
 // # Safety
 //
 // A [Repository] is safe for concurrent use, and several processes on several machines may write to one store, where

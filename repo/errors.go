@@ -59,6 +59,13 @@ func (e *ErrRollback) Error() string {
 	return fmt.Sprintf("the repository's log ends at record %d, but this machine has seen record %d: an older state was put back", e.Found, e.Seen)
 }
 
+// BusyError says that another prune is under way. One that has died is found out by its heartbeats.
+type BusyError struct{ Lease uint64 }
+
+func (e *BusyError) Error() string {
+	return fmt.Sprintf("another prune is under way, with lease %d", e.Lease)
+}
+
 var (
 	// ErrSecret says that no slot of the repository opens with the given secret.
 	ErrSecret = errors.New("the repository does not open with this passphrase, key or identity")

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -17,3 +18,6 @@ func (r *Repository) BadOf(t testing.TB, point, disk string) [][2]int64 {
 	}
 	return nil
 }
+
+// Stores of tests fail for good, or not at all: waiting for them proves nothing.
+func init() { steadyWaits = []time.Duration{time.Millisecond, 2 * time.Millisecond} }

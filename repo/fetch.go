@@ -154,8 +154,13 @@ func (r *Repository) fetchAny(ctx context.Context, idx *index, id pipe.ID, loc l
 	idx.markBad(id, loc.pack)
 	fits := func(l location) bool { return l.typ == loc.typ && l.plain == loc.plain && (!whole || l.whole()) }
 	tried := map[location]bool{loc: true}
-	for deepened := idx.trusted; ; {
+	for deepened, renewed := idx.trusted, false; ; {
 		others, lookupErr := idx.others(id, tried, fits)
+		if lookupErr == nil && len(others) == 0 && !renewed {
+			renewed = true
+			r.look(ctx, idx)
+			continue
+		}
 		if lookupErr == nil && len(others) == 0 && !deepened {
 			deepened = true
 			if lookupErr = r.deepen(ctx, idx); lookupErr == nil {
@@ -333,10 +338,13 @@ func (r *Repository) openPack(ctx context.Context, p packRef, id pipe.ID, loc lo
 	if err != nil {
 		return nil, 0, err
 	}
-	o, _, err := object.OpenFile(file, cell.Ident{Kind: p.Kind, Repo: r.header.ID, Object: p.ID}, r.keys.unwraps)
+	want := cell.Ident{Kind: p.Kind, Repo: r.header.ID, Object: p.ID}
+	o, _, err := object.OpenFile(file, want, r.keys.unwraps)
 	if err != nil {
-		r.lost.put(p, err)
-		return nil, 0, err
+		if o = r.otherPack(ctx, p, want); o == nil {
+			r.lost.put(p, err)
+			return nil, 0, err
+		}
 	}
 	i := slices.IndexFunc(o.Entries(), func(e object.Entry) bool {
 		return e.ID == id && e.Type == loc.typ && e.Plain == loc.plain && e.Codec == uint8(loc.codec)
@@ -365,29 +373,46 @@ func (r *Repository) index(ctx context.Context, s scope) (*index, error) {
 	if r.indexClosed {
 		return nil, fmt.Errorf("repository: %w", fs.ErrClosed)
 	}
-	var head uint64
-	r.log.view(func(l *ledger) { head = l.n })
-	if l := r.indexes[s]; l != nil {
-		if head == l.at {
-			return l.idx, nil
+	for {
+		x, err := r.currentIndex(ctx, s)
+		if !errors.Is(err, errStaleIndex) {
+			return x, err
 		}
+		r.retired = append(r.retired, x) // sessions and disks may be using it
+		delete(r.indexes, s)
+	}
+}
+
+// currentIndex brings the index up to date, or makes it. The caller holds indexMu.
+func (r *Repository) currentIndex(ctx context.Context, s scope) (*index, error) {
+	var head, epoch uint64
+	r.log.view(func(l *ledger) { head, epoch = l.n, l.epoch })
+	l := r.indexes[s]
+	if l == nil {
+		x, err := r.newIndex(s)
+		if err != nil {
+			return nil, err
+		}
+		x.epoch = epoch
+		if r.writer != nil {
+			if x.dead, err = r.writer.bury(ctx); err != nil {
+				return nil, errors.Join(fmt.Errorf("the writer's cache: %w", err), x.close())
+			}
+		}
+		l = &loadedIndex{idx: x, read: map[string]bool{}}
+		if err := r.loadIndex(ctx, l); err != nil {
+			return nil, errors.Join(err, x.close())
+		}
+		l.at, r.indexes[s] = head, l
+	}
+	if l.idx.epoch == epoch && l.at != head {
 		// The log has moved: another client's point may need packs that were not there yet.
 		if err := r.loadIndex(ctx, l); err != nil {
 			return nil, err
 		}
 		l.at = head
-		return l.idx, nil
 	}
-	x, err := r.newIndex(s)
-	if err != nil {
-		return nil, err
-	}
-	l := &loadedIndex{idx: x, at: head, read: map[string]bool{}}
-	if err := r.loadIndex(ctx, l); err != nil {
-		return nil, errors.Join(err, x.close())
-	}
-	r.indexes[s] = l
-	return x, nil
+	return l.idx, r.catchUp(l.idx)
 }
 
 // newIndex makes an empty index for one scope.
@@ -397,6 +422,10 @@ func (r *Repository) newIndex(s scope) (*index, error) {
 		return nil, err
 	}
 	x, err := newIndex(r.opts.CacheDir)
+	if err != nil && r.opts.CacheDir != "" {
+		r.warn(fmt.Sprintf("the system's folder for temporary files is used for the index: %v", err))
+		x, err = newIndex("")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -411,10 +440,32 @@ func (r *Repository) loadIndex(ctx context.Context, l *loadedIndex) error {
 	if err != nil {
 		return err
 	}
-	if x.hasAll(present) {
-		return nil
+	cache, whole := r.indexCache(x), false
+	if x.len() > 0 || len(l.read) > 0 || len(present) == 0 {
+		cache = nil // only the first look at the repository is kept
 	}
+	if cache != nil {
+		whole = cache.load(x, present)
+	}
+	if !x.hasAll(present) {
+		if err := r.loadPacks(ctx, l, present); err != nil {
+			return err
+		}
+	}
+	if cache != nil && x.worthSaving(whole) {
+		cache.save(x, present)
+	}
+	return nil
+}
+
+// loadPacks enters the packs that are not in the index yet: by what index objects say, and by their own tables.
+func (r *Repository) loadPacks(ctx context.Context, l *loadedIndex, present map[packRef]int64) error {
+	x := l.idx
 	r.sweepUnfinished(ctx)
+	news := map[uint64]bool{} // by lease of packs that are there: some are new
+	for ref := range present {
+		news[ref.Lease] = news[ref.Lease] || !x.has(ref)
+	}
 	var names []string
 	for info, err := range r.st.List(ctx, "index/") {
 		if err != nil {
@@ -423,9 +474,18 @@ func (r *Repository) loadIndex(ctx context.Context, l *loadedIndex) error {
 		if l.read[info.Name] {
 			continue
 		}
-		if ref, ok := parseRef(strings.TrimPrefix(info.Name, "index/"), "/"); ok && r.ofScope(ref.Lease, x.scope) {
-			names = append(names, info.Name)
+		ref, ok := parseRef(strings.TrimPrefix(info.Name, "index/"), "/")
+		if !ok || !r.ofScope(ref.Lease, x.scope) {
+			continue
 		}
+		some, there := news[ref.Lease]
+		if r.writer == nil && x.cached() && !some { // it speaks for no pack that is not known
+			if !there {
+				x.doubt()
+			}
+			continue
+		}
+		names = append(names, info.Name)
 	}
 	for _, name := range names {
 		l.read[name] = true
@@ -595,7 +655,10 @@ func (r *Repository) readTable(ctx context.Context, p packRef, size int64) ([]ob
 	}
 	o, _, openErr := object.OpenFile(file, want, r.keys.unwraps)
 	if openErr != nil {
-		return nil, errors.Join(err, openErr)
+		if o = r.otherPack(ctx, p, want); o == nil {
+			return nil, errors.Join(err, openErr)
+		}
+		return o.Entries(), nil
 	}
 	r.warn(fmt.Sprintf("%s is damaged; its table was mended from its parity", p.name()))
 	return o.Entries(), nil

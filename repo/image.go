@@ -21,6 +21,11 @@ func (r *Repository) Open(ctx context.Context, point, disk string) (pipe.Image, 
 	if err != nil {
 		return nil, err
 	}
+	return r.openOf(ctx, m, disk)
+}
+
+// openOf opens and pins one disk of a manifest.
+func (r *Repository) openOf(ctx context.Context, m *manifest, disk string) (pipe.Image, error) {
 	for i := range m.Disks {
 		if m.Disks[i].Key != disk {
 			continue
@@ -35,10 +40,16 @@ func (r *Repository) Open(ctx context.Context, point, disk string) (pipe.Image, 
 			}
 			return img, nil
 		}
-		img.unpin = r.pin(ctx, m.Point)
+		if img.unpin, err = r.pin(ctx, m.Point); err != nil {
+			return nil, err
+		}
+		if img.idx, err = r.renew(ctx, img.idx); err != nil {
+			return nil, errors.Join(err, img.unpin())
+		}
+		img.point = m.Point
 		return img, nil
 	}
-	return nil, fmt.Errorf("disk %q of point %s: %w", disk, point, fs.ErrNotExist)
+	return nil, fmt.Errorf("disk %q of point %s: %w", disk, m.Point, fs.ErrNotExist)
 }
 
 // openDisk opens a disk of the point that a lease committed.
@@ -64,6 +75,7 @@ type diskImage struct {
 	idx   *index
 	tree  treeReader
 	unpin func() error
+	point id16 // zero: of no concern
 
 	mu    sync.Mutex
 	pages map[pipe.ID]*page // bounded by maxPages
@@ -122,6 +134,9 @@ func (d *diskImage) ReadAt(ctx context.Context, p []byte, off int64) (int, error
 	err := d.tree.walk(ctx, off/bs, (end+bs-1)/bs, func(e entry, lo, hi int64) error {
 		from, to := max(lo*bs, off), min(hi*bs, end)
 		part := want[from-off : to-off]
+		if e.kind == lost {
+			return &RangeError{Off: from, Len: to - from, Err: errLostPage}
+		}
 		if e.kind != pipe.Data {
 			clear(part)
 		} else if err := d.readBlock(ctx, e.id, lo, from-lo*bs, part); err != nil {
@@ -130,6 +145,9 @@ func (d *diskImage) ReadAt(ctx context.Context, p []byte, off int64) (int, error
 		done = int(to - off)
 		return nil
 	})
+	if _, damaged := errors.AsType[*ErrCorrupt](err); damaged && d.point != (id16{}) && d.r.forgotten(d.point) {
+		err = errors.Join(ErrForgotten, err)
+	}
 	if err == nil && len(want) < len(p) {
 		err = io.EOF
 	}
@@ -181,6 +199,9 @@ func (d *diskImage) Extents(ctx context.Context, off, n int64) iter.Seq2[pipe.Ex
 		var run pipe.Extent
 		err := d.tree.walk(ctx, off/bs, (off+n+bs-1)/bs, func(e entry, lo, hi int64) error {
 			from, to := max(lo*bs, off), min(hi*bs, off+n)
+			if e.kind == lost {
+				e.kind = pipe.Bad
+			}
 			if run.Len > 0 && run.Kind == e.kind {
 				run.Len += to - from
 				return nil
@@ -209,28 +230,33 @@ type pin struct {
 	users int
 }
 
-// pin takes a reader's lease on a point, and returns what gives it back.
-func (r *Repository) pin(ctx context.Context, point id16) func() error {
+// pin takes a reader's lease on a point, and returns what gives it back. Where none can be had, nothing is given back. Errors:
+// ErrForgotten.
+func (r *Repository) pin(ctx context.Context, point id16) (unpin func() error, err error) {
+	none := func() error { return nil }
 	key := point.String()
 	r.pinMu.Lock()
 	defer r.pinMu.Unlock()
 	p := r.pins[key]
 	if r.closed {
-		return func() error { return nil }
+		return none, nil
 	}
 	if p == nil {
 		l, err := r.newLease(ctx, accessRead, []id16{point})
-		if err != nil {
+		switch {
+		case errors.Is(err, ErrForgotten):
+			return none, err
+		case err != nil:
 			if !errors.Is(err, ErrReadOnly) {
 				r.warn(fmt.Sprintf("point %s is read without a lease: %v", key, err))
 			}
-			return func() error { return nil }
+			return none, nil
 		}
 		p = &pin{lease: l}
 		r.pins[key] = p
 	}
 	p.users++
-	return func() error {
+	unpin = func() error {
 		r.pinMu.Lock()
 		defer r.pinMu.Unlock()
 		if p.users--; p.users > 0 || r.pins[key] != p {
@@ -239,6 +265,7 @@ func (r *Repository) pin(ctx context.Context, point id16) func() error {
 		delete(r.pins, key)
 		return p.lease.end(ctx)
 	}
+	return unpin, nil
 }
 
 func (r *Repository) unpinAll() error {

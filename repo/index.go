@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -29,8 +28,9 @@ func (l location) whole() bool { return l.codec != codecAssembled }
 // index finds a location by id. It is a cache: it is made from the tables of packs, and nothing is lost with it.
 //
 // In memory it holds 8 bytes a slot, between 1.4 and 2.9 slots a record: a 32-bit tag and a record number. The
-// records, with the full ids, are in a scratch file, and a hit is a hit only after all 32 bytes were compared there;
-// that costs one small read from the page cache, against the hashing of a whole block that went before.
+// records, with the full ids, are in files: those of the lasting cache, if there is one, and the others in a scratch file.
+// A hit is a hit only after all 32 bytes were compared there; that costs one small read from the page cache, against the
+// hashing of a whole block that went before.
 type index struct {
 	scope   scope        // whose content it is
 	ids     *contentKeys // of that scope
@@ -39,10 +39,11 @@ type index struct {
 
 	mu      sync.RWMutex
 	slots   []uint64 // tag<<32 | record number+1
-	records records
+	records *records
 	packs   []packRef
 	packNum map[packRef]uint32
-	bad     map[badPlace]bool // found damaged by this process: never deduplicated against
+	bad     map[badPlace]bool // found damaged, by this process or as the log says: never deduplicated against
+	ruined  map[uint32]bool   // packs that hold more of it than is remembered
 	doubts  bool              // something that was here is damaged or gone
 	sound   map[badPlace]bool // recipes of which everything was there, since the last damage was found
 
@@ -52,6 +53,14 @@ type index struct {
 	liars    map[uint32]bool      // packs that hold something else than what their sealed tables say
 	asking   sync.Mutex           // held while packs are asked for their own tables
 	settled  atomic.Uint32        // packs below this number have durable names
+
+	dead       map[packRef]bool // named in a tombstone: read from, never referred to anew
+	epoch      uint64           // of the ledger's state that it was told of
+	deathsRead int              // of the ledger's deaths
+	badRead    int              // of the ledger's bad content
+	badPacks   int              // packs that were known then
+
+	fromCache bool // some of it
 }
 
 // badPlace is content that a pack should hold and does not.
@@ -60,7 +69,7 @@ type badPlace struct {
 	pack uint32
 }
 
-// maxBad bounds what is remembered of damage; beyond it a repository needs verify, not memory.
+// maxBad bounds what is remembered of damage by its place. Of packs in which more is found, all counts as bad.
 const maxBad = 1 << 16
 
 func newIndex(dir string) (*index, error) {
@@ -70,7 +79,7 @@ func newIndex(dir string) (*index, error) {
 	}
 	return &index{
 		slots:   make([]uint64, 1<<10),
-		records: records{file: f},
+		records: newRecords(f),
 		packNum: map[packRef]uint32{},
 		bad:     map[badPlace]bool{},
 	}, nil
@@ -127,7 +136,7 @@ func (x *index) add(id pipe.ID, loc location) error {
 	good, all, same := 0, 0, false
 	slot, err := x.places(id, func(old location) bool {
 		all++
-		if !x.bad[badPlace{id, old.pack}] {
+		if !x.bad[badPlace{id, old.pack}] && !x.ruined[old.pack] {
 			same = same || old.pack == loc.pack
 			if old.whole() == loc.whole() { // recipes never keep out the whole block that other recipes need
 				good++
@@ -182,7 +191,8 @@ func (x *index) best(id pipe.ID, whole bool) (loc location, found, good bool, er
 }
 
 // find finds the best of the locations that fit: one that is good, or else one of a pack that is known to lie about other
-// content, or else one that is known to be bad. Only the first counts as good.
+// content, or else one that is known to be bad; what a tombstone names comes right after the good ones. Only the first counts
+// as good.
 func (x *index) find(id pipe.ID, fits func(location) bool) (loc location, found, good bool, err error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -202,15 +212,18 @@ func (x *index) find(id pipe.ID, fits func(location) bool) (loc location, found,
 const (
 	rankBad = 1 + iota
 	rankLiar
+	rankDead
 	rankGood
 )
 
 func (x *index) rank(id pipe.ID, l location) int {
 	switch {
-	case x.bad[badPlace{id, l.pack}]:
+	case x.bad[badPlace{id, l.pack}] || x.ruined[l.pack]:
 		return rankBad
 	case x.liars[l.pack]:
 		return rankLiar
+	case len(x.dead) > 0 && x.dead[x.packs[l.pack]]:
+		return rankDead
 	}
 	return rankGood
 }
@@ -281,6 +294,11 @@ func (x *index) markBad(id pipe.ID, pack uint32) {
 	x.doubts = true
 	if len(x.bad) < maxBad {
 		x.bad[badPlace{id, pack}] = true
+	} else {
+		if x.ruined == nil {
+			x.ruined = map[uint32]bool{}
+		}
+		x.ruined[pack] = true
 	}
 	clear(x.sound)
 }
@@ -387,124 +405,9 @@ func (x *index) each(f func(id pipe.ID, loc location)) error {
 	})
 }
 
-// records is an append-only array on a scratch file. The last ones wait in memory.
-type records struct {
-	file *os.File
-	n    uint32 // count
-	tail []byte // records that are not in the file yet
-
-	closed bool
-}
-
-const (
-	recordSize = 56
-	tailSize   = 1024 * recordSize
-	maxRecords = 1<<32 - 2
-)
-
-// append adds a record; again says that its id has one already, aside that it does not stand in the table.
-func (r *records) append(id pipe.ID, loc location, again, aside bool) (uint32, error) {
-	if r.closed {
-		return 0, fs.ErrClosed
-	}
-	if r.n == maxRecords {
-		return 0, fmt.Errorf("the index is full: %d records", r.n)
-	}
-	b := append(r.tail, id[:]...)
-	for _, v := range [...]uint32{loc.pack, loc.ordinal, loc.offset, loc.stored, loc.plain} {
-		b = binary.LittleEndian.AppendUint32(b, v)
-	}
-	r.tail = append(b, loc.typ, byte(loc.codec), flag(again), flag(aside))
-	r.n++
-	if len(r.tail) < tailSize {
-		return r.n - 1, nil
-	}
-	if _, err := r.file.WriteAt(r.tail, int64(r.n)*recordSize-int64(len(r.tail))); err != nil {
-		r.n--
-		r.tail = r.tail[:len(r.tail)-recordSize]
-		return 0, fmt.Errorf("index scratch file: %w", err)
-	}
-	r.tail = r.tail[:0]
-	return r.n - 1, nil
-}
-
-func flag(on bool) byte {
-	if on {
-		return 1
-	}
-	return 0
-}
-
-func (r *records) at(n uint32) (pipe.ID, location, error) {
-	inFile := int64(r.n)*recordSize - int64(len(r.tail))
-	off := int64(n) * recordSize
-	if off >= inFile {
-		id, loc := parseRecord(r.tail[off-inFile:])
-		return id, loc, nil
-	}
-	var b [recordSize]byte
-	if _, err := r.file.ReadAt(b[:], off); err != nil {
-		return pipe.ID{}, location{}, fmt.Errorf("index scratch file: %w", err)
-	}
-	id, loc := parseRecord(b[:])
-	return id, loc, nil
-}
-
-func parseRecord(b []byte) (id pipe.ID, loc location) {
-	copy(id[:], b)
-	u := func(i int) uint32 { return binary.LittleEndian.Uint32(b[32+4*i:]) }
-	return id, location{u(0), u(1), u(2), u(3), u(4), b[52], pipe.Codec(b[53])}
-}
-
-func (r *records) each(f func(n uint32, id pipe.ID, aside bool)) error {
-	n := uint32(0)
-	return r.eachFull(func(id pipe.ID, _ location, _, aside bool) { f(n, id, aside); n++ })
-}
-
-func (r *records) eachFull(f func(id pipe.ID, loc location, again, aside bool)) error {
-	if r.closed {
-		return fs.ErrClosed
-	}
-	inFile := int64(r.n)*recordSize - int64(len(r.tail))
-	buf := make([]byte, tailSize)
-	for off := int64(0); off < inFile; off += tailSize {
-		b := buf[:min(tailSize, inFile-off)]
-		if _, err := r.file.ReadAt(b, off); err != nil {
-			return fmt.Errorf("index scratch file: %w", err)
-		}
-		for ; len(b) > 0; b = b[recordSize:] {
-			id, loc := parseRecord(b)
-			f(id, loc, b[54] != 0, b[55] != 0)
-		}
-	}
-	for b := r.tail; len(b) > 0; b = b[recordSize:] {
-		id, loc := parseRecord(b)
-		f(id, loc, b[54] != 0, b[55] != 0)
-	}
-	return nil
-}
-
-func (r *records) close() error {
-	return closeScratch(r.file)
-}
-
-// scratchFile makes a file that goes away with the process, also when that is killed, where the system allows it.
-func scratchFile(dir string) (*os.File, error) {
-	if dir != "" {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, err
-		}
-	}
-	f, err := os.CreateTemp(dir, "hikae-index-*")
-	if err != nil {
-		return nil, err
-	}
-	_ = os.Remove(f.Name()) // an open file cannot be removed on Windows: closeScratch does it
-	return f, nil
-}
-
-func closeScratch(f *os.File) error {
-	err := f.Close()
-	_ = os.Remove(f.Name())
-	return err
+// cached reports whether some of it came from the lasting cache.
+func (x *index) cached() bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.fromCache
 }

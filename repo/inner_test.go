@@ -289,7 +289,7 @@ func FuzzRecord(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if r, err := decodeRecord(b); err == nil {
 			require.LessOrEqual(t, len(b), maxRecord)
-			_ = (&ledger{leases: map[uint64]*leaseState{}, keys: map[publicKey]enrolment{{}: {role: roleFull}}}).applied(r)
+			_ = (&ledger{logState: logState{leases: map[uint64]*leaseState{}, keys: map[publicKey]enrolment{{}: {role: roleFull}}}}).applied(r)
 		}
 		roundTrip[record](t, b)
 	})

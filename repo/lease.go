@@ -29,11 +29,17 @@ const (
 )
 
 func (r *Repository) newLease(ctx context.Context, access string, points []id16) (*lease, error) {
+	return r.newLeaseFor(ctx, access, points, scope{})
+}
+
+// newLeaseFor takes a lease for content of another scope than its key's own: who opened a slot writes again what a
+// write-only client wrote, and the content keeps its ids.
+func (r *Repository) newLeaseFor(ctx context.Context, access string, points []id16, s scope) (*lease, error) {
 	key, err := r.signingKey(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if access == accessWrite && !r.shared {
+	if access != accessRead && !r.shared {
 		r.leaseMu.Lock() // one at a time, so that each sees the others of this process as its own
 		defer r.leaseMu.Unlock()
 		if err := r.takeOver(ctx, key); err != nil {
@@ -44,12 +50,21 @@ func (r *Repository) newLease(ctx context.Context, access string, points []id16)
 		if err := r.log.have(points); err != nil {
 			return nil, err
 		}
-		if access == accessWrite && !r.shared {
+		if access == accessPrune {
+			if other := r.log.pruner(); other != 0 {
+				return nil, &BusyError{Lease: other}
+			}
+		}
+		if access != accessRead && !r.shared {
 			if other := r.log.otherWriter(r.writing); other != 0 {
 				return nil, fmt.Errorf("the store cannot be shared by writers, and lease %d is open: %w", other, ErrReadOnly)
 			}
 		}
-		return &record{Kind: recordLease, Access: access, Points: points}, nil
+		rec := &record{Kind: recordLease, Access: access, Points: points}
+		if s != (scope{}) {
+			rec.For = (*publicKey)(&s)
+		}
+		return rec, nil
 	})
 	if err != nil {
 		return nil, err
@@ -110,8 +125,8 @@ func (r *Repository) takeOver(ctx context.Context, key ed25519.PrivateKey) error
 		}
 		return &record{Kind: recordRevoke, Lease: other}, nil
 	})
-	if errors.Is(err, errAppendRefused) || errors.Is(err, ErrRevoked) {
-		return nil // it has ended meanwhile
+	if errors.Is(err, errAppendRefused) || errors.Is(err, ErrRevoked) || errors.Is(err, fs.ErrNotExist) {
+		return nil // it has ended meanwhile, or so long ago that only a checkpoint is left
 	}
 	return err
 }
@@ -148,7 +163,7 @@ func (r *Repository) setWriting(lease uint64, on bool) {
 // shared has one process that writes; in it there may be several sessions, which one log keeps apart.
 func (l *ledger) otherWriter(own func(lease uint64) bool) uint64 {
 	for n, s := range l.leases {
-		if s.access == accessWrite && !s.over && !own(n) {
+		if s.access != accessRead && !s.over && !own(n) {
 			return n
 		}
 	}

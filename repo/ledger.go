@@ -27,17 +27,40 @@ type ledger struct {
 	root  publicKey   // signs key records
 	clear objectMaker // seals records: signed, not encrypted
 
-	mu      sync.Mutex
-	n       uint64
-	last    hash // of record n; of the header's document for n = 0
-	keys    map[publicKey]enrolment
-	leases  map[uint64]*leaseState
-	points  []committed
-	alien   []string // records of kinds that we do not know
-	hashes  []hash   // of record n at n-1
-	broken  error    // *ErrCorrupt: record n+1 is lost or unreadable, and there may be more behind it
-	foreign *unsure  // record n, if somebody else created it: its copies may not be complete
-	mend    bool     // put back first places that are lost
+	mu sync.Mutex
+	logState
+	epoch   uint64                                    // of the state: it was taken from a checkpoint so many times
+	slotsAt uint64                                    // the last record that said which slots are in force, or a checkpoint after it
+	every   uint64                                    // records between two checkpoints
+	until   uint64                                    // nothing behind this record is read; 0: no such bound
+	broken  error                                     // *ErrCorrupt: record n+1 is lost or unreadable, and there may be more behind it
+	foreign *unsure                                   // record n, if somebody else created it: its copies may not be complete
+	mend    bool                                      // put back first places that are lost
+	room    func(ctx context.Context, r *record) bool // makes room for a record where there is none, and says whether it could; nil: nobody does
+	gaps    map[uint64]gapSpan                        // by their numbers
+	spare   func(ctx context.Context)                 // puts aside what is left of the room that was made
+}
+
+// logState is what all records up to n say together.
+type logState struct {
+	n          uint64
+	last       hash   // of record n; of the header's document for n = 0
+	from       uint64 // the checkpoint that it was begun with ends here: of what went before only the outcome is known
+	keys       map[publicKey]enrolment
+	leases     map[uint64]*leaseState // those that are over, durable and of the shared scope may lack
+	points     []committed
+	unfinished []unfinished       // what sessions that did not commit have made durable: one of a VM
+	leaving    []committed        // points that were forgotten while a lease named them
+	held       map[id16]string    // points that may not be forgotten, and why
+	tombs      map[objectKey]tomb // what is to be removed
+	deaths     []death            // what tombstones and their taking back said, in order
+	bad        []badContent       // in order
+	slots      []id16             // those in force; nil: all that there are
+	slotNotes  map[id16]slotNote
+	alien      []string        // records of kinds that we do not know
+	base       uint64          // hashes begin behind this record
+	hashes     []hash          // of record n at n-base-1
+	begun      map[uint64]hash // of records up to base that began a lease
 }
 
 // unsure is a record that its writer may have died over.
@@ -58,8 +81,8 @@ type enrolment struct {
 // leaseState is what the log says of a lease.
 type leaseState struct {
 	key     publicKey
-	scope   scope // of its content: the key's own where that may only append
-	access  string
+	scope   scope  // of its content: the key's own where that may only append
+	access  string // of an access that this version does not know: nothing but that it is open
 	points  []id16
 	over    bool // ended or revoked
 	revoked bool
@@ -73,14 +96,19 @@ type committed struct {
 	point    id16
 	vm       id16
 	manifest hash
+
+	unfinished bool // it is none: see [unfinished]
 }
 
 func newLedger(v vitals, repo [16]byte, root publicKey, header hash, clear objectMaker) *ledger {
 	ahead := newLogAhead(v.st)
 	v.st = ahead
 	return &ledger{
-		vitals: v, ahead: ahead, repo: repo, root: root, clear: clear, last: header,
-		keys: map[publicKey]enrolment{}, leases: map[uint64]*leaseState{}, mend: true,
+		vitals: v, ahead: ahead, repo: repo, root: root, clear: clear, every: checkpointEvery, mend: true,
+		logState: logState{
+			last: header, keys: map[publicKey]enrolment{}, leases: map[uint64]*leaseState{},
+			held: map[id16]string{}, tombs: map[objectKey]tomb{},
+		},
 	}
 }
 
@@ -94,8 +122,13 @@ func (l *ledger) refresh(ctx context.Context) error {
 
 func (l *ledger) refreshLocked(ctx context.Context) error {
 	defer l.ahead.forget()
+	if l.n == 0 {
+		if err := l.jump(ctx); err != nil {
+			return err
+		}
+	}
 	fetched := l.n
-	for row := 0; ; row++ {
+	for row := 0; l.until == 0 || l.n < l.until; row++ {
 		if row >= aheadAfter && l.n >= fetched {
 			count := min(row, aheadMost)
 			l.ahead.forget()
@@ -107,11 +140,19 @@ func (l *ledger) refreshLocked(ctx context.Context) error {
 			l.broken = corrupt
 			return nil
 		}
-		if err != nil || !found {
+		if err != nil {
 			return err
+		}
+		if !found {
+			jumped, err := l.overtaken(ctx)
+			if err != nil || !jumped {
+				return err
+			}
+			fetched = l.n
 		}
 		l.broken = nil
 	}
+	return nil
 }
 
 // findHole looks whether there are records behind the last one that can be read. Without it, a record that is lost in
@@ -143,8 +184,14 @@ func (l *ledger) findHole(ctx context.Context) error {
 			break
 		}
 		_, err := l.read(ctx, logName(n), kindLog, l.repo, []object.Unwrapper{object.Clear{}}, func(v *vital) error {
-			_, err := openSigned(v.content, signRecord, l.repo)
-			return err
+			s, err := openSigned(v.content, signRecord, l.repo)
+			if err != nil {
+				return err
+			}
+			if r, err := decodeRecord(s.body); err != nil || r.N != n {
+				return errors.Join(err, errors.New("it is another record"))
+			}
+			return nil
 		})
 		if err == nil {
 			l.broken = &ErrCorrupt{Object: logName(l.n + 1), Reason: fmt.Sprintf("it is missing in all three places, and record %d is there", n)}
@@ -208,6 +255,7 @@ func (l *ledger) next(ctx context.Context) (bool, error) {
 	l.foreign = &unsure{name, v.file}
 	if r != nil { // a record whose signature is wrong uses up its number and counts for nothing
 		l.apply(s.key, r)
+		l.bridge(s.key, r, l.last)
 	}
 	return true, nil
 }
@@ -248,25 +296,47 @@ func (l *ledger) apply(by publicKey, r *record) {
 	}
 	switch r.Kind {
 	case recordLease:
-		s := &leaseState{key: by, access: r.Access, points: r.Points}
-		if who.role == roleAppend {
-			s.scope = scope(by)
+		if who.role == roleAppend && (r.Access == accessPrune || r.For != nil) {
+			return
 		}
+		s := &leaseState{key: by, access: r.Access}
+		switch {
+		case who.role == roleAppend:
+			s.scope = scope(by)
+		case r.For != nil:
+			s.scope = scope(*r.For)
+		}
+		s.points = l.pointsNamed(r.Points, s.scope)
 		l.leases[r.N] = s
+		if r.Access == accessPrune {
+			l.ageUnfinished()
+		}
 	case recordEnd, recordRevoke:
-		if s := l.leases[r.Lease]; s != nil && (r.Kind == recordRevoke || s.key == by) {
+		if s := l.leases[r.Lease]; s != nil && !s.over && (r.Kind == recordRevoke || s.key == by) {
 			s.over, s.revoked = true, s.revoked || r.Kind == recordRevoke
 		}
-	case recordCommit:
+	case recordCommit, recordUnfinished:
 		if s := l.leases[r.Lease]; s == nil || s.over || s.key != by || s.access != accessWrite || r.Point == nil || r.VM == nil || r.Object == nil {
 			return
 		}
+		if slices.ContainsFunc(l.points, func(c committed) bool { return c.point == *r.Point }) {
+			return // the first one counts
+		}
+		c := committed{n: r.N, lease: r.Lease, point: *r.Point, vm: *r.VM, manifest: *r.Object}
+		l.dropUnfinished(func(u unfinished) bool { return u.vm == c.vm || u.point == c.point })
+		if r.Kind == recordUnfinished {
+			c.unfinished = true
+			l.unfinished = append(l.unfinished, unfinished{committed: c})
+			return
+		}
 		l.leases[r.Lease].flushed = true
-		l.points = append(l.points, committed{r.N, r.Lease, *r.Point, *r.VM, *r.Object})
-	case recordForget:
-		l.points = slices.DeleteFunc(l.points, func(c committed) bool { return slices.Contains(r.Points, c.point) })
-	case recordHold, recordUnhold, recordTombstone, recordUntombstone, recordSwept, recordBad, recordAdopt:
-		l.alien = append(l.alien, string(r.Kind))
+		l.points = append(l.points, c)
+	case recordForget, recordHold, recordUnhold, recordTombstone, recordUntombstone, recordSweep, recordSwept, recordBad:
+		l.applyDeletion(by, r)
+	case recordSlots:
+		l.applySlots(r)
+	case recordGap: // see bridge: only the root key says that
+	case recordAdopt: // what it says is for clients that know the other head
 	default:
 		l.alien = append(l.alien, strings.TrimPrefix(string(r.Kind), "unknown "))
 	}
@@ -307,7 +377,7 @@ func (l *ledger) append(ctx context.Context, key ed25519.PrivateKey, draft func(
 			return nil, err
 		}
 		if f := l.foreign; f != nil {
-			if err := l.complete(ctx, f.name, f.file); err != nil {
+			if err := l.withRoom(ctx, r, func() error { return l.complete(ctx, f.name, f.file) }); err != nil {
 				return nil, fmt.Errorf("copies of %s: %w", f.name, err)
 			}
 			l.foreign = nil
@@ -317,7 +387,7 @@ func (l *ledger) append(ctx context.Context, key ed25519.PrivateKey, draft func(
 			return nil, err
 		}
 		name := logName(r.N)
-		err = l.createFirst(ctx, name, file)
+		err = l.withRoom(ctx, r, func() error { return l.createFirst(ctx, name, file) })
 		if errors.Is(err, fs.ErrExist) {
 			if err := l.mustAdvance(ctx); err != nil {
 				return nil, err
@@ -327,7 +397,10 @@ func (l *ledger) append(ctx context.Context, key ed25519.PrivateKey, draft func(
 		if err != nil {
 			return nil, fmt.Errorf("log record %d: %w", r.N, err)
 		}
-		if err := l.copies(ctx, name, file); err != nil {
+		if err := l.stands(ctx, r.N, hashBytes(raw)); err != nil {
+			return nil, err
+		}
+		if err := l.withRoom(ctx, r, func() error { return l.copies(ctx, name, file) }); err != nil {
 			return nil, fmt.Errorf("copies of log record %d: %w", r.N, err)
 		}
 		l.went(r.N, raw)
@@ -390,32 +463,41 @@ func (l *ledger) flushed(lease uint64) bool {
 	return s != nil && s.flushed
 }
 
-// unsettled are the leases of writers that did not commit: who commits has made durable what he wrote.
+// unsettled are the leases of writers, and of prunes, that did not commit: who commits has made durable what he wrote.
 func (l *ledger) unsettled() (leases []uint64) {
 	for n, lease := range l.leases {
-		if lease.access == accessWrite && !lease.flushed {
+		if lease.access != accessRead && !lease.flushed {
 			leases = append(leases, n)
 		}
 	}
 	return leases
 }
 
-// hashOf is the hash of record n; zero where there is none yet.
+func (l *logState) hashAt(n uint64) hash {
+	if i := n - l.base - 1; n > l.base && i < uint64(len(l.hashes)) {
+		return l.hashes[i]
+	}
+	return l.begun[n]
+}
+
+// hashOf is the hash of record n; zero where there is none yet, or where it lies so far back that only checkpoints know of it.
 func (l *ledger) hashOf(n uint64) (h hash) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n > 0 && n <= uint64(len(l.hashes)) {
-		h = l.hashes[n-1]
-	}
-	return h
+	return l.hashAt(n)
 }
 
 // have reports whether all of these points are still there.
 func (l *ledger) have(points []id16) error {
-	for _, id := range points {
-		if !slices.ContainsFunc(l.points, func(c committed) bool { return c.point == id }) {
-			return fmt.Errorf("point %s: %w", id, ErrForgotten)
-		}
+	lacking := setOf(points)
+	for _, c := range l.points {
+		delete(lacking, c.point)
+	}
+	for _, u := range l.unfinished {
+		delete(lacking, u.point)
+	}
+	for id := range lacking {
+		return fmt.Errorf("point %s: %w", id, ErrForgotten)
 	}
 	return nil
 }

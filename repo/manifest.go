@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -25,12 +26,15 @@ type manifest struct {
 	VM          string            `json:"vm"`
 	Time        time.Time         `json:"time"`
 	Consistency string            `json:"consistency"`
-	Disks       []manifestDisk    `json:"disks"`
-	Blobs       []manifestBlob    `json:"blobs"`
+	Disks       manifestDisks     `json:"disks"`
+	Blobs       manifestBlobs     `json:"blobs"`
 	Tracking    map[string]string `json:"tracking"`
 	Facts       map[string]string `json:"facts"`
 	Base        *id16             `json:"base,omitempty"` // the point that unchanged ranges were taken from: for people
 	New         int64             `json:"new"`            // bytes stored for this point, without parity
+
+	// Unfinished says that this is no point: see unfinished.go. No reader that does not know the field opens it.
+	Unfinished bool `json:"unfinished,omitempty"`
 }
 
 type manifestDisk struct {
@@ -39,12 +43,14 @@ type manifestDisk struct {
 	Root rootEntry  `json:"root"`
 	Last string     `json:"last"`          // kind of the last block, which may be short: so that sums give exact bytes; "" for size 0
 	Bad  [][2]int64 `json:"bad,omitempty"` // offset and length of what the source could not read
+	// Pending is what was to be read and was not, as Bad: only where the manifest is unfinished.
+	Pending [][2]int64 `json:"pending,omitempty"`
 }
 
 type manifestBlob struct {
-	Name   string `json:"name"`
-	Size   int64  `json:"size"`
-	Chunks []hash `json:"chunks"` // ids, in order; each chunk but the last is a block long
+	Name   string         `json:"name"`
+	Size   int64          `json:"size"`
+	Chunks manifestChunks `json:"chunks"` // ids, in order; each chunk but the last is a block long
 }
 
 // rootEntry is the root of a disk's tree: `data:<page id>:<sums>` or the name of the one kind that all of it is.
@@ -109,6 +115,9 @@ func (m *manifest) check() error {
 			return fmt.Errorf("disk %q of %d bytes", d.Key, d.Size)
 		}
 		seen[d.Key] = true
+	}
+	if err := m.checkPending(); err != nil {
+		return err
 	}
 	clear(seen)
 	for _, b := range m.Blobs {
@@ -221,8 +230,14 @@ func (r *Repository) readManifest(ctx context.Context, c committed) (*manifest, 
 		if _, damaged := errors.AsType[*ErrCorrupt](err); r.writer != nil && (damaged || errors.Is(err, fs.ErrNotExist)) {
 			return nil, fmt.Errorf("this machine's cache does not have %s: %w", name, fs.ErrNotExist)
 		}
+		if errors.Is(err, fs.ErrNotExist) && r.log.refresh(ctx) == nil && r.log.damage() == nil && r.forgotten(c.point) { // and pruned
+			return nil, fmt.Errorf("point %s: %w", c.point, ErrForgotten)
+		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, &ErrCorrupt{Object: name, Reason: "it is missing in all three places"}
+		}
+		if r.writer == nil && errors.Is(err, object.ErrNoKey) && !r.ofScope(c.lease, scope{}) { // the identity that it is sealed for never changes
+			return nil, &ErrCorrupt{Object: name, Reason: "a write-only client did not seal it for this repository", Err: err}
 		}
 		return nil, err
 	}
@@ -244,6 +259,9 @@ func (r *Repository) readManifest(ctx context.Context, c committed) (*manifest, 
 	}
 	if m.Point != c.point || m.Lease != c.lease || r.keys.tag(m.VM) != c.vm {
 		return fail("it says another point than its commit", nil)
+	}
+	if m.Unfinished != c.unfinished {
+		return fail("it is unfinished, and its record says that it is not, or the other way", nil)
 	}
 	if err := errors.Join(m.check(), m.checkShapes(r.header.BlockSize)); err != nil {
 		return fail("out of bounds", err)
@@ -285,12 +303,16 @@ func (r *Repository) Points(ctx context.Context, vm string) iter.Seq2[pipe.Point
 			if r.writer != nil && errors.Is(err, fs.ErrNotExist) {
 				continue // it could not build on it: as good as not there
 			}
+			if errors.Is(err, ErrForgotten) {
+				continue // between the look at the log and now
+			}
 			if _, damaged := errors.AsType[*ErrCorrupt](err); damaged {
 				err = &PointError{Point: c.point.String(), WriteOnly: !r.ofScope(c.lease, scope{}), Err: err}
 			}
 			var p pipe.PointInfo
 			if err == nil {
 				p = r.info(m)
+				r.place(&p, c)
 			}
 			if !yield(p, err) {
 				return
@@ -300,6 +322,16 @@ func (r *Repository) Points(ctx context.Context, vm string) iter.Seq2[pipe.Point
 			yield(pipe.PointInfo{}, err) // there may be more
 		}
 	}
+}
+
+// place adds what the log says of a point.
+func (r *Repository) place(p *pipe.PointInfo, c committed) {
+	p.Log = c.n
+	r.log.view(func(l *ledger) {
+		if why, held := l.held[c.point]; held {
+			p.Held = cmp.Or(why, "held")
+		}
+	})
 }
 
 // find returns a point's manifest by its full id.
@@ -364,7 +396,9 @@ func (r *Repository) Resolve(ctx context.Context, spec string) (pipe.PointInfo, 
 		if err != nil {
 			return pipe.PointInfo{}, err
 		}
-		return r.info(m), nil
+		p := r.info(m)
+		r.place(&p, match[0])
+		return p, nil
 	}
 	return pipe.PointInfo{}, fmt.Errorf("point %q: %w: %d", spec, ErrAmbiguous, len(match))
 }

@@ -13,6 +13,7 @@ const headerName = "header"
 
 func slotName(id [16]byte) string     { return "slot/" + hex.EncodeToString(id[:]) }
 func logName(n uint64) string         { return fmt.Sprintf("log/%016x", n) }
+func checkpointName(k uint64) string  { return fmt.Sprintf("checkpoint/%016x", k) }
 func beatName(lease, k uint64) string { return fmt.Sprintf("beat/%016x/%016x", lease, k) }
 func indexName(o objectRef) string    { return "index/" + o.String() }
 func manifestName(lease uint64, id [16]byte) string {

@@ -32,6 +32,8 @@ type entry struct {
 	kind pipe.Kind
 	id   pipe.ID // of a block or page, where kind is Data
 	sums sums    // of the subtree, where kind is Data and the entry stands in an inner page
+
+	random bool // of a block that was just written: it looks like chance; not stored
 }
 
 // page is one node of a tree, as it is stored.

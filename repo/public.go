@@ -67,7 +67,7 @@ func (p *Public) Lease(n uint64) (found Lease, ok bool) {
 	return found, ok
 }
 
-// Unsettled are the leases of writers that did not commit. Of a writer that died, or of a creation that broke off, there may
+// Unsettled are the leases of writers, and of prunes, that did not commit. Of a writer that died, or of a creation that broke off, there may
 // be packs whose names are there and not durable yet: before anybody relies on them they are settled.
 func (p *Public) Unsettled() (leases []uint64) {
 	p.log.view(func(l *ledger) { leases = l.unsettled() })
@@ -183,7 +183,7 @@ func (l *ledger) allowsLease(by publicKey, r *record, live func(lease uint64) bo
 		return refused("%v", err)
 	}
 	for _, c := range l.points {
-		if slices.Contains(r.Points, c.point) && l.leases[c.lease].key != by {
+		if s := l.leases[c.lease]; slices.Contains(r.Points, c.point) && (s == nil || s.key != by) {
 			return refused("point %s is not that key's to hold", c.point)
 		}
 	}

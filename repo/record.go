@@ -50,20 +50,23 @@ func decodeHex(dst, src []byte) error {
 type recordKind string
 
 const (
-	recordKey    recordKind = "key"
-	recordLease  recordKind = "lease"
-	recordEnd    recordKind = "end"
-	recordRevoke recordKind = "revoke"
-	recordCommit recordKind = "commit"
-	// Kinds that this version reads over when it restores, and that stop it from writing.
+	recordKey         recordKind = "key"
+	recordLease       recordKind = "lease"
+	recordEnd         recordKind = "end"
+	recordRevoke      recordKind = "revoke"
+	recordCommit      recordKind = "commit"
+	recordUnfinished  recordKind = "unfinished"
 	recordForget      recordKind = "forget"
 	recordHold        recordKind = "hold"
 	recordUnhold      recordKind = "unhold"
 	recordTombstone   recordKind = "tombstone"
 	recordUntombstone recordKind = "untombstone"
+	recordSweep       recordKind = "sweep"
 	recordSwept       recordKind = "swept"
 	recordBad         recordKind = "bad"
 	recordAdopt       recordKind = "adopt"
+	recordSlots       recordKind = "slots"
+	recordGap         recordKind = "gap"
 )
 
 // role is what a writer's key may do.
@@ -85,22 +88,30 @@ type record struct {
 	Key    *publicKey `json:"key,omitempty"`    // key: who is enrolled
 	Role   role       `json:"role,omitempty"`   // key
 	VMs    []id16     `json:"vms,omitempty"`    // key with role append: tags of the VMs it may commit
-	Lease  uint64     `json:"lease,omitempty"`  // end, revoke, commit: number of the lease
-	Access string     `json:"access,omitempty"` // lease: write or read
+	Lease  uint64     `json:"lease,omitempty"`  // end, revoke, commit, unfinished, tombstone, untombstone, sweep, swept: number of the lease
+	Access string     `json:"access,omitempty"` // lease: write, read or prune
+	For    *publicKey `json:"for,omitempty"`    // lease of a full key: whose content it writes
 	Points []id16     `json:"points,omitempty"` // lease: what it reads or builds on; forget, hold, unhold
-	Point  *id16      `json:"point,omitempty"`  // commit
-	VM     *id16      `json:"vm,omitempty"`     // commit: tag of the VM
-	Object *hash      `json:"object,omitempty"` // commit: hash of the manifest's stream
-	Packs  []string   `json:"packs,omitempty"`  // tombstone, untombstone, swept: names of packs
+	Point  *id16      `json:"point,omitempty"`  // commit, unfinished
+	VM     *id16      `json:"vm,omitempty"`     // commit, unfinished: tag of the VM
+	Object *hash      `json:"object,omitempty"` // commit, unfinished: hash of the manifest's stream
+	Packs  []string   `json:"packs,omitempty"`  // tombstone, untombstone, sweep, swept: names of packs and manifests
 	IDs    []hash     `json:"ids,omitempty"`    // bad: ids of blocks known to be damaged
-	Fork   *hash      `json:"fork,omitempty"`   // adopt: hash of the record that another head had at this place
+	Fork   *hash      `json:"fork,omitempty"`   // adopt: hash of the last record of the history that is given up
+	Mark   uint64     `json:"mark,omitempty"`   // tombstone: number of the last record that was read before it was decided; adopt: of the record that fork names
+	Slots  []id16     `json:"slots,omitempty"`  // slots: all that are in force from here on
+	Lost   *hash      `json:"lost,omitempty"`   // gap: hash of the last record that it stands for, number mark
+	Said   []restated `json:"said,omitempty"`   // gap: what those records said, as far as it shows
+	Note   string     `json:"note,omitempty"`   // gap, forget, hold, unhold, revoke, tombstone, untombstone, swept, bad, adopt, slots: for people
 }
 
 const (
 	accessWrite = "write"
 	accessRead  = "read"
+	accessPrune = "prune" // one at a time; writes packs too
 
 	maxRecord = 256 << 10 // bytes of a record's document; a kind that needs more uses several records
+	maxNote   = 1 << 10   // bytes of a note
 	signedMin = ed25519.SignatureSize + ed25519.PublicKeySize
 )
 
@@ -113,8 +124,9 @@ type signed struct {
 
 // signature domains, by what is signed
 const (
-	signRecord   = "hikae/1/sign/log"
-	signManifest = "hikae/1/sign/manifest"
+	signRecord     = "hikae/1/sign/log"
+	signManifest   = "hikae/1/sign/manifest"
+	signCheckpoint = "hikae/1/sign/checkpoint"
 )
 
 func signedMessage(domain string, repo [16]byte, body []byte) []byte {

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdh"
 	"crypto/ed25519"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hikae/hikae/pipe"
@@ -21,14 +23,15 @@ import (
 
 // Short names for the kinds of objects that have names of their own.
 const (
-	kindHeader   = object.KindHeader
-	kindSlot     = object.KindSlot
-	kindData     = object.KindData
-	kindMeta     = object.KindMeta
-	kindManifest = object.KindManifest
-	kindLog      = object.KindLog
-	kindIndex    = object.KindIndex
-	kindBeat     = object.KindBeat
+	kindHeader     = object.KindHeader
+	kindSlot       = object.KindSlot
+	kindData       = object.KindData
+	kindMeta       = object.KindMeta
+	kindManifest   = object.KindManifest
+	kindLog        = object.KindLog
+	kindIndex      = object.KindIndex
+	kindBeat       = object.KindBeat
+	kindCheckpoint = object.KindCheckpoint
 )
 
 // InitOptions are what a repository is created with; they cannot be changed later.
@@ -51,8 +54,14 @@ type OpenOptions struct {
 	Place string
 	// Replaced: a person has said that the repository at Place may be another one from here on.
 	Replaced bool
-	// CacheDir is where the index keeps its scratch file. Empty: the system's folder for temporary files.
+	// CacheDir is where the index keeps its scratch file, and from one run to the next, in a folder for each repository, what
+	// it has found in an encrypted one: 70 to 80 bytes a block. Empty: nothing is kept, and the scratch file is in the
+	// system's folder for temporary files.
 	CacheDir string
+	// LockFor has the store keep whatever a new point needs, also what older points brought, for this long from its commit,
+	// by the store's clock: nobody can remove it before, this client neither. A point that could not be locked is no
+	// success: errors.ErrUnsupported from Begin where the store keeps no locks, *ErrNotLocked from Commit. Zero: no locks.
+	LockFor time.Duration
 	// ReadOnly never writes: readers go on unpinned.
 	ReadOnly bool
 	// Warn is told about things that a person should know. Nil: they are dropped.
@@ -96,6 +105,9 @@ type Repository struct {
 	header     headerDocument
 	headerHash hash
 	keys       *keyring
+	slot       id16          // that was opened
+	revoked    map[id16]bool // slots that are not to be opened
+	every      uint64        // records between two checkpoints; 0: as the format has it
 	vital      vitals
 	log        *ledger
 	opts       OpenOptions
@@ -108,10 +120,13 @@ type Repository struct {
 
 	indexMu     sync.Mutex
 	indexes     map[scope]*loadedIndex // those that were needed
+	retired     []*index               // those that the log has overtaken
 	indexClosed bool
 
 	ciphers cipherCache
 	lost    lostPacks
+	locks   lockMemory
+	pruning atomic.Bool // by this process
 
 	anchorMu sync.Mutex
 	anchors  *anchorTable // nil until somebody writes
@@ -122,6 +137,9 @@ type Repository struct {
 	closed bool // no pin is taken any more
 	ownMu  sync.Mutex
 	own    map[uint64]bool // leases of this process that are not over
+
+	renewMu sync.Mutex
+	renewed time.Time // when a reader last looked for what was copied away from under it
 
 	tidying sync.Mutex // one session at a time ends those of dead sessions
 	leaseMu sync.Mutex // of writers' leases on a store that cannot be shared
@@ -143,7 +161,11 @@ func Init(ctx context.Context, st store.Store, secret Secret, opts *InitOptions,
 		o = *open
 	}
 	o.Replaced = true // who makes a repository here knows that it is another one
-	return Open(ctx, st, secret, &o)
+	r, err := Open(ctx, st, secret, &o)
+	if err == nil {
+		r.reserve(ctx)
+	}
+	return r, err
 }
 
 // create makes the repository that h and slot describe.
@@ -276,17 +298,31 @@ func mustBeEmpty(ctx context.Context, st store.Store) error {
 	return nil
 }
 
-// Open opens a repository. secret is nil for one without encryption. Errors: ErrNotRepository, ErrSecret,
+// Open opens a repository. secret is nil for one without encryption. Errors: ErrNotRepository, ErrSecret, ErrRevokedSlot,
 // *ErrUnsupported, *ErrCorrupt. A store that shows an older state than this client has seen is opened, with a
 // warning; writing to it is then refused with *ErrRollback. So is, with *ErrReplaced, writing to another repository
 // than this client has met at the same place.
 func Open(ctx context.Context, st store.Store, secret Secret, opts *OpenOptions) (*Repository, error) {
-	r := newClosed(st, opts)
-	if err := r.unlock(ctx, secret); err != nil {
-		return nil, err
+	revoked := map[id16]bool{}
+	for {
+		r := newClosed(st, opts)
+		r.revoked = revoked
+		if err := r.unlock(ctx, secret); err != nil {
+			if errors.Is(err, ErrSecret) && len(revoked) > 0 {
+				return nil, ErrRevokedSlot
+			}
+			return nil, err
+		}
+		open, err := r.start(ctx)
+		if !errors.Is(err, ErrRevokedSlot) || len(revoked) >= maxRevoked {
+			return open, err
+		}
+		revoked[r.slot] = true // the same secret may open one that counts
 	}
-	return r.start(ctx)
 }
+
+// maxRevoked bounds how many slots one secret opens that do not count.
+const maxRevoked = 8
 
 // newClosed is a repository of which nothing was read yet.
 func newClosed(st store.Store, opts *OpenOptions) *Repository {
@@ -305,7 +341,8 @@ func newClosed(st store.Store, opts *OpenOptions) *Repository {
 func (r *Repository) start(ctx context.Context) (*Repository, error) {
 	r.sealClear = r.keys.clear()
 	r.log = newLedger(r.vital, r.header.ID, r.header.Root, r.headerHash, r.sealClear)
-	r.log.mend = !r.opts.ReadOnly
+	r.log.mend, r.log.every = !r.opts.ReadOnly, cmp.Or(r.every, checkpointEvery)
+	r.log.room, r.log.spare = r.makeRoom, r.reserve
 	var err error
 	r.client, err = openClient(r.opts.StateDir, r.ID(), r.opts.Warn)
 	if err != nil {
@@ -317,6 +354,9 @@ func (r *Repository) start(ctx context.Context) (*Repository, error) {
 	if err := r.client.refresh(ctx, r.log); err != nil {
 		return nil, err
 	}
+	if r.writer == nil && !r.inForce(r.slot) {
+		return nil, ErrRevokedSlot
+	}
 	if err := r.log.damage(); err != nil {
 		r.warn(fmt.Sprintf("what came after it cannot be seen, and nothing can be written: %v", err))
 	}
@@ -324,11 +364,13 @@ func (r *Repository) start(ctx context.Context) (*Repository, error) {
 		r.warn(r.client.suspect.Error())
 	}
 	if p, ok := store.As[store.Prober](r.st); ok && !r.opts.ReadOnly {
-		can, err := p.Probe(ctx)
+		can, err := r.probe(ctx, p)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		if err != nil { // a store that can be read only
+		if isFull(err) {
+			r.warn(fmt.Sprintf("the store is full, and what it can do is not known; until then it is taken to be for one writer: %v", err))
+		} else if err != nil { // a store that can be read only
 			r.warn(fmt.Sprintf("the store cannot be written to: %v", err))
 			r.opts.ReadOnly = true
 		}
@@ -428,6 +470,9 @@ func (r *Repository) openSlot(ctx context.Context, secret Secret, work *int64) e
 		names = names[:maxSlots]
 	}
 	for _, name := range names {
+		if id, ok := slotID(name); ok && r.revoked[id] {
+			continue
+		}
 		var slot slotDocument
 		_, err := r.vital.read(ctx, name, kindSlot, r.header.ID, un, func(v *vital) error {
 			slot = slotDocument{}
@@ -446,6 +491,7 @@ func (r *Repository) openSlot(ctx context.Context, secret Secret, work *int64) e
 			damage = errors.Join(damage, err)
 			continue
 		}
+		r.slot, _ = slotID(name)
 		r.keys, err = newKeyring(r.header.ID, r.header.Suite, r.header.ParityPermille, slot)
 		return err
 	}
@@ -486,11 +532,18 @@ func (r *Repository) Close() error {
 	for _, l := range r.indexes {
 		err = errors.Join(err, l.idx.close())
 	}
-	r.indexes, r.indexClosed = nil, true
+	for _, x := range r.retired {
+		err = errors.Join(err, x.close())
+	}
+	r.indexes, r.retired, r.indexClosed = nil, nil, true
 	return err
 }
 
 func (r *Repository) warn(s string) { r.opts.Warn(s) }
+
+// Writable says why the repository cannot be written to; nil where it can. Errors: ErrReadOnly, *ErrCorrupt, *ErrRollback, *ErrReplaced,
+// *ErrUnsupported.
+func (r *Repository) Writable() error { return r.writable() }
 
 // writable says why the repository cannot be written to.
 func (r *Repository) writable() error {

@@ -61,7 +61,8 @@ func (p passphrase) unwrapper() (object.Unwrapper, error) {
 // KeyFile is a secret of 32 random bytes, as kept in a file.
 func KeyFile(key [32]byte) Secret { return keyFile(key) }
 
-// ParseKeyFile reads a key file: 64 hexadecimal digits, with or without a line end, or exactly 32 bytes.
+// ParseKeyFile reads a key file: 64 hexadecimal digits, with or without a line end, exactly 32 bytes, or a text with the lines of
+// a recovery sheet.
 func ParseKeyFile(b []byte) (Secret, error) {
 	var k keyFile
 	if text := strings.TrimSpace(string(b)); len(text) == 64 {
@@ -70,6 +71,9 @@ func ParseKeyFile(b []byte) (Secret, error) {
 		}
 	}
 	if len(b) != len(k) {
+		if key, ok, err := parseSheet(b); ok {
+			return keyFile(key), err
+		}
 		return nil, fmt.Errorf("a key file holds 64 hexadecimal digits or 32 bytes, not %d bytes", len(b))
 	}
 	return keyFile(b), nil

@@ -21,6 +21,7 @@ type session struct {
 	r     *Repository
 	lease *lease
 	idx   *index
+	again bool // a rewriter's: what it writes may be there already, and is not looked for elsewhere
 
 	anchorOnce sync.Once
 	anchors    *anchorTable // nil where it could not be loaded
@@ -43,7 +44,8 @@ type session struct {
 	full    []*openPack                 // full packs whose writer gave up while it waited to upload them
 	spare   []*object.Builder           // buffers of sealed packs
 	meta    *openPack
-	metaMu  sync.Mutex // held while the meta pack is written to
+	metaMu  sync.Mutex                  // held while the meta pack is written to
+	flying  map[*openPack]chan struct{} // packs that are being stored
 	usage   pipe.Usage
 	puts    uint64               // blocks written so far
 	begun   map[*openPack]uint64 // data packs that are not durable: how many blocks were written before their first
@@ -97,6 +99,15 @@ func (r *Repository) newSession(ctx context.Context, base []id16) (*session, err
 	if err != nil {
 		return nil, err
 	}
+	// A sweep waits for this session only if its tombstone comes after our lease: what it named before is not relied on.
+	if idx, err = r.renew(ctx, idx); err != nil {
+		return nil, errors.Join(err, l.end(ctx))
+	}
+	return r.sessionUnder(ctx, l, idx), nil
+}
+
+// sessionUnder is a session under a lease, of whose scope the index must be.
+func (r *Repository) sessionUnder(ctx context.Context, l *lease, idx *index) *session {
 	s := &session{
 		r: r, lease: l, idx: idx,
 		pens:    make(chan struct{}, maxPens),
@@ -105,9 +116,10 @@ func (r *Repository) newSession(ctx context.Context, base []id16) (*session, err
 		claims:  map[contentID]chan struct{}{},
 		looked:  map[pipe.ID][]anchor{},
 		begun:   map[*openPack]uint64{},
+		flying:  map[*openPack]chan struct{}{},
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	return s, nil
+	return s
 }
 
 // known reports whether content needs not be put: it is durable and good, or on its way into a pack of this session.
@@ -277,10 +289,19 @@ func (s *session) prove(ctx context.Context, f *frame, buf *buffers) error {
 	if err := s.r.decode(ctx, s.idx, buf.plain, f.data, f.codec); err != nil {
 		return fmt.Errorf("%w: %w", pipe.ErrBlockMismatch, err)
 	}
-	if s.r.keys.id(f.typ, buf.plain) != f.id {
+	if s.idx.ids.id(f.typ, buf.plain) != f.id {
 		return fmt.Errorf("%w: the fingerprint differs", pipe.ErrBlockMismatch)
 	}
-	if f.typ != object.TypeBlock || f.codec == codecAssembled || !s.loadAnchors(ctx) {
+	switch {
+	case f.typ != object.TypeBlock || f.codec == codecAssembled:
+		return nil
+	case s.again:
+		if s.idx.scope == (scope{}) {
+			buf.hashes = cellHashes(buf.hashes, buf.plain)
+			f.anchors = anchorsOf(nil, buf.hashes, f.id)
+		}
+		return nil
+	case !s.loadAnchors(ctx):
 		return nil
 	}
 	if looked, ok := s.lookedAt(f.id); ok {
@@ -510,13 +531,23 @@ func (s *session) upload(ctx context.Context, p *openPack) error {
 		<-s.slots
 		return err
 	}
+	done := make(chan struct{})
+	s.flying[p] = done
 	s.uploads.Go(func() {
 		defer func() { <-s.slots }()
+		defer s.landed(p, done)
 		if err := s.store(p); err != nil {
 			s.cancel(fmt.Errorf("pack %s: %w", p.ref.name(), err))
 		}
 	})
 	return nil
+}
+
+func (s *session) landed(p *openPack, done chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.flying, p)
+	close(done)
 }
 
 func (s *session) store(p *openPack) error {
@@ -537,7 +568,7 @@ func (s *session) store(p *openPack) error {
 	if err := s.r.addTable(s.idx, p.ref, entries); err != nil {
 		return err
 	}
-	if len(p.anchors) > 0 { // then they are loaded, and whoever loaded them has written to this pack
+	if len(p.anchors) > 0 && s.anchors != nil { // then they are loaded, and whoever loaded them has written to this pack
 		if err := s.anchors.addAll(s.idx, p.anchors); err != nil {
 			return err
 		}
@@ -610,22 +641,11 @@ func (s *session) writeIndex(tables []packTable) error {
 	if len(tables) == 0 {
 		return nil
 	}
-	k := s.r.keys
-	b, err := object.NewBuilder(k.repo, k.suite, kindIndex, k.permille, 1<<20, k.wrapsOf(kindIndex))
+	id, file, err := s.r.sealIndex(tables)
 	if err != nil {
 		return err
 	}
-	for _, t := range tables {
-		doc := encodePackTable(t)
-		if _, err := b.Append(object.TypeTable, hashBytes(doc), object.CodecPlain, len(doc), doc); err != nil {
-			return err
-		}
-	}
-	file, err := b.Seal()
-	if err != nil {
-		return err
-	}
-	err = s.r.st.Create(s.ctx, indexName(objectRef{s.lease.n, b.ID()}), file)
+	err = s.r.st.Create(s.ctx, indexName(objectRef{s.lease.n, id}), file)
 	switch {
 	case err != nil && s.ctx.Err() == nil:
 		s.r.warn(fmt.Sprintf("index object: %v", err))
@@ -634,6 +654,23 @@ func (s *session) writeIndex(tables []packTable) error {
 	}
 	s.writeAnchors(tables)
 	return nil
+}
+
+// sealIndex makes an index object of tables.
+func (r *Repository) sealIndex(tables []packTable) (id [16]byte, file []byte, err error) {
+	k := r.keys
+	b, err := object.NewBuilder(k.repo, k.suite, kindIndex, k.permille, 1<<20, k.wrapsOf(kindIndex))
+	if err != nil {
+		return id, nil, err
+	}
+	for _, t := range tables {
+		doc := encodePackTable(t)
+		if _, err := b.Append(object.TypeTable, hashBytes(doc), object.CodecPlain, len(doc), doc); err != nil {
+			return id, nil, err
+		}
+	}
+	file, err = b.Seal()
+	return b.ID(), file, err
 }
 
 func (s *session) flushIndex() error {

@@ -24,6 +24,8 @@ type treeWriter struct {
 	base  *entry // root of the base's tree, of the same shape
 	root  *node
 	buf   []byte
+
+	overwritten, randomized int64 // bytes of blocks that held other data in the base, and of those that look like chance now
 }
 
 // node is a page that is being filled.
@@ -187,6 +189,12 @@ func (t *treeWriter) baseEntry(ctx context.Context, n *node, i int) (entry, erro
 
 // flush stores a filled node and returns the entry that stands for it.
 func (t *treeWriter) flush(ctx context.Context, n *node) (entry, error) {
+	t.compare(ctx, n)
+	return t.save(ctx, n)
+}
+
+// save stores a node.
+func (t *treeWriter) save(ctx context.Context, n *node) (entry, error) {
 	p := page{level: n.level, entries: n.entries}
 	if kind, ok := p.uniform(); ok {
 		return entry{kind: kind}, nil
@@ -201,6 +209,31 @@ func (t *treeWriter) flush(ctx context.Context, n *node) (entry, error) {
 		e.sums.add(sumsOf(n.entries[i], n.level, t.covered(n.level, n.first+int64(i)*t.span(n.level))))
 	}
 	return e, nil
+}
+
+// compare counts what a leaf has in place of other data of the base. That is for a report: what cannot be read of the base is not
+// counted, and whoever needs it finds out.
+func (t *treeWriter) compare(ctx context.Context, n *node) {
+	if n.level > 0 || t.base == nil {
+		return
+	}
+	for i, e := range n.entries {
+		if e.kind != pipe.Data {
+			continue
+		}
+		was, err := t.baseEntry(ctx, n, i)
+		if err != nil {
+			return
+		}
+		if was.kind != pipe.Data || was.id == e.id {
+			continue
+		}
+		size := t.covered(0, n.first+int64(i)) * t.blockSize
+		t.overwritten += size
+		if e.random {
+			t.randomized += size
+		}
+	}
 }
 
 // finish stores the root. Every block must have been settled.

@@ -19,7 +19,6 @@ import (
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo/internal/cell"
 	"github.com/hikae/hikae/repo/internal/object"
-	"github.com/hikae/hikae/repo/store"
 )
 
 // VerifyOptions say how deep to look. The structure is always checked: every place of every vital object, the table
@@ -30,22 +29,38 @@ type VerifyOptions struct {
 	DataPercent float64
 	// Seed of the sample. Zero: a random one, told in the report.
 	Seed uint64
-	// Repair puts back places of vital objects that are missing, and replaces damaged ones from one that verifies.
+	// Repair puts back places of vital objects that are missing, and replaces damaged ones from one that verifies. All
+	// else that can be mended is the work of [Repository.Repair].
 	Repair bool
+	// Declare writes into the log what is damaged and cannot be had from elsewhere in the repository, so that every
+	// client stores it again when it next appears, and none refers to it anew.
+	Declare bool
+	// Rate bounds what is read from the store, in bytes a second. Zero: nothing does.
+	Rate int64
+	// State keeps how far a run came, so that one that was cut off goes on there: see [VerifyState]. Nil: a file in the
+	// client's StateDir where Resume is set.
+	State VerifyState
+	// Resume goes on where the last run with the same options was cut off, from State.
+	Resume bool
+	// Rotation reads all data of a part of the packs, so that runs on many days read all of it. DataPercent has to be zero.
+	Rotation *Rotation
 	// Progress is told how many bytes of the store have been looked at, and how many there are to look at.
 	Progress func(done, total int64)
 }
 
 // VerifyReport is what verify found.
 type VerifyReport struct {
-	OK          bool       `json:"ok"` // nothing is damaged at the end
-	Checked     Checked    `json:"checked"`
-	Damaged     []Damage   `json:"damaged"`
-	Affected    []Affected `json:"affected"`
-	Repaired    []string   `json:"repaired"`
-	Reclaimable int64      `json:"reclaimable"` // bytes of packs that no committed point needs
-	Notes       []string   `json:"notes"`
-	Seed        uint64     `json:"seed,omitempty"` // of the sample, where there was one
+	OK       bool       `json:"ok"` // nothing is damaged at the end
+	Checked  Checked    `json:"checked"`
+	Damaged  []Damage   `json:"damaged"`
+	Affected []Affected `json:"affected"`
+	Repaired []string   `json:"repaired"`
+	// Spent are damaged packs that no point needs and that nothing will refer to: what was worth keeping of them stands
+	// elsewhere. They are no damage; a prune removes them.
+	Spent       []string `json:"spent"`
+	Reclaimable int64    `json:"reclaimable"` // bytes of packs that no committed point needs
+	Notes       []string `json:"notes"`
+	Seed        uint64   `json:"seed,omitempty"` // of the sample, where there was one
 }
 
 // Checked counts what was looked at.
@@ -54,6 +69,7 @@ type Checked struct {
 	Blocks   int64 `json:"blocks"`   // whose content was proven
 	Bytes    int64 `json:"bytes"`    // read from the store
 	Original int64 `json:"original"` // plain bytes of the proven blocks
+	Resumed  int64 `json:"resumed"`  // bytes of packs that an earlier run had proven, before it was cut off
 }
 
 // Damage is one damaged place in the store.
@@ -64,6 +80,8 @@ type Damage struct {
 	Reason string `json:"reason"`
 	// Mendable: what is damaged can be had from the object's parity or another copy, and nothing is lost.
 	Mendable bool `json:"mendable"`
+	// Unread: the store failed at it, each time. Whether it is damaged is not known, and nothing is done about it.
+	Unread bool `json:"unread,omitempty"`
 }
 
 // Affected is a range of a restore point's disk that cannot be restored.
@@ -78,7 +96,8 @@ type Affected struct {
 // maxAffected bounds the list; a note says when there is more.
 const maxAffected = 100_000
 
-// Verify checks the repository. The error is for what stopped the check; what it found is in the report.
+// Verify checks the repository. The error is for what stopped the check; what it found is in the report. An object that the store
+// fails at is told as unread; where many are, the store is what is broken, and the error is *ErrUnread.
 func (r *Repository) Verify(ctx context.Context, opts *VerifyOptions) (VerifyReport, error) {
 	if r.writer != nil {
 		return VerifyReport{}, errWriteOnly
@@ -87,40 +106,72 @@ func (r *Repository) Verify(ctx context.Context, opts *VerifyOptions) (VerifyRep
 	if opts != nil {
 		v.opts = *opts
 	}
-	if v.opts.DataPercent < 0 || v.opts.DataPercent > 100 || math.IsNaN(v.opts.DataPercent) {
-		return VerifyReport{}, fmt.Errorf("%v percent of the data: %w", v.opts.DataPercent, fs.ErrInvalid)
+	if err := v.prepare(ctx); err != nil {
+		return VerifyReport{}, err
 	}
-	if v.opts.Seed == 0 {
-		v.opts.Seed = rand.Uint64() | 1
+	err := v.run(ctx)
+	return v.rep, errors.Join(err, v.finishState(ctx, err))
+}
+
+// prepare checks the options, and takes up what an earlier run left.
+func (v *verification) prepare(ctx context.Context) error {
+	o := &v.opts
+	switch {
+	case o.DataPercent < 0 || o.DataPercent > 100 || math.IsNaN(o.DataPercent):
+		return fmt.Errorf("%v percent of the data: %w", o.DataPercent, fs.ErrInvalid)
+	case o.Rate < 0:
+		return fmt.Errorf("a rate of %d bytes a second: %w", o.Rate, fs.ErrInvalid)
+	case o.Rotation != nil && o.Rotation.Days < 0:
+		return fmt.Errorf("a rotation of %d days: %w", o.Rotation.Days, fs.ErrInvalid)
+	case o.Rotation != nil && o.DataPercent > 0:
+		return fmt.Errorf("a rotation besides %v percent of the data: %w", o.DataPercent, fs.ErrInvalid)
 	}
-	if v.opts.DataPercent > 0 && v.opts.DataPercent < 100 {
-		v.rep.Seed = v.opts.Seed
+	if o.Declare && v.r.writable() != nil {
+		return v.r.writable()
 	}
-	if err := r.log.findHole(ctx); err != nil {
-		return v.rep, err
+	v.pace.rate = o.Rate
+	if err := v.loadState(ctx); err != nil {
+		return err
 	}
-	list, err := r.committed(ctx)
+	if o.Seed == 0 {
+		o.Seed = rand.Uint64() | 1
+	}
+	if v.state.doc.Run != nil {
+		v.state.doc.Run.Seed = o.Seed
+	}
+	if o.DataPercent > 0 && o.DataPercent < 100 {
+		v.rep.Seed = o.Seed
+	}
+	return nil
+}
+
+// run looks at everything once.
+func (v *verification) run(ctx context.Context) error {
+	if err := v.r.log.findHole(ctx); err != nil {
+		return err
+	}
+	list, err := v.r.committed(ctx)
 	if err != nil {
-		return v.rep, err
+		return err
 	}
 	if err := v.vitals(ctx, list); err != nil {
-		return v.rep, err
+		return err
 	}
 	if err := v.list(ctx); err != nil {
-		return v.rep, err
+		return err
 	}
 	var scopes []scope
-	r.log.view(func(l *ledger) { scopes = l.scopes() })
+	v.r.log.view(func(l *ledger) { scopes = l.scopes() })
 	for _, s := range scopes {
 		if err := v.scope(ctx, s, list); err != nil {
-			return v.rep, err
+			return err
 		}
 	}
 	if err := v.foreign(ctx, list); err != nil {
-		return v.rep, err
+		return err
 	}
 	v.finish()
-	return v.rep, nil
+	return nil
 }
 
 // list finds the packs, of all scopes.
@@ -153,6 +204,8 @@ func (v *verification) scope(ctx context.Context, s scope, list []committed) err
 	v.idx, v.needed, v.recipes, v.sizes = idx, nil, nil, map[packRef]int64{}
 	v.needs, v.absent, v.pages = map[badPlace][]pipe.ID{}, map[pipe.ID]packRef{}, map[seenPage]*pageState{}
 	v.digests, v.miscounted = map[packRef]hash{}, map[pipe.ID]bool{}
+	v.hurt, v.rescue, v.lack = map[packRef]bool{}, map[pipe.ID]location{}, map[pipe.ID]lacking{}
+	v.doubtful, v.blind, v.misplaced = nil, false, map[packRef][16]byte{}
 	for p, size := range v.all {
 		if of, known := v.scopeOf(p.Lease); known && of == s {
 			v.sizes[p] = size
@@ -164,12 +217,22 @@ func (v *verification) scope(ctx context.Context, s scope, list []committed) err
 		v.indexObjects,
 		v.anchorObjects,
 		v.assembled,
-		func(ctx context.Context) error { return v.points(ctx, list) },
+		func(ctx context.Context) error { return v.pointsBeside(ctx, list) },
 	} {
 		if err := step(ctx); err != nil {
 			return err
 		}
 	}
+	if v.mend != nil {
+		if err := v.mend(ctx, v, list); err != nil {
+			return err
+		}
+	} else if v.opts.Declare {
+		if err := v.declare(ctx, v.condemned()); err != nil {
+			return err
+		}
+	}
+	v.spend()
 	v.reclaimable()
 	return v.remember(ctx, s)
 }
@@ -185,7 +248,9 @@ func (v *verification) remember(ctx context.Context, s scope) error {
 		return err
 	}
 	for b := range v.idx.bad {
-		v.remembered(x, b.id, v.idx.pack(b.pack))
+		if !v.doubtful[b.id] {
+			v.remembered(x, b.id, v.idx.pack(b.pack))
+		}
 	}
 	for id, p := range v.absent {
 		v.remembered(x, id, p)
@@ -212,6 +277,10 @@ type verification struct {
 	all  map[packRef]int64 // packs that are there, with the sizes of their files
 
 	total, done atomic.Int64
+	pace        pace
+	state       runState
+	proven      map[packRef]bool // packs that an earlier run, or round, found whole
+	mend        func(ctx context.Context, v *verification, list []committed) error
 
 	mu  sync.Mutex
 	rep VerifyReport
@@ -226,12 +295,32 @@ type verification struct {
 	needs      map[badPlace][]pipe.ID // what each of them needs
 	needed     []bool                 // packs that hold something a point needs, by number in the index
 	sizes      map[packRef]int64
+
+	hurt   map[packRef]bool     // packs that are not whole
+	rescue map[pipe.ID]location // content that points need, and that only a pack has which is not whole
+	lack   map[pipe.ID]lacking  // content that points need and no pack has
+	told   map[pipe.ID]uint64   // content that the log calls bad, with the number of the record
+	caches map[string]bool      // index and anchor objects that are not whole
+
+	unread    map[string]bool      // objects that the store failed at
+	doubtful  map[pipe.ID]bool     // content of which it is not known whether it is there
+	misplaced map[packRef][16]byte // names under which another pack stands, and its id
+	blind     bool                 // there are packs of which nobody can say what they hold
 }
 
 func (v *verification) damage(d Damage) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.rep.Damaged = append(v.rep.Damaged, d)
+	if p, ok := parsePack(d.Object); ok && v.hurt != nil {
+		v.hurt[p] = true
+	}
+	if isCache(d.Object) {
+		if v.caches == nil {
+			v.caches = map[string]bool{}
+		}
+		v.caches[d.Object] = true
+	}
 }
 
 func (v *verification) advance(n int64) {
@@ -254,10 +343,14 @@ func (v *verification) packs(ctx context.Context) error {
 	for p, size := range v.sizes {
 		g.Go(func() error {
 			defer v.advance(size)
-			if v.opts.DataPercent == 100 {
-				return v.wholePack(ctx, p, size)
+			look := v.packTable
+			if v.wholly(p) {
+				look = v.wholePack
 			}
-			return v.packTable(ctx, p, size)
+			if err := look(ctx, p, size); err != nil {
+				return err
+			}
+			return v.sound(ctx, p)
 		})
 	}
 	return g.Wait()
@@ -283,18 +376,27 @@ func (v *verification) packTable(ctx context.Context, p packRef, size int64) err
 	if err != nil { // look at all of it: what is damaged, and whether it can be mended
 		return v.wholePack(ctx, p, size)
 	}
+	if err := v.pace.wait(ctx, bytes); err != nil {
+		return err
+	}
 	v.count(1, 0, bytes, 0)
+	if v.proven[p] {
+		v.resumed(size)
+	}
 	if err := v.ownTable(p, t.Entries); err != nil {
 		v.damage(Damage{Object: p.name(), Reason: err.Error()})
 		return nil
 	}
 	v.later(p, t.Entries)
 	for _, e := range t.Entries {
-		if e.Type != object.TypeBlock || e.Codec == object.CodecAssembled || !v.sampled(e.ID) {
+		if e.Type != object.TypeBlock || e.Codec == object.CodecAssembled || v.proven[p] || !v.sampled(e.ID) {
 			continue
 		}
 		dst := make([]byte, e.Plain)
 		loc := location{ordinal: e.Ordinal, offset: e.Offset, stored: e.Stored, plain: e.Plain, typ: e.Type, codec: pipe.Codec(e.Codec)}
+		if err := v.pace.wait(ctx, int64(e.Stored)); err != nil {
+			return err
+		}
 		if err := v.r.fetchFrame(ctx, v.idx, p, e.ID, loc, dst); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -341,23 +443,42 @@ func (v *verification) sampled(id [32]byte) bool {
 
 // wholePack reads all of a pack: every cell's tags, every frame.
 func (v *verification) wholePack(ctx context.Context, p packRef, size int64) error {
-	file, err := store.ReadAll(ctx, v.r.st, p.name(), maxPackFile)
-	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		v.damage(Damage{Object: p.name(), Reason: err.Error()})
+	if err := v.pace.wait(ctx, size); err != nil {
+		return err
+	}
+	var stream []byte
+	var g cell.Geometry
+	var damaged []int
+	var err error
+	file, unread := steady(ctx, p.name(), func() ([]byte, error) { return readAll(ctx, v.r.st, p.name(), maxPackFile) }, func(file []byte) bool {
+		stream, g, damaged, err = cell.Decode(file)
+		return err == nil && len(damaged) == 0
+	})
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case isUnread(unread):
+		return v.unreadable(p.name(), unread)
+	case unread != nil:
+		v.damage(Damage{Object: p.name(), Reason: unread.Error()})
 		return nil
 	}
-	stream, _, damaged, err := cell.Decode(file)
 	mendable := err == nil
 	v.cells(p, damaged, size, mendable)
 	if err != nil && len(damaged) == 0 {
 		v.damage(Damage{Object: p.name(), Reason: err.Error()})
 	}
+	if err == nil && len(damaged) == 0 && !cell.Consistent(file) {
+		v.damage(Damage{Object: p.name(), Offset: int64(g.N) * cell.Size, Length: int64(g.M) * cell.Size, Reason: "the parity is not that of the data", Mendable: true})
+	}
 	if !mendable {
 		// What the table says may still stand, and some frames too: points need only those that are lost.
 		return v.brokenPack(ctx, p, size)
+	}
+	if g.Object != p.ID && g.Kind == p.Kind && g.RepoPrefix == [8]byte(v.r.header.ID[:8]) {
+		v.mu.Lock()
+		v.misplaced[p] = g.Object
+		v.mu.Unlock()
 	}
 	o, err := object.Open(stream, cell.Ident{Kind: p.Kind, Repo: v.r.header.ID, Object: p.ID}, v.r.keys.unwraps)
 	if err != nil {
@@ -421,9 +542,18 @@ func (v *verification) frames(ctx context.Context, p packRef, o *object.Object, 
 // brokenPack salvages what it can of a pack that has lost more cells than its parity mends: with its table, from the
 // pack itself or later from an index object, each frame that still opens.
 func (v *verification) brokenPack(ctx context.Context, p packRef, size int64) error {
-	entries, err := v.r.readTable(ctx, p, size)
-	if err != nil {
+	var entries []object.Entry
+	err := steadily(ctx, p.name(), func() (err error) {
+		entries, err = v.r.readTable(ctx, p, size)
+		return err
+	})
+	switch {
+	case ctx.Err() != nil:
 		return ctx.Err()
+	case isUnread(err):
+		return v.unreadable(p.name(), err)
+	case err != nil:
+		return nil
 	}
 	return v.salvage(ctx, p, entries)
 }
@@ -433,6 +563,12 @@ func (v *verification) salvage(ctx context.Context, p packRef, entries []object.
 		v.damage(Damage{Object: p.name(), Reason: err.Error()})
 		return nil
 	}
+	if v.unsettled(p.name()) {
+		for _, e := range entries {
+			v.unsure(p, e.ID)
+		}
+		return nil
+	}
 	v.later(p, entries)
 	for _, e := range entries {
 		if e.Codec == object.CodecAssembled {
@@ -440,7 +576,15 @@ func (v *verification) salvage(ctx context.Context, p packRef, entries []object.
 		}
 		dst := make([]byte, e.Plain)
 		loc := location{ordinal: e.Ordinal, offset: e.Offset, stored: e.Stored, plain: e.Plain, typ: e.Type, codec: pipe.Codec(e.Codec)}
-		if err := v.r.fetchFrame(ctx, v.idx, p, e.ID, loc, dst); err != nil {
+		err := steadily(ctx, p.name(), func() error { return v.r.fetchFrame(ctx, v.idx, p, e.ID, loc, dst) })
+		if isUnread(err) {
+			v.unsure(p, e.ID)
+			if err := v.unreadable(p.name(), err); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -464,6 +608,7 @@ func (v *verification) later(p packRef, entries []object.Entry) {
 	for _, e := range entries {
 		if e.Type == object.TypeBlock && e.Codec == object.CodecAssembled {
 			v.recipes = append(v.recipes, recipeFrame{p, e})
+			v.state.wait(p)
 		}
 	}
 }
@@ -476,8 +621,15 @@ func (v *verification) assembled(ctx context.Context) error {
 	for _, f := range v.recipes {
 		g.Go(func() error {
 			err := v.recipe(ctx, f)
-			if err == nil || ctx.Err() != nil {
+			if err == nil {
+				return v.recipeSound(ctx, f.pack)
+			}
+			if ctx.Err() != nil {
 				return ctx.Err()
+			}
+			if isUnread(err) {
+				v.unsure(f.pack, f.e.ID)
+				return v.unreadable(f.pack.name(), err)
 			}
 			if num, ok := v.idx.number(f.pack); ok {
 				v.idx.markBad(f.e.ID, num)
@@ -490,7 +642,14 @@ func (v *verification) assembled(ctx context.Context) error {
 
 func (v *verification) recipe(ctx context.Context, f recipeFrame) error {
 	loc := location{ordinal: f.e.Ordinal, offset: f.e.Offset, stored: f.e.Stored, plain: f.e.Plain, typ: f.e.Type, codec: codecAssembled}
-	rec, err := v.r.fetchRecipe(ctx, f.pack, f.e.ID, loc)
+	var rec *recipe
+	err := steadily(ctx, f.pack.name(), func() (err error) {
+		rec, err = v.r.fetchRecipe(ctx, f.pack, f.e.ID, loc)
+		return err
+	})
+	if isUnread(err) || ctx.Err() != nil {
+		return errors.Join(err, ctx.Err())
+	}
 	if err != nil {
 		off, n := cell.StreamSpan(int(loc.offset), int(loc.stored))
 		v.damage(Damage{Object: f.pack.name(), Offset: int64(off), Length: int64(n), Reason: err.Error()})
@@ -507,13 +666,19 @@ func (v *verification) recipe(ctx context.Context, f recipeFrame) error {
 			return fmt.Errorf("block %s is missing or damaged", id)
 		}
 	}
-	if v.opts.DataPercent < 100 && !v.sampled(f.e.ID) {
+	if !v.wholly(f.pack) && (v.proven[f.pack] || !v.sampled(f.e.ID)) {
 		return nil
 	}
 	dst := make([]byte, f.e.Plain)
-	err = v.r.fetchFrame(ctx, v.idx, f.pack, f.e.ID, loc, dst)
-	if err != nil && !isSourceError(err) {
-		err = v.r.fetchMended(ctx, v.idx, f.pack, f.e.ID, loc, dst)
+	err = steadily(ctx, f.pack.name(), func() error {
+		err := v.r.fetchFrame(ctx, v.idx, f.pack, f.e.ID, loc, dst)
+		if err != nil && !isSourceError(err) && !isFailure(err) {
+			err = v.r.fetchMended(ctx, v.idx, f.pack, f.e.ID, loc, dst)
+		}
+		return err
+	})
+	if isUnread(err) || ctx.Err() != nil {
+		return errors.Join(err, ctx.Err())
 	}
 	if err != nil {
 		if corrupt, ok := errors.AsType[*ErrCorrupt](err); ok && isSourceError(err) { // the sample did not hit the source itself

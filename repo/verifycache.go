@@ -7,7 +7,6 @@ import (
 
 	"github.com/hikae/hikae/repo/internal/cell"
 	"github.com/hikae/hikae/repo/internal/object"
-	"github.com/hikae/hikae/repo/store"
 )
 
 // indexObjects checks the cache, and learns from it what packs held that are no longer there.
@@ -20,7 +19,7 @@ func (v *verification) indexObjects(ctx context.Context) error {
 		if !ok || !v.r.ofScope(ref.Lease, v.idx.scope) {
 			continue
 		}
-		file, err := store.ReadAll(ctx, v.r.st, info.Name, maxPackFile)
+		file, err := readSteady(ctx, v.r.st, info.Name, maxPackFile)
 		if err == nil {
 			err = v.indexObject(ctx, file, ref)
 		}
@@ -28,6 +27,12 @@ func (v *verification) indexObjects(ctx context.Context) error {
 			return ctx.Err()
 		}
 		v.count(1, 0, info.Size, 0)
+		if isUnread(err) {
+			if err := v.unreadable(info.Name, err); err != nil {
+				return err
+			}
+			continue
+		}
 		if err != nil {
 			v.damage(Damage{Object: info.Name, Reason: err.Error(), Mendable: true}) // the packs say the same
 		}
@@ -86,6 +91,13 @@ func (v *verification) indexObject(ctx context.Context, file []byte, ref objectR
 func (v *verification) foreign(ctx context.Context, list []committed) error {
 	committed := map[string]bool{}
 	for _, c := range list {
+		committed[manifestName(c.lease, c.point)] = true
+	}
+	unfinished, err := v.r.unfinished(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range unfinished {
 		committed[manifestName(c.lease, c.point)] = true
 	}
 	ids := map[[16]byte]packRef{}
@@ -157,6 +169,12 @@ func (v *verification) anchorObjects(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if isUnread(err) {
+			if err := v.unreadable(info.Name, err); err != nil {
+				return err
+			}
+			continue
+		}
 		if err != nil { // losing it loses nothing that is stored
 			v.damage(Damage{Object: info.Name, Reason: err.Error(), Mendable: true})
 		}
@@ -165,7 +183,7 @@ func (v *verification) anchorObjects(ctx context.Context) error {
 }
 
 func (v *verification) anchorObject(ctx context.Context, name string, ref objectRef) error {
-	file, err := store.ReadAll(ctx, v.r.st, name, maxPackFile)
+	file, err := readSteady(ctx, v.r.st, name, maxPackFile)
 	if err != nil {
 		return err
 	}

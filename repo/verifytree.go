@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"errors"
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo/internal/object"
@@ -9,15 +10,26 @@ import (
 
 // points walks every point's trees.
 func (v *verification) points(ctx context.Context, list []committed) error {
+	v.blinded()
 	v.needed = make([]bool, len(v.idx.packs))
+	v.told = v.said()
 	missing := map[packRef]bool{}
 	for _, c := range list {
 		m, err := v.r.readManifest(ctx, c)
+		if errors.Is(err, ErrForgotten) {
+			continue
+		}
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 			v.affect(Affected{Point: c.point.String()})
+			if isFailure(err) {
+				v.blind = true
+				if err := v.unreadable(manifestName(c.lease, c.point), err); err != nil {
+					return err
+				}
+			}
 			continue // the damage itself was found among the vitals
 		}
 		for i := range m.Disks {
@@ -28,8 +40,9 @@ func (v *verification) points(ctx context.Context, list []committed) error {
 			}
 		}
 		for _, b := range m.Blobs {
-			for _, id := range b.Chunks {
-				if !v.have(pipe.ID(id), func(l location) bool { return l.typ == object.TypeChunk }, missing) {
+			for i, id := range b.Chunks {
+				n := min(int64(v.r.header.BlockSize), b.Size-int64(i)*int64(v.r.header.BlockSize))
+				if !v.have(pipe.ID(id), object.TypeChunk, max(n, 0), missing) {
 					v.affect(Affected{Point: m.Point.String(), VM: m.VM, Disk: "blob " + b.Name, Length: b.Size})
 				}
 			}
@@ -41,35 +54,88 @@ func (v *verification) points(ctx context.Context, list []committed) error {
 	return nil
 }
 
-// have reports whether content is in a pack, and not known to be bad.
-func (v *verification) have(id pipe.ID, fits func(location) bool, missing map[packRef]bool) bool {
-	loc, ok, good, err := v.idx.find(id, fits)
-	if err != nil || !ok {
-		if p, ok := v.absent[id]; ok {
-			missing[p] = true
-		}
+// have reports whether content of a length is in a pack, and not known to be bad. Zero is any length.
+func (v *verification) have(id pipe.ID, typ uint8, plain int64, missing map[packRef]bool) bool {
+	fits := func(l location) bool { return l.typ == typ && (plain == 0 || int64(l.plain) == plain) }
+	loc, ok := v.place(id, fits, missing)
+	if !ok {
+		v.lacks(id, typ, plain)
 		return false
 	}
-	v.needed[loc.pack] = true
+	good := true
 	if !loc.whole() {
 		for _, need := range v.needs[badPlace{id, loc.pack}] {
 			good = v.haveWhole(need, missing) && good
 		}
 	}
+	if !good {
+		v.lacks(id, typ, plain)
+	}
 	return good
 }
 
-// haveWhole is have for a block that a recipe needs, which another recipe cannot stand for.
+// haveWhole is have for a block that an assembled one needs: one which another recipe cannot stand for.
 func (v *verification) haveWhole(id pipe.ID, missing map[packRef]bool) bool {
-	loc, found, good, err := v.idx.whole(id)
+	_, ok := v.place(id, func(l location) bool { return l.typ == object.TypeBlock && l.whole() }, missing)
+	if !ok {
+		v.lacks(id, object.TypeBlock, 0)
+	}
+	return ok
+}
+
+// place finds where content is, and notes that its pack is needed: if there is any, one that is whole.
+func (v *verification) place(id pipe.ID, fits func(location) bool, missing map[packRef]bool) (location, bool) {
+	loc, found, good, err := v.idx.find(id, fits)
 	if err != nil || !found {
 		if p, ok := v.absent[id]; ok {
 			missing[p] = true
 		}
-		return false
+		return loc, false
+	}
+	if good && len(v.hurt) > 0 {
+		loc = v.unhurt(id, loc, fits)
 	}
 	v.needed[loc.pack] = true
-	return good
+	return loc, good
+}
+
+// unhurt is the place of content in a pack that is whole, if there is one. Where a damaged pack claims to have it, and nobody
+// has been told otherwise, a repair writes it again: the log is then told that all places of it are bad that there are now.
+func (v *verification) unhurt(id pipe.ID, loc location, fits func(location) bool) location {
+	v.idx.mu.RLock()
+	defer v.idx.mu.RUnlock()
+	whole, claimed := loc, false
+	_ = v.idx.all(id, func(l location) bool {
+		switch p := v.idx.packs[l.pack]; {
+		case v.hurt[p]:
+			claimed = claimed || v.told[id] <= p.Lease
+		case v.hurt[v.idx.packs[whole.pack]] && fits(l) && v.idx.rank(id, l) == rankGood:
+			whole = l
+		}
+		return true
+	})
+	if v.hurt[v.idx.packs[whole.pack]] || claimed {
+		v.rescue[id] = whole
+	}
+	return whole
+}
+
+// lacking is content that points need and that no pack has.
+type lacking struct {
+	typ   uint8
+	plain int64 // its length; 0: not known
+}
+
+// maxLacking bounds what is remembered of it. A repair takes the rest in its next round.
+const maxLacking = 1 << 20
+
+func (v *verification) lacks(id pipe.ID, typ uint8, plain int64) {
+	if v.blind || v.doubtful[id] {
+		return // it may be there
+	}
+	if old, ok := v.lack[id]; len(v.lack) < maxLacking || ok {
+		v.lack[id] = lacking{typ, max(plain, old.plain)}
+	}
 }
 
 func (v *verification) affect(a Affected) {
@@ -106,7 +172,7 @@ func (w *treeCheck) check(ctx context.Context, e entry, level int, first int64) 
 	}
 	if level < 0 {
 		n := min(w.shape.blockSize, w.shape.size-first*w.shape.blockSize)
-		if w.v.have(e.id, func(l location) bool { return l.typ == object.TypeBlock && int64(l.plain) == n }, w.missing) {
+		if w.v.have(e.id, object.TypeBlock, n, w.missing) {
 			return true, nil
 		}
 		w.affect(first, 1)
@@ -199,10 +265,18 @@ func mergeSpans(list []span) []span {
 }
 
 func (w *treeCheck) page(ctx context.Context, e entry, level int, first int64) (*page, error) {
-	if !w.v.have(e.id, func(l location) bool { return l.typ == object.TypePage }, w.missing) {
+	if !w.v.have(e.id, object.TypePage, 0, w.missing) {
 		return nil, nil
 	}
-	b, err := w.v.r.content(ctx, w.v.idx, object.TypePage, e.id)
+	var b []byte
+	err := steadily(ctx, "page "+e.id.String(), func() (err error) {
+		b, err = w.v.r.content(ctx, w.v.idx, object.TypePage, e.id)
+		return err
+	})
+	if isUnread(err) {
+		w.v.blind = true
+		return nil, w.v.unreadable("page "+e.id.String(), err)
+	}
 	if err == nil {
 		var p *page
 		if p, err = decodePage(b, level, w.shape.entries(level, first)); err == nil {

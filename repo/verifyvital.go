@@ -3,14 +3,11 @@ package repo
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"slices"
-	"strings"
 
 	"github.com/hikae/hikae/repo/internal/cell"
 	"github.com/hikae/hikae/repo/internal/object"
-	"github.com/hikae/hikae/repo/store"
 )
 
 // vitals checks every place of header, slots, log and manifests.
@@ -22,17 +19,37 @@ func (v *verification) vitals(ctx context.Context, list []committed) error {
 	if damage, ok := errors.AsType[*ErrCorrupt](v.r.log.damage()); ok {
 		v.damage(Damage{Object: damage.Object, Reason: damage.Reason})
 	}
-	all := []mustBe{{headerName, kindHeader, func(o *object.Object, _ []byte) bool { return contentHash(o) == v.r.headerHash }}}
+	all := []mustBe{{headerName, kindHeader, func(o *object.Object, _ []byte) bool { return contentHash(o) == v.r.headerHash }, nil}}
 	for _, s := range slots {
-		all = append(all, mustBe{s, kindSlot, func(o *object.Object, _ []byte) bool { return o == nil || slotName(o.Header.Object) == s }})
+		if id, ok := slotID(s); ok && !v.r.inForce(id) {
+			v.note(s + " is not in force: it is left of a change of keys that broke off, or somebody put it back. The next change removes it, or a prune")
+			continue // and is not put back
+		}
+		all = append(all, mustBe{s, kindSlot, func(o *object.Object, _ []byte) bool { return o == nil || slotName(o.Header.Object) == s }, nil})
 	}
 	var hashes []hash
-	v.r.log.view(func(l *ledger) { hashes = slices.Clone(l.hashes) })
+	var first uint64
+	v.r.log.view(func(l *ledger) {
+		hashes, first = slices.Clone(l.hashes), l.base+1
+		for i := range hashes {
+			hashes[i] = l.stored(first+uint64(i), hashes[i])
+		}
+	})
+	last := v.r.lastCheckpoint(ctx)
+	for k := uint64(1); k <= last; k++ {
+		all = append(all, mustBe{checkpointName(k), kindCheckpoint, func(o *object.Object, _ []byte) bool { return v.r.isCheckpoint(o, k) }, nil})
+	}
 	for i, h := range hashes {
-		all = append(all, mustBe{logName(uint64(i) + 1), kindLog, func(o *object.Object, _ []byte) bool { return contentHash(o) == h }})
+		if first+uint64(i) < last*v.r.log.every {
+			continue // the checkpoint stands for it
+		}
+		if h == (hash{}) {
+			continue // a gap stands for it
+		}
+		all = append(all, mustBe{logName(first + uint64(i)), kindLog, func(o *object.Object, _ []byte) bool { return contentHash(o) == h }, nil})
 	}
 	for _, c := range list {
-		all = append(all, mustBe{manifestName(c.lease, c.point), kindManifest, func(_ *object.Object, stream []byte) bool { return hashBytes(stream) == c.manifest }})
+		all = append(all, mustBe{manifestName(c.lease, c.point), kindManifest, func(_ *object.Object, stream []byte) bool { return hashBytes(stream) == c.manifest }, &c})
 	}
 	for _, o := range all {
 		if err := v.vital(ctx, o); err != nil {
@@ -47,6 +64,7 @@ type mustBe struct {
 	name string
 	kind uint8
 	is   func(o *object.Object, stream []byte) bool // o is nil for another person's slot
+	of   *committed                                 // of a manifest: its point
 }
 
 func contentHash(o *object.Object) hash {
@@ -61,18 +79,25 @@ func contentHash(o *object.Object) hash {
 // nothing that was put in its place, whole as it may be, is ever written over the right ones.
 func (v *verification) vital(ctx context.Context, want mustBe) error {
 	name, kind := want.name, want.kind
-	var good []byte
+	var found []foundPlace
 	var wrong []Damage
+	sealed := false // nobody here can open it
 	for _, place := range copiesOf(name) {
-		file, err := store.ReadAll(ctx, v.r.st, place, maxVital)
+		file, err := readSteady(ctx, v.r.st, place, maxVital)
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if isUnread(err) {
+			if err := v.unreadable(place, err); err != nil {
+				return err
+			}
+			continue
 		}
 		v.rep.Checked.Objects++
 		v.rep.Checked.Bytes += int64(len(file))
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			wrong = append(wrong, Damage{Object: place, Reason: "missing"})
+			wrong = append(wrong, Damage{Object: place, Reason: missingPlace})
 			continue
 		case err != nil:
 			wrong = append(wrong, Damage{Object: place, Reason: err.Error()})
@@ -84,35 +109,75 @@ func (v *verification) vital(ctx context.Context, want mustBe) error {
 			o, _, err = object.OpenFile(slices.Clone(fixed), cell.Ident{Kind: kind, Repo: v.r.header.ID}, v.r.keys.unwraps)
 			if kind == kindSlot && (errors.Is(err, object.ErrNoKey)) {
 				o, err = nil, v.slotHeader(name, fixed) // another person's
+				sealed = true
 			}
 			if err == nil && !want.is(o, streamOf(fixed)) {
 				err = errors.New("it is another object")
 			}
 		}
-		if err == nil && good != nil && string(good) != string(fixed) {
-			err = errors.New("it differs from the other places")
-		}
 		if err != nil {
 			wrong = append(wrong, Damage{Object: place, Reason: err.Error()})
 			continue
 		}
-		if good == nil {
-			good = fixed
+		found = append(found, foundPlace{place, fixed, damaged})
+	}
+	good := rightPlace(found, sealed)
+	for _, f := range found {
+		if good == nil || string(good) != string(f.file) {
+			wrong = append(wrong, Damage{Object: f.name, Reason: "it differs from the other places"})
+			continue
 		}
-		for _, c := range damaged {
-			wrong = append(wrong, Damage{Object: place, Offset: int64(c) * cell.Size, Length: cell.Size, Reason: "cell"})
+		for _, c := range f.damaged {
+			wrong = append(wrong, Damage{Object: f.name, Offset: int64(c) * cell.Size, Length: cell.Size, Reason: "cell"})
 		}
+	}
+	if len(wrong) > 0 && want.of != nil {
+		if stands, err := v.manifestStands(ctx, *want.of); err != nil || !stands {
+			return err // its point was forgotten meanwhile: nothing is put back
+		}
+	}
+	if v.opts.Repair && good != nil {
+		wrong = v.repairPlaces(ctx, name, good, wrong)
 	}
 	for i := range wrong {
 		wrong[i].Mendable = good != nil
-		if v.opts.Repair && good != nil && v.repairPlace(ctx, wrong[i].Object, name, good) {
-			v.rep.Repaired = append(v.rep.Repaired, wrong[i].Object)
-			continue
+	}
+	v.rep.Damaged = append(v.rep.Damaged, wrong...)
+	return nil
+}
+
+// foundPlace is a place of a vital object in which there is one that may be right.
+type foundPlace struct {
+	name    string
+	file    []byte // mended in memory
+	damaged []int  // cells
+}
+
+// rightPlace is what all places have to hold. What could be opened was held against the log, and any of it is right. Another
+// person's slot nobody here can open, and whoever writes into one of its places can make that look whole: then most of the places
+// that are whole have to agree. Nil: they do not, and nothing is written over any of them.
+func rightPlace(found []foundPlace, sealed bool) []byte {
+	if len(found) == 0 {
+		return nil
+	}
+	if !sealed {
+		return found[0].file
+	}
+	for _, f := range found {
+		same := 0
+		for _, other := range found {
+			if string(other.file) == string(f.file) {
+				same++
+			}
 		}
-		v.rep.Damaged = append(v.rep.Damaged, wrong[i])
+		if 2*same > len(found) {
+			return f.file
+		}
 	}
 	return nil
 }
+
+const missingPlace = "missing"
 
 // slotHeader checks what can be seen of a slot without opening it: that its id is the one in its name.
 func (v *verification) slotHeader(name string, file []byte) error {
@@ -130,22 +195,4 @@ func streamOf(file []byte) []byte {
 		return nil
 	}
 	return stream
-}
-
-// repairPlace writes one place of a vital object again. The first place of a log record is only ever filled when it is
-// missing, never removed: between the two steps of a replacement another writer could take its number.
-func (v *verification) repairPlace(ctx context.Context, place, name string, good []byte) bool {
-	if v.r.writable() != nil {
-		return false
-	}
-	err := v.r.st.Create(ctx, place, good)
-	if errors.Is(err, fs.ErrExist) && (place != name || !strings.HasPrefix(name, "log/")) {
-		if err = v.r.st.Remove(ctx, place); err == nil || errors.Is(err, fs.ErrNotExist) {
-			err = v.r.st.Create(ctx, place, good)
-		}
-	}
-	if err != nil {
-		v.note(fmt.Sprintf("%s could not be put back: %v", place, err))
-	}
-	return err == nil
 }

@@ -58,6 +58,9 @@ func (v vitals) settle(ctx context.Context, name string, file []byte, failure er
 	if errors.Is(failure, store.ErrNotDurable) {
 		return failure // the store has said what it knows: that the bytes can be read proves nothing
 	}
+	if info, err := v.st.Stat(ctx, name); err == nil && info.Size > int64(len(file)) {
+		return &fs.PathError{Op: "create", Path: name, Err: fs.ErrExist} // it cannot be ours
+	}
 	got, err := store.ReadAll(ctx, v.st, name, int64(len(file)))
 	switch {
 	case err == nil && bytes.Equal(got, file):
@@ -130,6 +133,10 @@ func (v vitals) read(ctx context.Context, name string, kind uint8, repo [16]byte
 			damage = append(damage, err)
 		}
 	}
+	if len(damage) > 0 && !failed && kind != kindLog && kind != kindCheckpoint && out.otherVersion(ctx, v.st, name, kind, repo, un, right) {
+		v.warn(fmt.Sprintf("%s was read from a later version: %v", name, errors.Join(damage...)))
+		return out, nil
+	}
 	switch {
 	case failed:
 		return nil, fmt.Errorf("%s: %w", name, errors.Join(damage...))
@@ -176,6 +183,22 @@ func (o *vital) load(ctx context.Context, st store.Store, place string, kind uin
 	if err != nil {
 		return err
 	}
+	return o.parse(file, kind, repo, un)
+}
+
+// otherVersion looks for a version other than the oldest that is the object.
+func (o *vital) otherVersion(ctx context.Context, st store.Store, name string, kind uint8, repo [16]byte, un []object.Unwrapper, right func(*vital) error) bool {
+	for _, place := range copiesOf(name) {
+		for file := range otherVersions(ctx, st, place, maxVital) {
+			if o.parse(file, kind, repo, un) == nil && right(o) == nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (o *vital) parse(file []byte, kind uint8, repo [16]byte, un []object.Unwrapper) error {
 	stream, _, damaged, err := cell.Decode(file)
 	if err != nil {
 		return err

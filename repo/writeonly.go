@@ -38,7 +38,15 @@ func OpenWriter(ctx context.Context, st, cache store.Store, key WriterKey, opts 
 	if err := w.claim(ctx); err != nil {
 		return nil, err
 	}
-	return r.start(ctx)
+	if _, err := r.start(ctx); err != nil {
+		return nil, err
+	}
+	// Before any point is listed: one of which the cache does not count any more is no base.
+	// Whoever writes does it again, and is refused where it fails.
+	if err := w.catchUp(ctx); err != nil {
+		r.warn(fmt.Sprintf("the writer's cache could not be held against the log: %v", err))
+	}
+	return r, nil
 }
 
 // findHeader reads the header that the key was made for. Whoever keeps the store could show another one, with keys of

@@ -24,6 +24,9 @@ func (r *Repository) Begin(ctx context.Context, vm string, opts *pipe.PointOptio
 	if err := r.writable(); err != nil {
 		return nil, err
 	}
+	if err := r.canLock(ctx); err != nil {
+		return nil, err
+	}
 	if r.keys.tag(vm) == (id16{}) {
 		return nil, fmt.Errorf("VM %q is not one that this client may add points of: %w", vm, fs.ErrPermission)
 	}
@@ -36,7 +39,7 @@ func (r *Repository) Begin(ctx context.Context, vm string, opts *pipe.PointOptio
 	}
 	var pins []id16
 	if w.opts.Base != "" {
-		m, err := r.find(ctx, w.opts.Base)
+		m, err := r.findBase(ctx, w.opts.Base)
 		if err != nil {
 			return nil, fmt.Errorf("base: %w", err)
 		}
@@ -61,6 +64,10 @@ type pointWriter struct {
 	opts pipe.PointOptions
 	base *manifest
 	s    *session
+
+	checkpoint sync.Mutex // one at a time
+
+	locked time.Time // until when the point's objects are; zero: they are not
 
 	mu     sync.Mutex
 	disks  map[string]*diskTarget
@@ -108,6 +115,14 @@ func (w *pointWriter) Disk(ctx context.Context, key string, size int64) (pipe.Ta
 	if len(w.disks) >= maxDisks {
 		return nil, fmt.Errorf("a point has at most %d disks: %w", maxDisks, fs.ErrInvalid)
 	}
+	d := w.newDisk(key, size)
+	w.disks[key] = d
+	w.order = append(w.order, key)
+	return d, nil
+}
+
+// newDisk is a disk of which nothing was said yet.
+func (w *pointWriter) newDisk(key string, size int64) *diskTarget {
 	s := newShape(size, w.r.header.BlockSize)
 	d := &diskTarget{w: w, key: key, shape: s, partial: map[int64]*partialBlock{}}
 	var root *entry
@@ -120,9 +135,7 @@ func (w *pointWriter) Disk(ctx context.Context, key string, size int64) (pipe.Ta
 		}
 	}
 	d.tree = newTreeWriter(s, w.s, root)
-	w.disks[key] = d
-	w.order = append(w.order, key)
-	return d, nil
+	return d
 }
 
 // Blob stores a blob in chunks of a block.
@@ -169,7 +182,8 @@ func (w *pointWriter) Blob(ctx context.Context, name string, rd io.Reader) error
 }
 
 // Commit publishes the point: packs, manifest, log record, index, in that order. The creation of the log record is
-// the commit; whatever fails before leaves nothing of the point, whatever fails after does not take it away.
+// the commit; whatever fails before leaves nothing of the point, whatever fails after does not take it away. With
+// OpenOptions.LockFor everything is locked before Commit returns; *ErrNotLocked comes with the id of a point that is there.
 func (w *pointWriter) Commit(ctx context.Context, tracking map[string]string) (string, error) {
 	m, err := w.seal(tracking)
 	if err != nil {
@@ -182,6 +196,7 @@ func (w *pointWriter) Commit(ctx context.Context, tracking map[string]string) (s
 	if err := w.publish(ctx, m); err != nil {
 		return "", err
 	}
+	notLocked := w.r.lockLog(ctx, m, w.locked)
 	if err := w.s.flushIndex(); err != nil {
 		w.r.warn(fmt.Sprintf("index: %v", err))
 	}
@@ -191,7 +206,7 @@ func (w *pointWriter) Commit(ctx context.Context, tracking map[string]string) (s
 	if err := w.s.close(ctx); err != nil {
 		w.r.warn(fmt.Sprintf("lease %d could not be ended: %v", w.s.lease.n, err))
 	}
-	return m.Point.String(), nil
+	return m.Point.String(), notLocked
 }
 
 // seal ends writing and describes the point.
@@ -201,22 +216,9 @@ func (w *pointWriter) seal(tracking map[string]string) (*manifest, error) {
 	if w.closed {
 		return nil, fs.ErrClosed
 	}
-	m := &manifest{
-		Lease: w.s.lease.n, VM: w.vm, Time: w.opts.Time.UTC(), Consistency: w.opts.Consistency,
-		Disks: []manifestDisk{}, Blobs: []manifestBlob{}, Tracking: maps.Clone(tracking), Facts: maps.Clone(w.opts.Facts),
-	}
-	if m.Consistency == "" {
-		m.Consistency = "unknown"
-	}
-	if m.Tracking == nil {
+	m := w.describe()
+	if m.Tracking = maps.Clone(tracking); m.Tracking == nil {
 		m.Tracking = map[string]string{}
-	}
-	if m.Facts == nil {
-		m.Facts = map[string]string{}
-	}
-	for k, v := range m.Facts { // for people: what is no text is shown as well as can be
-		delete(m.Facts, k)
-		m.Facts[strings.ToValidUTF8(k, "\uFFFD")] = strings.ToValidUTF8(v, "\uFFFD")
 	}
 	m.Blobs = append(m.Blobs, w.blobs...)
 	for _, key := range w.order {
@@ -226,9 +228,6 @@ func (w *pointWriter) seal(tracking map[string]string) (*manifest, error) {
 		}
 		m.Disks = append(m.Disks, *d)
 	}
-	if w.base != nil {
-		m.Base = &w.base.Point
-	}
 	if err := m.check(); err != nil {
 		return nil, err
 	}
@@ -236,45 +235,41 @@ func (w *pointWriter) seal(tracking map[string]string) (*manifest, error) {
 	return m, nil
 }
 
+// describe is what was known of the point when it began.
+func (w *pointWriter) describe() *manifest {
+	m := &manifest{
+		Lease: w.s.lease.n, VM: w.vm, Time: w.opts.Time.UTC(), Consistency: w.opts.Consistency,
+		Disks: []manifestDisk{}, Blobs: []manifestBlob{}, Tracking: map[string]string{}, Facts: map[string]string{},
+	}
+	if m.Consistency == "" {
+		m.Consistency = "unknown"
+	}
+	for k, v := range w.opts.Facts { // for people: what is no text is shown as well as can be
+		m.Facts[strings.ToValidUTF8(k, "\uFFFD")] = strings.ToValidUTF8(v, "\uFFFD")
+	}
+	switch {
+	case w.base == nil:
+	case w.base.Unfinished: // which nobody can look up later
+		m.Base = w.base.Base
+	default:
+		m.Base = &w.base.Point
+	}
+	return m
+}
+
 func (w *pointWriter) publish(ctx context.Context, m *manifest) error {
+	digest, err := w.storeManifest(ctx, m)
+	if err != nil {
+		return err
+	}
+	if w.locked, err = w.r.lockNew(ctx, m); err != nil {
+		return err
+	}
 	key, err := w.r.signingKey(ctx)
 	if err != nil {
 		return err
 	}
-	// The object's id is the point's id, and stands in the signed document too: so the object is begun first.
-	k := w.r.keys
-	b, err := object.NewBuilder(k.repo, k.suite, kindManifest, k.permille, 64<<10, k.wrapsOf(kindManifest))
-	if err != nil {
-		return err
-	}
-	m.Point = b.ID()
-	body, err := encodeJSON(m)
-	if err != nil {
-		return err
-	}
-	doc := sign(key, signManifest, k.repo, body)
-	codec, data := pipe.Plain, doc
-	if enc, err := pipe.NewEncoder(pipe.Default, 4<<20); err == nil && len(doc) <= 4<<20 {
-		data, codec = enc.Encode(nil, doc)
-	}
-	if _, err := b.Append(object.TypeDocument, hashBytes(doc), uint8(codec), len(doc), data); err != nil {
-		return err
-	}
-	file, err := b.Seal()
-	if err != nil {
-		return err
-	}
-	if len(file) > maxVital {
-		return fmt.Errorf("the point's description has %d bytes, and at most %d can be read back: %w", len(file), maxVital, fs.ErrInvalid)
-	}
-	if err := w.r.vital.create(ctx, manifestName(m.Lease, m.Point), file); err != nil {
-		return fmt.Errorf("manifest: %w", err)
-	}
-	digest, err := streamHash(file)
-	if err != nil {
-		return err
-	}
-	vm := k.tag(w.vm)
+	vm := w.r.keys.tag(w.vm)
 	_, err = w.r.log.append(ctx, key, func() (*record, error) {
 		if err := w.r.log.live(w.s.lease.n); err != nil {
 			return nil, err
@@ -282,6 +277,44 @@ func (w *pointWriter) publish(ctx context.Context, m *manifest) error {
 		return &record{Kind: recordCommit, Lease: w.s.lease.n, Point: &m.Point, VM: &vm, Object: &digest}, nil
 	})
 	return err
+}
+
+// storeManifest gives the point its id, and stores its manifest in all places. It returns what the log names it by.
+func (w *pointWriter) storeManifest(ctx context.Context, m *manifest) (digest hash, err error) {
+	key, err := w.r.signingKey(ctx)
+	if err != nil {
+		return digest, err
+	}
+	// The object's id is the point's id, and stands in the signed document too: so the object is begun first.
+	k := w.r.keys
+	b, err := object.NewBuilder(k.repo, k.suite, kindManifest, k.permille, 64<<10, k.wrapsOf(kindManifest))
+	if err != nil {
+		return digest, err
+	}
+	m.Point = b.ID()
+	body, err := encodeJSON(m)
+	if err != nil {
+		return digest, err
+	}
+	doc := sign(key, signManifest, k.repo, body)
+	codec, data := pipe.Plain, doc
+	if enc, err := pipe.NewEncoder(pipe.Default, 4<<20); err == nil && len(doc) <= 4<<20 {
+		data, codec = enc.Encode(nil, doc)
+	}
+	if _, err := b.Append(object.TypeDocument, hashBytes(doc), uint8(codec), len(doc), data); err != nil {
+		return digest, err
+	}
+	file, err := b.Seal()
+	if err != nil {
+		return digest, err
+	}
+	if len(file) > maxVital {
+		return digest, fmt.Errorf("the point's description has %d bytes, and at most %d can be read back: %w", len(file), maxVital, fs.ErrInvalid)
+	}
+	if err := w.r.vital.create(ctx, manifestName(m.Lease, m.Point), file); err != nil {
+		return digest, fmt.Errorf("manifest: %w", err)
+	}
+	return streamHash(file)
 }
 
 // Close abandons what was not committed. Packs that were stored stay until a prune finds that nobody needs them.

@@ -278,6 +278,14 @@ func (s *snapshot) Prepare(ctx context.Context) (map[string]hikae.ChangeID, erro
 	return out, nil
 }
 
+// Early implements [hikae.EarlyTracking]: the change ids are those of the snapshot's configuration from its creation on.
+func (s *snapshot) Early(ctx context.Context) (map[string]hikae.ChangeID, error) {
+	return s.Prepare(ctx)
+}
+
+// KeepEarly implements [hikae.EarlyTracking]. A change id is a number that the server counts on from: there is nothing to keep.
+func (s *snapshot) KeepEarly() {}
+
 // stillPinned sees that the snapshot's disks are the files that were read. Where somebody removes another snapshot of the VM
 // meanwhile, its files are merged, and a name may become another file's: what was read by name is then of nobody knows when.
 func (s *snapshot) stillPinned(ctx context.Context) error {

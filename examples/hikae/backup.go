@@ -33,6 +33,7 @@ type backupFlags struct {
 	base        string
 	time        string
 	limit       string
+	lock        string
 	forceLive   bool
 
 	excludeSwap, excludeFree bool
@@ -105,6 +106,7 @@ hikae backup --repo /backup/hikae --name web1 --changed disk0=changed.json --lim
 	flags.StringVar(&f.base, "base", "", "`POINT` to build on (default VM@latest)")
 	flags.StringVar(&f.time, "time", "", "when the VM was in this state, as `RFC3339` (default now)")
 	flags.StringVar(&f.limit, "limit", "", "read no more than `RATE`, such as 100MiB/s or 400Mbit/s")
+	flags.StringVar(&f.lock, "lock", "", "have the store keep the new point for `TIME`, such as 30d or 36h, whoever asks; see docs/immutability.md")
 	flags.BoolVar(&f.forceLive, "force-live", false, "take disks that QEMU is writing to")
 	flags.BoolVar(&f.excludeSwap, "exclude-swap", true, "leave out swap space (--exclude-swap=false keeps it)")
 	flags.BoolVar(&f.excludeFree, "exclude-free", true, "leave out free space of file systems (--exclude-free=false keeps it)")
@@ -120,6 +122,9 @@ hikae backup --repo /backup/hikae --name web1 --changed disk0=changed.json --lim
 }
 
 func (t *tool) backup(ctx context.Context, f *backupFlags, sources []string) (*reply, error) {
+	if err := f.access.lockNew(f.lock); err != nil {
+		return nil, err
+	}
 	if len(sources) == 1 && isFarSource(sources[0]) {
 		return t.collect(ctx, f, sources[0])
 	}
@@ -197,16 +202,21 @@ func backedUp(result job.Result, heard *said) *reply {
 	result.Started = result.Started.UTC()
 	toPrint := result.Warnings
 	result.Warnings = heard.onto(result.Warnings)
+	for _, f := range result.Fallbacks {
+		// That a file says nothing of what changed is how it is, and no news; that a record of changes was lost is.
+		// So is why a disk took long though nothing was lost.
+		switch {
+		case f.From != job.Changed:
+		case strings.HasPrefix(f.Reason, hikae.ErrTrackingLost.Error()):
+			result.Notes = append(result.Notes, fmt.Sprintf("disk %s was read whole: %s", f.Disk, f.Reason))
+		case strings.HasSuffix(f.Reason, ": read in full"):
+			result.Notes = append(result.Notes, fmt.Sprintf("disk %s: %s", f.Disk, f.Reason))
+		}
+	}
 	left := &reply{doc: result, warnings: toPrint, notes: result.Notes,
 		text: func(w *show.Printer) error { return printBackup(w, result) }}
 	if len(result.Warnings) > 0 {
 		left.status = outcome.Warned
-	}
-	for _, f := range result.Fallbacks {
-		// That a file says nothing of what changed is how it is, and no news; that a record of changes was lost is.
-		if f.From == job.Changed && strings.HasPrefix(f.Reason, hikae.ErrTrackingLost.Error()) {
-			left.notes = append(left.notes, fmt.Sprintf("disk %s was read whole: %s", f.Disk, f.Reason))
-		}
 	}
 	return left
 }
@@ -393,8 +403,8 @@ func (t *tool) journal(ctx context.Context, r *opened) (*hikae.FileJournal, erro
 	if err != nil {
 		return nil, err
 	}
-	undone, err := j.SweepFor(ctx, r.ID(), map[string]hikae.Sweeper{"diskvm.": diskvm.Sweeper{}, "kvm.start": kvm.StartSweeper{}, "kvm.": kvmSweeper{r}, "vmware.": vsphereSweeper{t},
-		"hyperv.": hypervSweeper{t}}, nil)
+	undone, err := j.SweepFor(ctx, r.ID(), map[string]hikae.Sweeper{"diskvm.": diskvm.Sweeper{}, "kvm.start": kvm.StartSweeper{}, "kvm.boot": kvm.BootSweeper{}, "kvm.": kvmSweeper{r}, "vmware.": vsphereSweeper{t},
+		"hyperv.": hypervSweeper{t, r}}, nil)
 	if undone > 0 {
 		t.tell("note: of what an earlier, killed command left, %s", removed(undone))
 	}

@@ -40,14 +40,21 @@ func (t *tool) backupSeveral(ctx context.Context, f *backupFlags, provider sever
 	failed := 0
 	for _, vm := range f.several {
 		opts.Name = vm.name
-		result, err := job.Backup(ctx, provider.only(vm.id), "", r, opts)
+		result, err := job.Result{}, vm.err
+		if err == nil {
+			result, err = job.Backup(ctx, provider.only(vm.id), "", r, opts)
+		}
 		one := backedUp(result, r.said)
 		done := vmOutcome{Result: one.doc.(job.Result)}
 		if done.VM == "" {
 			done.VM = vm.name
 		}
 		if err != nil {
-			problem := outcome.Of(about(f.repo, "VM "+vm.name, err))
+			about := about(f.repo, "VM "+vm.name, err)
+			if vm.err != nil {
+				about = &outcome.Error{Object: vm.name, Text: "its VMs were not backed up", Err: err}
+			}
+			problem := outcome.Of(about)
 			done.Error = &problem
 			left.warnings = append(left.warnings, problem.Text(vm.name+":"))
 			failed++

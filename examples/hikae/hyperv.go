@@ -55,9 +55,12 @@ func (t *tool) hypervList(ctx context.Context, source string) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	ids, err := s.Select(ctx, s.address.Select)
+	ids, gone, err := s.SelectReachable(ctx, s.address.Select)
 	if err != nil {
 		return nil, s.notFound(err)
+	}
+	if ids == nil && gone != nil {
+		ids = []string{}
 	}
 	p, err := hyperv.New(s.Site, ids, nil)
 	if err != nil {
@@ -67,6 +70,9 @@ func (t *tool) hypervList(ctx context.Context, source string) (*reply, error) {
 		VMs []hypervVM `json:"vms"`
 	}{[]hypervVM{}}
 	left := &reply{loud: true}
+	for _, one := range s.lost(gone) {
+		left.warnings, left.status = append(left.warnings, one.err.Error()), outcome.Warned
+	}
 	for vm, err := range p.VMs(ctx) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -116,7 +122,7 @@ func (t *tool) hypervCheck(ctx context.Context, source string) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := s.found(ctx)
+	list, lost, err := s.reachable(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -135,6 +141,9 @@ func (t *tool) hypervCheck(ctx context.Context, source string) (*reply, error) {
 		}
 		return nil
 	}}
+	for _, one := range lost {
+		left.warnings, left.status = append(left.warnings, one.err.Error()), outcome.Warned
+	}
 	for _, vm := range list {
 		found, err := p.Preflight(ctx, vm.id)
 		if err != nil {
@@ -151,7 +160,7 @@ func (t *tool) hypervCheck(ctx context.Context, source string) (*reply, error) {
 func worse(status outcome.Status, p *hyperv.Preflight) outcome.Status {
 	for _, f := range p.Findings {
 		switch {
-		case f.Severity == hyperv.Stop:
+		case f.Severity == hyperv.Stop || status == outcome.Failed:
 			return outcome.Failed
 		case f.Severity == hyperv.Weak && status == outcome.Done:
 			status = outcome.Warned
@@ -259,7 +268,7 @@ func (t *tool) hypervSweep(ctx context.Context, source string) (*reply, error) {
 		return nil, err
 	}
 	defer journal.Close()
-	undone, err := journal.Sweep(ctx, map[string]hikae.Sweeper{"hyperv.": onThisSite{hypervSweeper{t}}, "": notHere{}}, nil)
+	undone, err := journal.Sweep(ctx, map[string]hikae.Sweeper{"hyperv.": onThisSite{hypervSweeper{t: t}}, "": notHere{}}, nil)
 	stands, err := leftStanding(err)
 	doc := struct {
 		Undone int      `json:"undone"`
@@ -294,6 +303,9 @@ func hypervStanding(err error) string {
 		}
 		return text
 	}
+	if unproven, ok := errors.AsType[*hyperv.UnprovenError](err); ok {
+		return unproven.Error() + ". " + unproven.Hint
+	}
 	if half, ok := errors.AsType[*hyperv.IncompleteError](err); ok && !half.New {
 		return half.Error()
 	}
@@ -310,6 +322,13 @@ func hypervRestoreHint(err error) string {
 	}
 	if altered, ok := errors.AsType[*hyperv.AlteredError](err); ok {
 		return altered.Hint()
+	}
+	if busy, ok := errors.AsType[*hikae.BusyError](err); ok && strings.Contains(busy.Owner, "restore in place") {
+		return "Run it again from the machine where it ran; or, where that restore is known to be dead, add &takeover=yes to --to."
+	}
+	if absent, ok := errors.AsType[*hyperv.AbsentError](err); ok {
+		return map[string]string{"folder": `Name a folder of the host by &path=, for instance &path=D:\VMs.`, "host": "Name a host of the cluster by &host=; `hikae hyperv list` shows them.",
+			"switch": "Name one of the host's switches by &switch=OLD=NEW, or none by &switch=OLD=-; &network=off unplugs all."}[absent.What]
 	}
 	return ""
 }

@@ -69,6 +69,9 @@ func TestHyperVErrors(t *testing.T) {
 		"power of a new one":  {hypervPassword, restore(at("power=off")), 2, "usage", "", "&power=off is for --in-place"},
 		"no switch":           {hypervPassword, restore(at("switch=a")), 2, "usage", "OLD", "&switch=a is not OLD=NEW"},
 		"no memory":           {hypervPassword, restore(at("memory=lots")), 2, "usage", "", "&memory= is a size"},
+		"full restore":        {hypervPassword, restore(at("full=1")), 2, "usage", "switch", "&full= is for backups"},
+		"by a procedure":      {hypervPassword, restore(at("procedure=auto")), 2, "usage", "switch", "&procedure= is for backups"},
+		"ignore of nothing":   {hypervPassword, backup(at("vm=web0&ignore=scsi9-9")), 2, "usage", "scsi0-0", "names no disk"},
 		"generation 3":        {hypervPassword, restore(at("generation=3")), 2, "usage", "", "number from 1 to 2"},
 		"a word":              {hypervPassword, restore(at("provisioning=thick")), 2, "usage", "", "dynamic or fixed"},
 		"nothing to do":       {hypervPassword, []string{"hyperv"}, 2, "usage", "--help", "what to do is missing"},
@@ -109,6 +112,9 @@ func TestHyperVStanding(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, stands, 1)
 	require.Contains(t, stands[0], "It goes on by itself.")
+	stands, err = leftStanding(&hyperv.UnprovenError{VM: "web1", What: "checkpoint", Candidates: []hyperv.Candidate{{ID: "Microsoft:A", Name: "nightly"}}, Hint: "Remove it."})
+	require.NoError(t, err)
+	require.Equal(t, []string{`VM web1: a checkpoint may be ours, and nothing proves it, so it was left as it is: "nightly" (Microsoft:A). Remove it.`}, stands)
 	stands, err = leftStanding(&hyperv.IncompleteError{VM: "web1", Mark: "m"})
 	require.NoError(t, err)
 	require.Len(t, stands, 1)

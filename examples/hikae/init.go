@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/hikae/hikae/examples/hikae/internal/show"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo"
+	"github.com/hikae/hikae/repo/store/dirstore/lockd/lockline"
 )
 
 // initFlags are what a repository is created with.
@@ -86,7 +88,7 @@ func (t *tool) init(ctx context.Context, f *initFlags) (*reply, error) {
 		return nil, err
 	}
 	isNew := false
-	if !isShare(f.repo) {
+	if !isURL(f.repo) {
 		if isNew, err = checkEmpty(f.repo); err != nil {
 			return nil, err
 		}
@@ -157,7 +159,7 @@ func made(dir string, r *repo.Repository) *reply {
 	}}
 }
 
-// checkEmpty refuses a folder with anything in it, and says whether there is none yet.
+// checkEmpty refuses a folder with anything of somebody's in it, and says whether there is none yet.
 func checkEmpty(dir string) (isNew bool, err error) {
 	f, err := os.Open(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -171,11 +173,14 @@ func checkEmpty(dir string) (isNew bool, err error) {
 		return false, errors.Join(err, &outcome.Error{Kind: outcome.KindExists, Object: dir, Text: dir + " is a file",
 			Hint: "Name an empty folder, or one that does not exist yet."})
 	}
-	switch _, err := f.Readdirnames(1); {
-	case err == io.EOF:
-		return false, nil
-	case err != nil:
+	names, err := f.Readdirnames(3)
+	if err != nil && err != io.EOF {
 		return false, err
+	}
+	// The helper that locks files answers there; the other is a new file system's own.
+	names = slices.DeleteFunc(names, func(n string) bool { return n == lockline.Socket || n == "lost+found" })
+	if len(names) == 0 {
+		return false, nil
 	}
 	return false, &outcome.Error{Kind: outcome.KindExists, Object: dir, Text: fmt.Sprintf("the folder %s is not empty", dir),
 		Hint: "Name an empty folder, or one that does not exist yet. If this is a repository already, use it."}

@@ -34,7 +34,8 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HIKAE_STATE_DIR", filepath.Join(e.WorkDir, ".state"))
 			e.Setenv("HIKAE_CACHE_DIR", filepath.Join(e.WorkDir, ".cache"))
-			e.Setenv("GORACE", "atexit_sleep_ms=0") // a race still ends a program with 66, without a second's sleep each
+			e.Setenv("IN_THREE_DAYS", strings.ToLower(time.Now().AddDate(0, 0, 3).Weekday().String())) // a day that is not today, for windows
+			e.Setenv("GORACE", "atexit_sleep_ms=0")                                                    // a race still ends a program with 66, without a second's sleep each
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

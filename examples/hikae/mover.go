@@ -78,7 +78,7 @@ func (s *served) dir(ctx context.Context, t *tool) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if !isShare(folder) {
+		if !isURL(folder) {
 			if folder, err = resolved(folder); err != nil {
 				return "", err
 			}

@@ -46,7 +46,7 @@ func (t *tool) serveBlind(ctx context.Context, f *moverServeFlags, r *running, d
 		return err
 	}
 	st, err := t.openStore(ctx, f.repo)
-	if err != nil && !isShare(f.repo) {
+	if err != nil && !isURL(f.repo) {
 		if _, taken := checkEmpty(f.repo); taken == nil {
 			st, err = t.initStore(ctx, f.repo)
 		}
@@ -173,17 +173,6 @@ func (t *tool) initFar(ctx context.Context, f *initFlags, opts *repo.InitOptions
 	}
 	left := made(f.repo, r)
 	return left, r.Close()
-}
-
-func (t *tool) keyCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "key",
-		Short: "Keys of a repository",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(t.keyWriterCommand())
-	return cmd
 }
 
 func (t *tool) keyWriterCommand() *cobra.Command {

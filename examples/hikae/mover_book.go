@@ -67,7 +67,7 @@ func hasBook(dir string) bool {
 // peersBook is the book for the commands that look into it and change it. A blind mover's folder has to be there for
 // them: under a name that was mistyped, nobody would ever be enrolled.
 func (s *served) peersBook(ctx context.Context, t *tool) (*trust.Identity, *trust.Book, error) {
-	if s.blind && !isShare(s.repo) {
+	if s.blind && !isURL(s.repo) {
 		if err := checkFolder(s.repo); err != nil {
 			return nil, nil, err
 		}

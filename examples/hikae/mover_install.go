@@ -58,7 +58,7 @@ func (f *moverServeFlags) describeRepo(d *service.Description) error {
 		return err
 	}
 	d.Args = append(d.Args, "--repo", folder)
-	if isShare(folder) {
+	if isURL(folder) {
 		return nil
 	}
 	if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,19 +24,23 @@ List the restore points of a repository, or of one VM, in the order in which the
 
 A point is named by its id, by the first digits of it as long as they fit no other, or as VM@latest, VM@latest~1 for the
 one before, and so on. NEW is what was stored for that point alone; a machine
-that may only append is not told (-, in JSON 0), because it would show what others have stored.`),
+that may only append is not told (-, in JSON 0), because it would show what others have stored.
+
+With --all also what sessions left that did not commit: no points, and nothing restores them. The VM's next backup goes on
+from there, and then they are gone; forget takes one away by its id.`),
 		Example: example(`
 hikae points --repo /backup/hikae
 hikae points --repo /backup/hikae web1 --json | jq -r '.points[-1].id'`),
 		Args: want("[VM]"),
 	}
 	a := repoFlags(cmd)
+	all := cmd.Flags().Bool("all", false, "also what is unfinished")
 	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) {
 		vm := ""
 		if len(args) > 0 {
 			vm = args[0]
 		}
-		return t.points(ctx, a, vm)
+		return t.points(ctx, a, vm, *all)
 	})
 	return cmd
 }
@@ -42,9 +48,65 @@ hikae points --repo /backup/hikae web1 --json | jq -r '.points[-1].id'`),
 // pointsDoc is what points prints for scripts.
 type pointsDoc struct {
 	Points []pipe.PointInfo `json:"points"`
+	// Unfinished are no points: with --all.
+	Unfinished []unfinishedDoc `json:"unfinished,omitempty"`
 }
 
-func (t *tool) points(ctx context.Context, a *access, vm string) (*reply, error) {
+// unfinishedDoc is what a session left that did not commit.
+type unfinishedDoc struct {
+	ID      string    `json:"id"`
+	VM      string    `json:"vm"`
+	Time    time.Time `json:"time"`
+	Base    string    `json:"base,omitempty"`
+	Size    int64     `json:"size"`    // of its disks
+	Pending int64     `json:"pending"` // bytes that were to be read and were not
+}
+
+// unfinished lists what sessions of a VM left.
+func unfinished(ctx context.Context, place pipe.Backend, vm string) (list []unfinishedDoc, err error) {
+	r, ok := pipe.ResumerOf(place)
+	if !ok {
+		return nil, nil
+	}
+	for p, err := range r.Unfinished(ctx, vm) {
+		if err != nil {
+			return nil, err
+		}
+		u := unfinishedDoc{ID: p.ID, VM: p.VM, Time: p.Time.UTC(), Base: p.Base}
+		for _, d := range p.Disks {
+			u.Size += d.Size
+		}
+		for _, ranges := range p.Pending {
+			for _, e := range ranges {
+				u.Pending += e.Len
+			}
+		}
+		list = append(list, u)
+	}
+	return list, nil
+}
+
+// unfinishedNamed finds what a session left by its id or the first digits of it, where they fit no other.
+func unfinishedNamed(ctx context.Context, place pipe.Backend, spec string) (found pipe.PointInfo, ok bool) {
+	r, resumes := pipe.ResumerOf(place)
+	if !resumes || len(spec) < 4 {
+		return found, false
+	}
+	for p, err := range r.Unfinished(ctx, "") {
+		if err != nil {
+			return found, false
+		}
+		if strings.HasPrefix(p.ID, strings.ToLower(spec)) {
+			if ok {
+				return found, false
+			}
+			found, ok = p.PointInfo, true
+		}
+	}
+	return found, ok
+}
+
+func (t *tool) points(ctx context.Context, a *access, vm string, all bool) (*reply, error) {
 	r, err := t.open(ctx, a, true)
 	if err != nil {
 		return nil, err
@@ -64,6 +126,11 @@ func (t *tool) points(ctx context.Context, a *access, vm string) (*reply, error)
 		p.Time = p.Time.UTC()
 		doc.Points = append(doc.Points, p)
 	}
+	if all {
+		if doc.Unfinished, err = unfinished(ctx, r, vm); err != nil {
+			return nil, about(a.repo, "list unfinished points", err)
+		}
+	}
 	left.doc, left.text = doc, func(w *show.Printer) error { return doc.print(w, r.appends()) }
 	return left, nil
 }
@@ -82,6 +149,11 @@ func (r *reply) unreadable(err error) bool {
 // print lists the points. What is new in each is not told to a machine that may only append: it would show what others
 // have.
 func (d pointsDoc) print(w *show.Printer, withheld bool) error {
+	for _, u := range d.Unfinished {
+		if err := w.Printf("unfinished: %s of %s, %s: %s of %s pending\n", u.ID[:12], u.VM, show.Time(u.Time), show.Size(u.Pending), show.Size(u.Size)); err != nil {
+			return err
+		}
+	}
 	if len(d.Points) == 0 {
 		return w.Printf("no points\n")
 	}
@@ -97,8 +169,12 @@ func (d pointsDoc) print(w *show.Printer, withheld bool) error {
 		if withheld && p.New == 0 {
 			news = "-"
 		}
+		consistency := p.Consistency
+		if p.Held != "" {
+			consistency += "; held: " + p.Held
+		}
 		table.Row(short[i], p.VM, show.Time(p.Time), fmt.Sprint(len(p.Disks)), show.Size(size), show.Size(data),
-			news, p.Consistency)
+			news, consistency)
 	}
 	return table.Print(w)
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -31,6 +32,8 @@ type access struct {
 	keyFile      string
 	identity     string
 
+	lock time.Duration // that new points are kept for by the store; 0: they are not
+
 	line     *lineFlags // of a place behind a mover; nil: the defaults
 	prefix   string     // of the flags: empty, or "from-"
 	variable string     // the environment variable with the passphrase
@@ -39,7 +42,7 @@ type access struct {
 // repoFlags adds --repo and the secret flags to a command.
 func repoFlags(cmd *cobra.Command) *access {
 	a := &access{variable: "HIKAE_PASSWORD"}
-	cmd.Flags().StringVar(&a.repo, "repo", "", "`REPO`: the repository's folder, smb://HOST/SHARE/FOLDER, or mover://HOST/NAME (required)")
+	cmd.Flags().StringVar(&a.repo, "repo", "", "`REPO`: the repository's folder, smb://HOST/SHARE/FOLDER, s3://HOST/BUCKET/PREFIX, or mover://HOST/NAME (required)")
 	a.secretFlags(cmd)
 	if err := cmd.MarkFlagRequired("repo"); err != nil {
 		panic(err) // the flag is defined just above
@@ -77,6 +80,9 @@ type opened struct {
 	as     enrolment // as whom this machine is known to the mover; zero without one
 	writes []string  // VMs that this machine's writer's key is for; nil: it has none
 }
+
+// Unwrap is the place: what it can do beyond a backend's work is found behind this.
+func (o *opened) Unwrap() pipe.Backend { return o.place }
 
 // Resolve finds a point by what a person writes.
 func (o *opened) Resolve(ctx context.Context, spec string) (pipe.PointInfo, error) {
@@ -146,6 +152,9 @@ func checkFolder(place string) error {
 	switch {
 	case meantMover(place):
 		return notMover(place)
+	case isBucket(place):
+		_, err := parseBucket(place)
+		return err
 	case !ok || isShare(place):
 		return nil
 	case scheme+"://" == moverScheme && rest != "":
@@ -153,7 +162,7 @@ func checkFolder(place string) error {
 			Hint: "Run it on the repository's machine, with the repository's folder."}
 	}
 	return &outcome.Error{Kind: outcome.KindUsage, Object: place,
-		Text: fmt.Sprintf("repositories at %s:// are not there yet", scheme), Hint: "Use a folder, smb://HOST/SHARE/FOLDER, or mover://HOST:PORT/NAME."}
+		Text: fmt.Sprintf("repositories at %s:// are not there yet", scheme), Hint: "Use a folder, smb://HOST/SHARE/FOLDER, s3://HOST/BUCKET/PREFIX, or mover://HOST:PORT/NAME."}
 }
 
 // openHere opens a repository in a folder of this machine.
@@ -166,6 +175,7 @@ func (t *tool) openHere(ctx context.Context, a *access, readOnly bool) (*opened,
 	if err != nil {
 		return nil, err
 	}
+	opts.LockFor = a.lock
 	secret, err := t.secret(a)
 	if err != nil {
 		return nil, err
@@ -265,7 +275,7 @@ func noPlace(variable string, err error) error {
 const (
 	maxPassphrase = 4 << 10
 	maxIdentities = 64 << 10
-	maxKeyFile    = 256
+	maxKeyFile    = 4 << 10 // a recovery sheet, with whatever else was typed
 )
 
 // secret is what flags and environment give; nil where they give nothing.

@@ -259,7 +259,11 @@ func printRestore(w *show.Printer, r job.RestoreResult) error {
 			return err
 		}
 	}
-	return w.Printf("\nrestored to %s\n", outcome.Clean(r.ID))
+	to := outcome.Clean(r.ID)
+	if where := r.Where.String(); where != "" {
+		to += ": " + outcome.Clean(where)
+	}
+	return w.Printf("\nrestored to %s\n", to)
 }
 
 func printHoles(w *show.Printer, holes []job.Hole) error {
@@ -325,21 +329,42 @@ func (f *restoreFlags) checkInPlace(ctx context.Context) error {
 
 // checkDisks finds out early what would be refused late.
 func (f *restoreFlags) checkDisks(p pipe.PointInfo) error {
-	have, keys := map[string]bool{}, []string{}
+	have, keys, shown := map[string]bool{}, []string{}, []string{}
 	for _, d := range p.Disks {
 		have[d.Key] = true
-		keys = append(keys, d.Key)
+		keys, shown = append(keys, d.Key), append(shown, diskWithPlace(p, d.Key))
 	}
-	for _, key := range f.disks {
+	for i, key := range f.disks {
+		if at, ok := diskAtPlace(p, key); ok && !have[key] {
+			f.disks[i], key = at, at
+		}
 		if !have[key] {
 			return &outcome.Error{Kind: outcome.KindNotFound, Object: key, Text: fmt.Sprintf("the point has no disk %q", key),
-				Hint: "It has " + strings.Join(keys, ", ") + "."}
+				Hint: "It has " + strings.Join(shown, ", ") + "."}
 		}
 	}
 	if f.inPlace && !f.toKVM() && !f.toVSphere() && !f.toHyperV() && len(f.disks) != 1 && len(p.Disks) != 1 {
 		return outcome.Usage("Choose one with --disk: "+strings.Join(keys, ", ")+".", "--in-place writes one disk, the point has %d", len(p.Disks))
 	}
 	return nil
+}
+
+// diskAtPlace is the key of the disk that was in a place such as scsi0-1, as a Hyper-V VM's point tells.
+func diskAtPlace(p pipe.PointInfo, place string) (key string, ok bool) {
+	for _, d := range p.Disks {
+		if at, _, _ := strings.Cut(p.Facts["disk."+d.Key], " "); at != "" && at == place {
+			return d.Key, true
+		}
+	}
+	return "", false
+}
+
+// diskWithPlace is a disk's key, and where it was.
+func diskWithPlace(p pipe.PointInfo, key string) string {
+	if at := p.Facts["disk."+key]; at != "" {
+		return key + " (" + outcome.Clean(at) + ")"
+	}
+	return key
 }
 
 // missingHint tells where the names of points are to be had.

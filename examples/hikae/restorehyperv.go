@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net/url"
 	"slices"
 	"strconv"
@@ -38,7 +39,7 @@ func (f *restoreFlags) hypervRestorer(ctx context.Context, t *tool) (r hikae.Res
 	if err != nil {
 		return nil, "", "", err
 	}
-	if err := f.hypervTarget(a, own); err != nil {
+	if err := errors.Join(f.hypervTarget(a, own), onlyForBackups(address)); err != nil {
 		return nil, "", "", err
 	}
 	s, err := t.hypervLogin(ctx, a)
@@ -62,6 +63,21 @@ func (f *restoreFlags) hypervRestorer(ctx context.Context, t *tool) (r hikae.Res
 	}
 	restorer, err := hyperv.NewRestorer(s.Site, opts)
 	return restorer, vm, own.Get("name"), err
+}
+
+// onlyForBackups refuses what an address may have, and what means nothing to a restore: who says it expects something of it.
+func onlyForBackups(address string) error {
+	u, err := url.Parse(address)
+	if err != nil {
+		return outcome.Usage(hypervTargetExample, "--to: it is no address of a host")
+	}
+	query := u.Query()
+	for _, name := range []string{"mode", "procedure", "quiesce", "full", "rct", "ignore", "check"} {
+		if query.Has(name) {
+			return outcome.Usage("For a restore there are "+strings.Join(ofNewHyperV, ", ")+".", "--to: &%s= is for backups", name)
+		}
+	}
+	return nil
 }
 
 // freeName refuses a second VM of one name, which hosts take: no address would tell the two apart by it any more.

@@ -27,8 +27,8 @@ hikae verify --repo /backup/hikae --data all`),
 	}
 	root.PersistentFlags().BoolVar(&t.json, "json", false, "print one JSON document on stdout, and nothing else there")
 	root.PersistentFlags().BoolVarP(&t.quiet, "quiet", "q", false, "say only what went wrong")
-	root.AddCommand(t.initCommand(), t.backupCommand(), t.pointsCommand(), t.restoreCommand(), t.copyCommand(), t.verifyCommand(),
-		t.lsCommand(), t.catCommand(), t.findCommand(), t.serveCommand(), t.kvmCommand(), t.vsphereCommand(), t.hypervCommand(), t.moverCommand(), t.guestCommand(), t.proxyCommand(), t.keyCommand(), t.statsCommand(), t.reportCommand(), t.completionCommand(), t.versionCommand(), t.guardCommand())
+	root.AddCommand(t.initCommand(), t.backupCommand(), t.jobCommand(), t.fleetCommand(), t.workerCommand(), t.pointsCommand(), t.restoreCommand(), t.copyCommand(), t.verifyCommand(), t.forgetCommand(), t.pruneCommand(), t.holdCommand(), t.unholdCommand(),
+		t.lsCommand(), t.catCommand(), t.findCommand(), t.serveCommand(), t.bootcheckCommand(), t.kvmCommand(), t.vsphereCommand(), t.hypervCommand(), t.moverCommand(), t.guestCommand(), t.proxyCommand(), t.keyCommand(), t.repoCommand(), t.statsCommand(), t.reportCommand(), t.completionCommand(), t.versionCommand(), t.guardCommand())
 	root.AddCommand(topics()...)
 	return root
 }
@@ -110,11 +110,15 @@ docs/hyperv.md says more, and what an address of a restore has besides.`)},
 
 Where neither variable nor home folder is set, commands that need these places fail and say so.
 
-REPO is a folder, a folder on a share that is spoken to directly (smb://HOST[:PORT]/SHARE/FOLDER), or a repository behind a
-mover (mover://HOST[:PORT]/NAME, see: hikae mover). As whom to log on to a share is said by
+REPO is a folder, a folder on a share that is spoken to directly (smb://HOST[:PORT]/SHARE/FOLDER), one in a bucket of an
+object store (s3://HOST[:PORT]/BUCKET/PREFIX, docs/s3.md), several of these of which some may be lost (stripe:FILE, see: hikae
+repo stripe), or a repository behind a mover (mover://HOST[:PORT]/NAME, see: hikae mover). As whom to log on to a share is said by
 
   HIKAE_SMB_CREDENTIALS  a file with the lines username=, password= and domain=, as mount.cifs has it, or
-  HIKAE_SMB_USER         user or DOMAIN\user, with the password in HIKAE_SMB_PASSWORD`)},
+  HIKAE_SMB_USER         user or DOMAIN\user, with the password in HIKAE_SMB_PASSWORD
+
+and whose a bucket's requests are by the variables of AWS's own tools: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (with
+AWS_SESSION_TOKEN), a profile of AWS_SHARED_CREDENTIALS_FILE, or the machine's role; AWS_REGION and AWS_CA_BUNDLE count too.`)},
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -40,7 +41,9 @@ type hypervSite struct {
 
 	mu   sync.Mutex
 	told map[string]bool // warnings that were printed
-	said *said           // where warnings go besides; nil: nowhere
+	said *said           // where warnings go besides; nil: nowhere yet
+
+	early []string // warnings from before that
 }
 
 // hypervAt reads an address and logs on. What it opens is let go of when the command ends.
@@ -104,6 +107,7 @@ func (s *hypervSite) options(t *tool) *hyperv.ProviderOptions {
 			return fsrvp.Login{User: s.address.User, Password: s.password}, nil
 		}}}
 	o.Warn = func(_, text string) { s.warn(t, text) }
+	o.Swept = func(vm, what string) { t.tell("note: removed from VM %s: %s", vm, what) }
 	return &o
 }
 
@@ -141,6 +145,9 @@ func (s *hypervSite) warn(t *tool, text string) {
 	s.mu.Lock()
 	known, heard := s.told[text], s.said
 	s.told[text] = true
+	if !known && heard == nil {
+		s.early = append(s.early, text)
+	}
 	s.mu.Unlock()
 	if known {
 		return
@@ -201,6 +208,70 @@ func (s *hypervSite) found(ctx context.Context) ([]vmOf, error) {
 	return list, nil
 }
 
+// reachable are the VMs that an address means on the hosts that answer, and what is lost with the others: one entry with an error for each.
+// What cannot be asked is no reason to leave all VMs without a backup.
+func (s *hypervSite) reachable(ctx context.Context) (list, lost []vmOf, err error) {
+	ids, gone, err := s.SelectReachable(ctx, s.address.Select)
+	if err != nil {
+		return nil, nil, s.notFound(err)
+	}
+	lost = s.lost(gone)
+	if len(ids) == 0 && gone != nil {
+		return nil, lost, nil
+	}
+	p, err := hyperv.New(s.Site, ids, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	places := map[string]bool{}
+	for vm, err := range p.VMs(ctx) {
+		switch {
+		case ctx.Err() != nil:
+			return nil, nil, context.Cause(ctx)
+		case err == nil:
+			for _, d := range vm.Disks {
+				at, _, _ := strings.Cut(vm.Facts["disk."+d.Key], " ")
+				places[strings.ToLower(d.Key)], places[strings.ToLower(at)] = true, true
+			}
+			list = append(list, vmOf{id: vm.ID, name: vm.Name})
+		case errors.Is(err, fs.ErrNotExist):
+			return nil, nil, s.notFound(err)
+		default:
+			lost = append(lost, s.lost(err)...)
+		}
+	}
+	if len(list)+len(lost) == 0 {
+		return nil, nil, &outcome.Error{Kind: outcome.KindNotFound, Object: s.Address(), Text: "there is no VM on " + s.Address()}
+	}
+	if len(lost) > 0 {
+		return list, lost, nil // a disk that is to be left out may be of a VM that nobody sees now
+	}
+	for _, word := range s.address.Options.IgnoreDisks {
+		if !places[strings.ToLower(word)] {
+			return nil, nil, outcome.Usage("There are "+strings.Join(slices.Sorted(maps.Keys(places)), ", ")+".", "&ignore=%s names no disk of the VMs that are meant", word)
+		}
+	}
+	return list, nil, nil
+}
+
+// lost is an entry for each error of several.
+func (s *hypervSite) lost(err error) (list []vmOf) {
+	if err == nil {
+		return nil
+	}
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, one := range several.Unwrap() {
+			list = append(list, s.lost(one)...)
+		}
+		return list
+	}
+	name := s.Address()
+	if node, _, ok := strings.Cut(err.Error(), ": "); ok && len(node) <= 80 {
+		name = node // "node HV2"
+	}
+	return []vmOf{{name: name, err: err}}
+}
+
 // notFound says in words for people that what is named is not there.
 func (s *hypervSite) notFound(err error) error {
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -231,9 +302,15 @@ func (f *backupFlags) hypervProvider(ctx context.Context, t *tool, source string
 	if err != nil {
 		return nil, err
 	}
-	list, err := s.found(ctx)
-	if err != nil {
+	list, lost, err := s.reachable(ctx)
+	switch {
+	case err != nil:
 		return nil, err
+	case len(list) == 0:
+		return nil, &outcome.Error{Object: s.Address(), Text: "VMs of " + s.Address(), Err: lostError(lost)}
+	case len(lost) > 0 && s.named(list): // all that were named are there
+		s.warn(t, fmt.Sprintf("not every host answers, and another VM of that name may be there: %v", lostError(lost)))
+		lost = nil
 	}
 	if len(list) > 1 && (f.name != "" || f.base != "") {
 		return nil, outcome.Usage("Name one VM by &vm=.", "--name and --base are for one VM, and %d are meant", len(list))
@@ -252,16 +329,30 @@ func (f *backupFlags) hypervProvider(ctx context.Context, t *tool, source string
 		return nil, err
 	}
 	provider := &checkedHyperV{Provider: p, unchecked: s.address.NoCheck}
-	if len(list) == 1 {
+	if len(list) == 1 && len(lost) == 0 {
 		f.name = cmp.Or(f.name, list[0].name)
 		return provider, nil
 	}
-	f.several = list
+	f.several = slices.Concat(list, lost)
 	grouped, err := job.NewGrouped(ctx, provider, ids, &job.GroupOptions{ReleaseDeadline: removalDeadline})
 	if err != nil {
 		return nil, &outcome.Error{Object: s.Address(), Text: "group VMs of " + s.Address(), Err: err}
 	}
 	return &hypervVMs{grouped, s}, nil
+}
+
+// named reports whether the address names each VM that it means, and these are all.
+func (s *hypervSite) named(list []vmOf) bool {
+	sel := s.address.Select
+	return len(sel.Patterns) == 0 && len(sel.VMs) > 0 && len(sel.VMs) == len(list)
+}
+
+func lostError(lost []vmOf) error {
+	var all []error
+	for _, one := range lost {
+		all = append(all, one.err)
+	}
+	return errors.Join(all...)
 }
 
 // oneName refuses two VMs of one name: their points would be of one VM.
@@ -366,9 +457,12 @@ func (o onlyVM) VMs(ctx context.Context) iter.Seq2[hikae.VM, error] {
 }
 
 // hypervSweeper takes back what a killed command left on a host. Only a command that is logged on to that site can.
-type hypervSweeper struct{ t *tool }
+type hypervSweeper struct {
+	t    *tool
+	repo *opened // nil: what only its points can judge stays
+}
 
-func (s hypervSweeper) Undo(ctx context.Context, e hikae.Effect, keep []hikae.ChangeID) error {
+func (s hypervSweeper) Undo(ctx context.Context, e hikae.Effect, _ []hikae.ChangeID) error {
 	at := e.Facts["site"]
 	if s.t.site == nil || s.t.site.Address() != at {
 		return fmt.Errorf("it is on %s: `hikae hyperv sweep hyperv://USER@%s/` removes it, and so does the next backup from there", at, at)
@@ -379,6 +473,16 @@ func (s hypervSweeper) Undo(ctx context.Context, e hikae.Effect, keep []hikae.Ch
 	}
 	ctx, cancel := context.WithTimeout(ctx, sweepLimit)
 	defer cancel()
+	if e.Repository == "" {
+		return p.Undo(ctx, e, nil)
+	}
+	if s.repo == nil {
+		return &hyperv.PendingError{VM: e.VM, What: "a reference point: whether it is needed, the restore points of its repository tell", Hint: "The next backup to there looks after it."}
+	}
+	keep, err := job.KeepIDs(ctx, s.repo)
+	if err != nil {
+		return err
+	}
 	return p.Undo(ctx, e, keep)
 }
 
@@ -390,4 +494,8 @@ func (s *hypervSite) hear(heard *said) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.said = heard
+	for _, text := range s.early {
+		heard.add(text)
+	}
+	s.early = nil
 }

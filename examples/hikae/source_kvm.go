@@ -103,7 +103,10 @@ func reachHint(m kvm.Machine) string {
 }
 
 // vmOf is one of several VMs of a command.
-type vmOf struct{ id, name string }
+type vmOf struct {
+	id, name string
+	err      error // it cannot be backed up: a host that has VMs, and does not answer
+}
 
 // oneByOne is a provider of several machines that are not all asked where one is meant.
 type oneByOne struct {

@@ -21,9 +21,17 @@ const smbScheme = "smb://"
 
 func isShare(place string) bool { return strings.HasPrefix(place, smbScheme) }
 
-// openStore opens the store of a repository: a folder, or a folder on a share.
+// isURL tells places elsewhere, which a store speaks to, from folders of this machine.
+func isURL(place string) bool { return isShare(place) || isBucket(place) || isStripe(place) }
+
+// openStore opens the store of a repository: a folder, a folder on a share, one in a bucket, or a set of these.
 func (t *tool) openStore(ctx context.Context, place string) (store.Store, error) {
-	if !isShare(place) {
+	switch {
+	case isBucket(place):
+		return t.openBucket(ctx, place)
+	case isStripe(place):
+		return t.openStripe(ctx, place)
+	case !isShare(place):
 		return dirstore.Open(place)
 	}
 	at, creds, err := t.share(place)
@@ -33,9 +41,14 @@ func (t *tool) openStore(ctx context.Context, place string) (store.Store, error)
 	return smbstore.Open(ctx, at, creds, nil)
 }
 
-// initStore makes the store of a repository.
+// initStore makes the store of a repository. A bucket or a striped set is there already: a person made it.
 func (t *tool) initStore(ctx context.Context, place string) (store.Store, error) {
-	if !isShare(place) {
+	switch {
+	case isBucket(place):
+		return t.openBucket(ctx, place)
+	case isStripe(place):
+		return t.openStripe(ctx, place)
+	case !isShare(place):
 		return dirstore.Init(place)
 	}
 	at, creds, err := t.share(place)
@@ -115,7 +128,7 @@ func (t *tool) shareCredentials() (c smbstore.Credentials, err error) {
 
 // absolute is a repository's place that means the same from any folder.
 func absolute(place string) (string, error) {
-	if isShare(place) {
+	if isURL(place) {
 		return place, nil
 	}
 	return filepath.Abs(place)

@@ -37,6 +37,14 @@ type tool struct {
 // atEnd has something let go of when the command has ended.
 func (t *tool) atEnd(f func()) { t.ends = append(t.ends, f) }
 
+// end lets go of what the command held open.
+func (t *tool) end() {
+	for _, end := range slices.Backward(t.ends) {
+		end()
+	}
+	t.ends = nil
+}
+
 // reply is what a command leaves when it has a result.
 type reply struct {
 	doc      any                         // for scripts
@@ -70,9 +78,7 @@ func (t *tool) run(ctx context.Context, args []string) outcome.Status {
 	root.SetOut(t.stdout)
 	root.SetErr(t.stderr)
 	err := root.ExecuteContext(ctx)
-	for _, end := range slices.Backward(t.ends) {
-		end()
-	}
+	t.end()
 	if err != nil && !t.acting {
 		t.json = t.json || slices.Contains(args, "--json") // the flags may not have been read so far
 		err = asUsage(root, args, err)

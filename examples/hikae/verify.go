@@ -17,21 +17,30 @@ import (
 // verifyFlags say how deep to look.
 type verifyFlags struct {
 	*access
+	from   access
 	data   string
+	limit  string
+	within int
 	repair bool
+	resume bool
 }
 
 func (t *tool) verifyCommand() *cobra.Command {
-	f := &verifyFlags{}
+	f := &verifyFlags{from: access{prefix: "from-", variable: "HIKAE_FROM_PASSWORD"}}
 	cmd := &cobra.Command{
-		Use:   "verify --repo REPO [--data all|N%] [--repair]",
+		Use:   "verify --repo REPO [--data all|N%] [--repair [--from REPO]]",
 		Short: "Check a repository, and mend it",
 		Long: text(`
 Check that a repository is whole.
 
 Without flags the structure is checked: every object, table and reference. --data also decrypts and decodes blocks and
 compares each with its identity: all of them, or a random share, which finds spread damage early at a fraction of the
-cost. --repair puts back what has another copy. Damage that says "nothing is lost" is read through as it is.
+cost. --within 30 reads a part each day, what is new first, so that everything is read within thirty days. --resume goes on where
+the last run with the same flags was cut off. What is found to be damaged is told to the log: no client refers to it any more, and
+it is stored again when it next appears.
+
+--repair reads everything, and writes anew what can be had: from parity, from another copy, or with --from from another repository
+that was made with --copy-parameters-from. What verifies is never removed. Damage that says "nothing is lost" is read through as it is.
 
 Exit status: 0 all is well; 3 damage was found and all of it is repaired; 4 damage is left. What only an interrupted run
 left behind is not damage: it is counted as reclaimable.`),
@@ -44,6 +53,15 @@ hikae verify --repo /backup/hikae --data all --repair --json`),
 	f.access = repoFlags(cmd)
 	cmd.Flags().StringVar(&f.data, "data", "", "read blocks too: \"all\", or a `SHARE` such as 5%")
 	cmd.Flags().BoolVar(&f.repair, "repair", false, "mend what can be mended")
+	cmd.Flags().BoolVar(&f.resume, "resume", false, "go on where the last run was cut off")
+	cmd.Flags().IntVar(&f.within, "within", 0, "read a part of everything, so that all is read within `DAYS` of daily runs")
+	cmd.Flags().StringVar(&f.limit, "limit", "", "read no more than `RATE`, such as 100MiB/s or 400Mbit/s")
+	cmd.Flags().StringVar(&f.from.repo, "from", "", "with --repair: another `REPO` that shares its ids, to take from what is lost here")
+	f.from.secretFlags(cmd)
+	cmd.MarkFlagsMutuallyExclusive("data", "within")
+	cmd.MarkFlagsMutuallyExclusive("repair", "data")
+	cmd.MarkFlagsMutuallyExclusive("repair", "within")
+	cmd.MarkFlagsMutuallyExclusive("repair", "resume")
 	completeWith(cmd, "data", "all", "5%", "10%")
 	cmd.RunE = t.act(func(ctx context.Context, _ []string) (*reply, error) { return t.verify(ctx, f) })
 	return cmd
@@ -60,17 +78,37 @@ func (t *tool) verify(ctx context.Context, f *verifyFlags) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
+	rate := int64(0)
+	if f.limit != "" {
+		if rate, err = parseRate(f.limit); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case f.within < 0:
+		return nil, outcome.Usage("For instance --within 30.", "--within %d is no number of days", f.within)
+	case f.from.repo != "" && !f.repair:
+		return nil, outcome.Usage("Add --repair.", "--from is for --repair")
+	}
 	start := time.Now()
-	r, err := t.openHere(ctx, f.access, !f.repair)
+	r, err := t.openHere(ctx, f.access, false)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
 	progress := t.bars()
-	report, err := r.local.Verify(ctx, &repo.VerifyOptions{
-		DataPercent: share, Repair: f.repair,
-		Progress: func(done, total int64) { progress.Set("verify", done, total) },
-	})
+	told := func(done, total int64) { progress.Set("verify", done, total) }
+	var report repo.VerifyReport
+	if f.repair {
+		report, err = t.repair(ctx, f, r, rate, told)
+	} else {
+		opts := &repo.VerifyOptions{DataPercent: share, Rate: rate, Resume: f.resume, Progress: told}
+		opts.Declare = r.local.Writable() == nil
+		if f.within > 0 {
+			opts.Rotation = &repo.Rotation{Days: f.within}
+		}
+		report, err = r.local.Verify(ctx, opts)
+	}
 	progress.Close()
 	if err != nil {
 		return nil, about(f.repo, "verify", err)
@@ -81,12 +119,32 @@ func (t *tool) verify(ctx context.Context, f *verifyFlags) (*reply, error) {
 	return left, nil
 }
 
+// repair mends what can be mended, and tells it as a verification does: what was found, or, where something is left, what that is.
+func (t *tool) repair(ctx context.Context, f *verifyFlags, r *opened, rate int64, told func(done, total int64)) (repo.VerifyReport, error) {
+	opts := &repo.RepairOptions{Rate: rate, Progress: told}
+	if f.from.repo != "" {
+		other, err := t.openHere(ctx, &f.from, true)
+		if err != nil {
+			return repo.VerifyReport{}, err
+		}
+		defer other.Close()
+		opts.From = []*repo.Repository{other.local}
+	}
+	m, err := r.local.Repair(ctx, opts)
+	found := m.Found
+	if !m.OK {
+		found = m.Left
+	}
+	return repo.VerifyReport{OK: m.OK, Checked: m.Checked, Damaged: found, Affected: m.Affected, Repaired: m.Repaired, Spent: m.Spent, Notes: m.Notes}, err
+}
+
 // verified makes sure that scripts find lists where there is nothing to list.
 func verified(r repo.VerifyReport, took time.Duration) verifyDoc {
 	r.Damaged = append([]repo.Damage{}, r.Damaged...)
 	r.Affected = append([]repo.Affected{}, r.Affected...)
 	r.Repaired = append([]string{}, r.Repaired...)
 	r.Notes = append([]string{}, r.Notes...)
+	r.Spent = append([]string{}, r.Spent...)
 	return verifyDoc{VerifyReport: r, Seconds: float64(took.Milliseconds()) / 1000}
 }
 

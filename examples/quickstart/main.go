@@ -2,8 +2,8 @@
 //
 //	go run ./examples/quickstart
 //
-// In a temporary folder it makes a disk with a file system and files, backs it up, lets a day pass on it, backs it up
-// again, verifies everything, restores both points, and compares them with the disk byte for byte.
+// It starts a fake vSphere in its own process, with a machine whose disk has a file system and files, backs it up, has its guest write,
+// backs up what changed, verifies everything, reads a file out of a point, restores both points to new machines, and compares them byte for byte.
 package main
 
 import (
@@ -45,7 +45,7 @@ func run(ctx context.Context, out io.Writer, size int64, keep bool) (err error) 
 	s := &story{out: out, dir: dir, size: size}
 	defer func() { err = errors.Join(err, s.close()) }()
 	for _, chapter := range []func(context.Context) error{
-		s.makeDisk, s.makeRepository, s.fullBackup, s.passDay, s.incrementalBackup, s.verify, s.restore, s.report,
+		s.makeDisk, s.makeRepository, s.fullBackup, s.passDay, s.incrementalBackup, s.verify, s.find, s.restore, s.report,
 	} {
 		if err := chapter(ctx); err != nil {
 			return err

@@ -23,8 +23,8 @@ func TestTellsTheStory(t *testing.T) {
 	var out bytes.Buffer
 	require.NoError(t, run(t.Context(), &out, 16<<20, false))
 	for _, want := range []string{
-		`1\. A disk`, `passphrase, made up for this run, is [a-z2-7]{16}`, `3\. The first backup: point [0-9a-f]{12}`,
-		`all is well`, `restored-day-1\.raw .* identical`, `restored-day-2\.raw .* identical`, `hikae restore`,
+		`1\. A fake vSphere`, `passphrase, made up for this run, is [a-z2-7]{16}`, `3\. The first backup: point [0-9a-f]{12}`,
+		`all is well`, `README.TXT: "A sample disk`, `restored-day-1 .* identical`, `restored-day-2 .* identical`, `of changed blocks`, `report\.html`, `hikae restore`,
 		`(?i)busy share`,
 	} {
 		assert.Regexp(t, regexp.MustCompile(want), out.String())

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,13 +15,13 @@ import (
 
 	"github.com/hikae/hikae/internal/fatdisk"
 	"github.com/hikae/hikae/job"
-	"github.com/hikae/hikae/job/diskvm"
 	"github.com/hikae/hikae/job/report"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/pipe/diskfile"
 	"github.com/hikae/hikae/repo"
 	"github.com/hikae/hikae/repo/store"
 	"github.com/hikae/hikae/repo/store/dirstore"
+	"github.com/hikae/hikae/vmware"
 )
 
 // vmName is what the sample machine is called in the repository.
@@ -34,6 +35,7 @@ type story struct {
 
 	number     int
 	passphrase string
+	lab        *lab
 	store      store.Store
 	repo       *repo.Repository
 	sessions   *job.Sessions
@@ -67,7 +69,10 @@ func (s *story) makeDisk(ctx context.Context) error {
 	for _, f := range files {
 		total += f.Size
 	}
-	s.chapter("A disk of a small machine: disk.raw")
+	if s.lab, err = newLab(ctx, s.disk(), s.size); err != nil {
+		return err
+	}
+	s.chapter("A fake vSphere in this process, with a small machine; what its guest has on its disk is in disk.raw, too")
 	s.say("%s with a partition table and a FAT16 volume; %d files hold %s.", size(s.size), len(files), size(total))
 	return s.remember(ctx, 1)
 }
@@ -113,11 +118,11 @@ func (s *story) makeRepository(ctx context.Context) error {
 }
 
 func (s *story) backup(ctx context.Context) (job.Result, error) {
-	vm, err := diskvm.Open(ctx, vmName, []diskvm.File{{Key: "disk0", Path: s.disk()}}, nil)
+	vm, err := s.lab.provider(ctx)
 	if err != nil {
 		return job.Result{}, err
 	}
-	r, err := job.Backup(ctx, vm, "", s.repo, &job.BackupOptions{Sessions: s.sessions})
+	r, err := job.Backup(ctx, vm, "", s.repo, &job.BackupOptions{Name: vmName, Sessions: s.sessions})
 	if err != nil {
 		return r, err
 	}
@@ -150,6 +155,9 @@ func (s *story) passDay(ctx context.Context) error {
 	for _, r := range d.Written() {
 		changed += r.Len
 	}
+	if err := s.lab.write(s.disk(), d.Written()); err != nil {
+		return err
+	}
 	s.chapter("A day passes")
 	s.say("A log grew, a program was updated, a picture came and one went: %s of the disk were written.", size(changed))
 	return s.remember(ctx, 2)
@@ -161,9 +169,9 @@ func (s *story) incrementalBackup(ctx context.Context) error {
 		return err
 	}
 	d := r.Disks[0]
-	s.chapter("The second backup, without a word about what changed: point %s", short(r.Point))
-	s.say("%s were read and %s of it was known by its fingerprint.", size(d.Read), size(d.Deduplicated))
-	s.say("%s were new and take %s. A hypervisor that tracks changes saves the reading too.", size(d.Moved), size(r.Stored))
+	s.chapter("The second backup, of %s blocks: point %s", d.Method, short(r.Point))
+	s.say("The hypervisor tells what changed: %s were read.", size(d.Read))
+	s.say("%s of it were new and take %s.", size(d.Moved), size(r.Stored))
 	return nil
 }
 
@@ -186,40 +194,40 @@ func (s *story) restore(ctx context.Context) error {
 	s.chapter("Both days come back")
 	for i, b := range s.backups {
 		day := i + 1
-		name := fmt.Sprintf("restored-day-%d.raw", day)
-		took, err := s.restorePoint(ctx, b.Point, s.path(name))
+		name := fmt.Sprintf("restored-day-%d", day)
+		took, err := s.restorePoint(ctx, b.Point, name)
 		if err != nil {
 			return err
 		}
-		if err := s.mustEqual(ctx, s.asItWas(day), s.path(name)); err != nil {
+		if err := s.mustEqual(ctx, s.asItWas(day), name); err != nil {
 			return err
 		}
-		s.say("%s from point %s in %.1f s: identical, byte for byte.", name, short(b.Point), took)
+		s.say("A new VM %s from point %s in %.1f s: identical, byte for byte.", name, short(b.Point), took)
 	}
 	return nil
 }
 
-func (s *story) restorePoint(ctx context.Context, id, path string) (seconds float64, err error) {
+func (s *story) restorePoint(ctx context.Context, id, name string) (seconds float64, err error) {
 	point, err := s.repo.Resolve(ctx, id)
 	if err != nil {
 		return 0, err
 	}
-	files, err := diskvm.NewRestorer(path, nil)
+	restorer, err := vmware.NewRestorer(s.lab.client, nil)
 	if err != nil {
 		return 0, err
 	}
-	r, err := job.Restore(ctx, s.repo, point, files, nil)
+	r, err := job.Restore(ctx, s.repo, point, restorer, &job.RestoreOptions{Name: name, Sessions: s.sessions})
 	return r.Seconds, err
 }
 
-// mustEqual compares two disks.
+// mustEqual compares a file with the disk of a VM.
 func (s *story) mustEqual(ctx context.Context, a, b string) error {
 	x, err := diskfile.Open(a, nil)
 	if err != nil {
 		return err
 	}
 	defer x.Close()
-	y, err := diskfile.Open(b, nil)
+	y, err := s.lab.server.VM(b).Disk(0).Open("", false)
 	if err != nil {
 		return err
 	}
@@ -248,7 +256,12 @@ func (s *story) report(context.Context) error {
 	for line := range strings.Lines(text.String()) {
 		fmt.Fprintf(s.out, "   %s", line)
 	}
-	return nil
+	var page bytes.Buffer
+	if err := report.New(records[i], records).HTML(&page); err != nil {
+		return err
+	}
+	s.say("The same as a page, while the folder is there: %s", s.path("report.html"))
+	return os.WriteFile(s.path("report.html"), page.Bytes(), 0o600)
 }
 
 func (s *story) ending(keep bool) {
@@ -281,6 +294,9 @@ func (s *story) close() error {
 	}
 	if s.store != nil {
 		errs = append(errs, s.store.Close())
+	}
+	if s.lab != nil {
+		errs = append(errs, s.lab.close())
 	}
 	return errors.Join(errs...)
 }

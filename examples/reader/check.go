@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // report is what a check found.
@@ -31,11 +32,19 @@ func (r *repository) check(ctx context.Context) (*report, error) {
 
 // checkVital looks at the three copies of each small object. What is wrong with one alone can be mended from the others.
 func (r *repository) checkVital(rep *report) error {
-	for n := uint64(1); n <= r.log.end; n++ {
-		r.checkCopies(rep, logName(n), want{kind: kindLog, repository: &r.id})
+	if r.log.broken != nil {
+		rep.faults = append(rep.faults, r.log.broken)
+	}
+	for k := uint64(1); r.log.from > 0 && k <= (r.log.from+1)/r.every; k++ {
+		r.checkCopies(rep, checkpointName(k), want{kind: kindCheckpoint, repository: &r.id})
+	}
+	for n := r.log.from + 1; n <= r.log.end; n++ {
+		if !slices.Contains(r.log.gone, n) {
+			r.checkCopies(rep, logName(n), want{kind: kindLog, repository: &r.id})
+		}
 	}
 	r.checkCopies(rep, "header", want{kind: kindHeader, repository: &r.id})
-	for _, c := range r.log.live() {
+	for _, c := range r.log.points {
 		r.checkCopies(rep, manifestName(c.lease, c.point), want{kindManifest, &c.point, &r.id})
 	}
 	slots := map[string]bool{}
@@ -163,7 +172,7 @@ func (r *repository) checkExtra(n objectName, kind byte, rep *report) error {
 
 // checkPoints walks every tree. Blocks were decoded before: here each must be somewhere.
 func (r *repository) checkPoints(ctx context.Context, rep *report) error {
-	for _, c := range r.log.live() {
+	for _, c := range r.log.points {
 		rep.points++
 		m, err := r.manifest(c)
 		if err != nil {

@@ -97,6 +97,15 @@ func (d *document) bytes(name string, size int) []byte {
 	return d.hex(name, d.text(name), size)
 }
 
+// maybe is bytes of a field that may be absent: then it is nil.
+func (d *document) maybe(name string, size int) []byte {
+	var s string
+	if !d.get(name, &s) {
+		return nil
+	}
+	return d.hex(name, s, size)
+}
+
 func (d *document) hex(name, s string, size int) []byte {
 	b, err := hex.DecodeString(s)
 	if err != nil || len(b) != size || strings.ToLower(s) != s {

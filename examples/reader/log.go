@@ -11,41 +11,8 @@ import (
 const (
 	maxRecords    = 1 << 20   // a bound of this reader
 	maxRecordBody = 256 << 10 // and one of the format
+	maxBehind     = 16        // what is looked at of names behind a hole in the log
 )
-
-// history is the state of the log after its last record.
-type history struct {
-	end    uint64
-	keys   map[string]*writer // by public key
-	leases map[uint64]*lease
-	points []*commit
-	gone   map[id16]bool // forgotten
-	held   map[id16]bool
-}
-
-// writer is an enrolled key.
-type writer struct {
-	public ed25519.PublicKey
-	full   bool
-	vms    [][]byte
-}
-
-// lease is one session; scope is nil for the shared one.
-type lease struct {
-	key   string
-	write bool
-	over  bool
-	scope []byte
-}
-
-// commit is what a record says of a point.
-type commit struct {
-	n, lease uint64
-	point    id16
-	vm       []byte
-	object   []byte
-	key      string
-}
 
 // signed is a signed document, taken apart.
 type signed struct {
@@ -65,186 +32,172 @@ func (r *repository) parseSigned(raw []byte, domain string) (*signed, error) {
 	return s, nil
 }
 
-// readLog reads every record in order. Each one that is there, or whose number a later one has passed, must be readable.
+// readLog begins with the newest checkpoint and reads every record behind it. Where one cannot be read it stops before it,
+// and keeps why: what came before still counts.
 func (r *repository) readLog() error {
-	h := &history{keys: map[string]*writer{}, leases: map[uint64]*lease{}, gone: map[id16]bool{}, held: map[id16]bool{}}
+	r.log = newHistory(r.headerHash)
+	if err := r.jump(); err != nil {
+		return err
+	}
+	for r.log.end < maxRecords {
+		s, err := r.readRecord(r.log.end + 1)
+		if errors.Is(err, errDamaged) {
+			r.log.broken = err
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if s != nil {
+			r.apply(s)
+			continue
+		}
+		before := r.log.end
+		if err := r.jump(); err != nil {
+			return err
+		}
+		if r.log.end == before {
+			return r.findHole()
+		}
+	}
+	return unsupported("log", "more than %d records", maxRecords)
+}
+
+// readRecord takes record n from the first place where it is whole and follows the one before it. Only where there is none does
+// one with a wrong signature count, as one that says nothing. Nil is the end of the log.
+func (r *repository) readRecord(n uint64) (*signed, error) {
+	var unsigned *signed
+	var last error
+	absent := 0
+	for _, place := range places {
+		s, err := r.recordAt(place+logName(n), n)
+		switch {
+		case err == nil && s.good:
+			return s, nil
+		case err == nil && unsigned == nil:
+			unsigned = s
+		case errors.Is(err, errMissing):
+			absent++
+		case err != nil && last == nil:
+			last = err
+		}
+	}
+	if unsigned != nil || absent == len(places) {
+		return unsigned, nil
+	}
+	return nil, last
+}
+
+// recordAt reads one place of a record; what does not follow the record before is not it.
+func (r *repository) recordAt(name string, n uint64) (*signed, error) {
+	raw, _, err := r.document(name, want{kind: kindLog, repository: &r.id}, nil)
+	if err != nil {
+		return nil, err
+	}
+	s, err := r.follows(raw, n)
+	return s, named(name, err)
+}
+
+// follows takes a document for record n, if it is one that names the record before it.
+func (r *repository) follows(raw []byte, n uint64) (*signed, error) {
+	s, err := r.parseSigned(raw, "hikae/1/sign/log")
+	if err != nil {
+		return nil, err
+	}
+	doc := parseDocument(s.body)
+	if len(s.body) > maxRecordBody {
+		doc.fail("a record of %d bytes", len(s.body))
+	}
+	if doc.number("n") != n || !bytes.Equal(doc.bytes("prev", 32), r.log.last[:]) {
+		doc.fail("it does not follow the record before it")
+	}
+	doc.text("kind")
+	return s, doc.err
+}
+
+// findHole looks for records behind the end: then the end is none, but a record that is lost.
+func (r *repository) findHole() error {
+	behind := map[uint64]bool{}
 	for _, place := range places {
 		names, err := r.list(place+"log", isNumber)
 		if err != nil {
 			return err
 		}
-		if len(names) > 0 {
-			h.end = max(h.end, number(names[len(names)-1]))
+		for _, name := range names {
+			if n := number(name); n > r.log.end && len(behind) < maxBehind {
+				behind[n] = true
+			}
 		}
 	}
-	if h.end > maxRecords {
-		return unsupported("log", "more than %d records", maxRecords)
-	}
-	r.log = h
-	before := r.headerHash
-	for n := uint64(1); n <= h.end; n++ {
-		s, err := r.readRecord(n, before)
-		if err != nil {
-			return err
+	for n := range behind {
+		for _, place := range places {
+			raw, _, err := r.document(place+logName(n), want{kind: kindLog, repository: &r.id}, nil)
+			if err != nil {
+				continue
+			}
+			if s, err := r.parseSigned(raw, "hikae/1/sign/log"); err == nil && s.good && parseDocument(s.body).number("n") == n {
+				r.log.broken = damaged(logName(r.log.end+1), -1, "none of its three copies is there, and record %d is", n)
+				return nil
+			}
 		}
-		if err := r.apply(n, s, before); err != nil {
-			return named(logName(n), err)
-		}
-		before = s.whole
 	}
 	return nil
 }
 
-// readRecord takes the record from the place where it stands best: a copy that does not count gives way to one that
-// does, and two that count and differ are no log.
-func (r *repository) readRecord(n uint64, before [32]byte) (*signed, error) {
-	var best *signed
-	var last error
-	for _, place := range places {
-		raw, _, err := r.document(place+logName(n), want{kind: kindLog, repository: &r.id}, nil)
-		var s *signed
-		if err == nil {
-			s, err = r.parseSigned(raw, "hikae/1/sign/log")
-		}
-		if err != nil {
-			if last == nil || errors.Is(last, errMissing) {
-				last = named(place+logName(n), err)
-			}
-			continue
-		}
-		switch {
-		case best == nil || r.genuine(s, n, before) && !r.genuine(best, n, before):
-			best = s
-		case r.genuine(s, n, before) && s.whole != best.whole:
-			return nil, damaged(logName(n), -1, "two different records are signed for this number")
-		}
-	}
-	if best == nil && errors.Is(last, errMissing) {
-		return nil, damaged(logName(n), -1, "none of its three copies is there, and later records are")
-	}
-	if best == nil {
-		return nil, last
-	}
-	return best, nil
-}
-
-func (r *repository) genuine(s *signed, n uint64, before [32]byte) bool {
-	known := s.key == string(r.root) || r.log.keys[s.key] != nil
-	if !s.good || !known {
-		return false
-	}
-	doc := parseDocument(s.body)
-	return doc.number("n") == n && bytes.Equal(doc.bytes("prev", 32), before[:]) && doc.err == nil
-}
-
-// apply changes the state by one record. One that is not signed by whoever may say it uses up its number.
-func (r *repository) apply(n uint64, s *signed, before [32]byte) error {
+// apply changes the state by the next record. One that is not signed by whoever may say it uses up its number.
+func (r *repository) apply(s *signed) {
 	h := r.log
+	h.end, h.last = h.end+1, s.whole
+	e := r.parseRecord(s)
 	by := h.keys[s.key]
-	byRoot := s.key == string(r.root)
-	if !s.good || by == nil && !byRoot {
-		r.note("%s: not signed by a key that the log knows; it counts for nothing", logName(n))
-		return nil
-	}
-	loose := parseDocument(s.body)
-	kind := loose.text("kind")
-	if len(s.body) > maxRecordBody {
-		loose.fail("a record of %d bytes", len(s.body))
-	}
-	if loose.number("n") != n || !bytes.Equal(loose.bytes("prev", 32), before[:]) {
-		loose.fail("it does not follow the record before it")
-	}
-	if loose.err != nil {
-		return loose.err
-	}
-	doc := parseDocument(s.body, "n", "nonce", "prev", "time", "kind", "key", "role", "vms", "lease", "access", "points",
-		"point", "vm", "object", "packs", "ids", "fork")
-	if kind == "key" && byRoot {
-		return h.enrol(doc)
-	}
-	if by == nil || !by.full && kind != "lease" && kind != "end" && kind != "commit" {
-		r.note("%s: its key may not say %q; it counts for nothing", logName(n), kind)
-		return nil
-	}
-	switch kind {
-	case "lease":
-		l := &lease{key: s.key, write: doc.text("access") == "write"}
-		if !by.full {
-			l.scope = derive(r.idKey, nil, "hikae/1/id/writer"+s.key)
+	switch {
+	case e.unknown && s.good && by != nil && by.full:
+		r.note("%s: a record of a kind that this reader does not know (%q)", logName(h.end), e.kind)
+	case !s.good || e.unknown:
+		r.note("%s: wrongly signed or not known; it counts for nothing", logName(h.end))
+	case e.kind == "key":
+		if s.key == string(r.root) && e.subject != "" {
+			h.keys[e.subject] = &writer{full: e.role == "full", append: e.role == "append", vms: e.vms}
 		}
-		if doc.err == nil {
-			h.leases[n] = l
+	case e.kind == "gap":
+		if s.key == string(r.root) {
+			r.bridge(e)
 		}
-	case "end", "revoke":
-		if l := h.leases[doc.number("lease")]; doc.err == nil && l != nil && (kind == "revoke" || l.key == s.key) {
-			l.over = true
-		}
-	case "commit":
-		h.commit(n, s.key, by, doc)
-	case "forget", "hold", "unhold":
-		if points := doc.list("points", 16); doc.err == nil {
-			h.change(kind, points)
-		}
-	case "tombstone", "untombstone", "swept", "bad", "adopt":
+	case by == nil || !by.may(e):
+		r.note("%s: its key may not say %q; it counts for nothing", logName(h.end), e.kind)
 	default:
-		r.note("%s: a record of kind %q, which this reader does not know", logName(n), kind)
-		return nil
-	}
-	if errors.Is(doc.err, errUnsupported) {
-		r.note("%s: %v; it counts for nothing", logName(n), doc.err)
-		return nil
-	}
-	return doc.err
-}
-
-func (h *history) enrol(doc *document) error {
-	key := doc.bytes("key", 32)
-	role := doc.text("role")
-	w := &writer{public: key, full: role == "full", vms: doc.list("vms", 16)}
-	if doc.err == nil && (role == "full" || role == "append") {
-		h.keys[string(key)] = w
-	}
-	return doc.err
-}
-
-// commit notes a point, if it is one: of a writer's lease that is not over, by the lease's key, for a VM of that key.
-func (h *history) commit(n uint64, key string, by *writer, doc *document) {
-	c := &commit{n: n, lease: doc.number("lease"), vm: doc.bytes("vm", 16), object: doc.bytes("object", 32), key: key}
-	copy(c.point[:], doc.bytes("point", 16))
-	l := h.leases[c.lease]
-	mine := by.full || slices.ContainsFunc(by.vms, func(tag []byte) bool { return bytes.Equal(tag, c.vm) })
-	if doc.err == nil && l != nil && l.write && !l.over && l.key == key && mine {
-		h.points = append(h.points, c)
+		h.say(s.key, by, e, r)
 	}
 }
 
-func (h *history) change(kind string, points [][]byte) {
-	for _, p := range points {
-		id := id16(p)
-		switch kind {
-		case "hold":
-			h.held[id] = true
-		case "unhold":
-			delete(h.held, id)
-		case "forget":
-			if !h.held[id] {
-				h.gone[id] = true
-			}
-		}
+// parseRecord reads the body of a record. One with a field, or with something in a field, that this reader does not know is of a
+// kind that it does not know.
+func (r *repository) parseRecord(s *signed) *event {
+	doc := parseDocument(s.body, "n", "nonce", "prev", "time", "kind", "key", "role", "vms", "lease", "access", "points",
+		"point", "vm", "object", "packs", "ids", "fork", "for", "mark", "slots", "lost", "said", "note")
+	e := &event{n: doc.number("n"), vms: doc.list("vms", 16)}
+	doc.get("kind", &e.kind)
+	doc.get("role", &e.role)
+	doc.get("access", &e.access)
+	doc.get("note", &e.note)
+	doc.get("lease", &e.lease)
+	doc.get("mark", &e.mark)
+	doc.get("packs", &e.packs)
+	for _, raw := range doc.list("points", 16) {
+		e.points = append(e.points, id16(raw))
 	}
-}
-
-// live gives the points that exist, oldest first.
-func (h *history) live() []*commit {
-	var out []*commit
-	seen := map[id16]bool{}
-	for _, c := range h.points {
-		if !h.gone[c.point] && !seen[c.point] {
-			out = append(out, c)
-		}
-		seen[c.point] = true
+	for _, raw := range doc.list("slots", 16) {
+		e.slots = append(e.slots, id16(raw))
 	}
-	return out
+	e.ids = doc.list("ids", 32)
+	e.subject, e.forKey = string(doc.maybe("key", 32)), string(doc.maybe("for", 32))
+	e.point, e.vm, e.object = doc.maybe("point", 16), doc.maybe("vm", 16), doc.maybe("object", 32)
+	e.gap = parseGap(doc)
+	e.unknown = doc.err != nil
+	if e.unknown {
+		_ = parseDocument(s.body).get("kind", &e.kind)
+	}
+	return e
 }
 
 func (id id16) String() string { return hex.EncodeToString(id[:]) }

@@ -7,6 +7,7 @@
 //	reader list    REPO
 //	reader restore REPO POINT DISK OUT    a raw, sparse file that does not exist yet
 //	reader check   REPO                   every cell, frame, signature and tree
+//	reader dump    REPO                   what the log says, and every object, for people
 //
 // # Secrets
 //
@@ -50,6 +51,7 @@ const (
 const usage = `usage: reader list    REPO
        reader restore REPO POINT DISK OUT
        reader check   REPO
+       reader dump    REPO
 `
 
 func main() {
@@ -61,7 +63,7 @@ func main() {
 
 // run is the program without its surroundings.
 func run(ctx context.Context, args []string, env func(string) string, out, log io.Writer) int {
-	arguments := map[string]int{"list": 2, "check": 2, "restore": 5}
+	arguments := map[string]int{"list": 2, "check": 2, "dump": 2, "restore": 5}
 	if len(args) == 0 || arguments[args[0]] != len(args) {
 		fmt.Fprint(log, usage)
 		return exitUsage
@@ -80,6 +82,8 @@ func run(ctx context.Context, args []string, env func(string) string, out, log i
 			err = r.restore(ctx, args[2], args[3], args[4])
 		case "check":
 			err = r.printCheck(ctx, out)
+		case "dump":
+			err = r.dump(out)
 		}
 	}
 	return finish(r, err, log)
@@ -109,7 +113,7 @@ func finish(r *repository, err error, log io.Writer) int {
 
 func (r *repository) printPoints(out io.Writer) error {
 	var bad error
-	for _, c := range r.log.live() {
+	for _, c := range r.log.points {
 		m, err := r.manifest(c)
 		if err != nil {
 			bad = errors.Join(bad, err)
@@ -119,7 +123,7 @@ func (r *repository) printPoints(out io.Writer) error {
 			fmt.Fprintf(out, "%s\t%q\t%s\t%s\t%q\t%d\n", m.id, m.vm, m.time.Format(time.RFC3339), m.state, d.key, d.size)
 		}
 	}
-	return bad
+	return errors.Join(bad, r.log.broken)
 }
 
 var errMendable = errors.New("all damage that was found can be made good")

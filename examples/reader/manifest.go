@@ -86,14 +86,14 @@ func (r *repository) manifestAt(name string, c *commit) (*manifest, error) {
 	if err != nil {
 		return nil, named(name, err)
 	}
-	if !s.good || s.key != c.key || o.suite != r.suite {
+	if !s.good || r.log.keys[s.key] == nil || c.key != "" && s.key != c.key || o.suite != r.suite {
 		return nil, damaged(name, -1, "it is not signed by the key of its commit, or has another suite")
 	}
 	m, err := r.parseManifest(s.body, c)
 	if err != nil {
 		return nil, named(name, err)
 	}
-	m.name, m.scope = name, r.log.leases[c.lease].scope
+	m.name, m.scope = name, r.log.scope(c.lease)
 	return m, nil
 }
 

@@ -142,6 +142,21 @@ type objectName struct {
 	name  string
 }
 
+// parseName takes the name of an object that has a lease and an id apart.
+func parseName(name string) (kind byte, lease uint64, id id16, ok bool) {
+	top, rest, _ := strings.Cut(name, "/")
+	kind = map[string]byte{"data": kindData, "meta": kindMeta, "manifest": kindManifest, "index": kindIndex, "anchor": kindAnchor}[top]
+	between := "/"
+	if kind == kindManifest {
+		between = "-"
+	}
+	n, digits, _ := strings.Cut(rest, between)
+	if kind == 0 || !isNumber(n) || !isID(digits) {
+		return 0, 0, id, false
+	}
+	return kind, number(n), parseID(digits), true
+}
+
 func isLowerHex(s string, digits int) bool {
 	return len(s) == digits && strings.Trim(s, "0123456789abcdef") == ""
 }
@@ -162,6 +177,8 @@ func number(s string) uint64 {
 }
 
 func logName(n uint64) string { return fmt.Sprintf("log/%016x", n) }
+
+func checkpointName(k uint64) string { return fmt.Sprintf("checkpoint/%016x", k) }
 
 func manifestName(lease uint64, point id16) string {
 	return fmt.Sprintf("manifest/%016x-%s", lease, point)

@@ -66,13 +66,6 @@ func (r *repository) readPacks() error {
 	return nil
 }
 
-func (h *history) scope(n uint64) []byte {
-	if l := h.leases[n]; l != nil {
-		return l.scope
-	}
-	return nil
-}
-
 func (r *repository) addPack(p *pack) error {
 	o, err := r.openPack(p)
 	if err != nil {

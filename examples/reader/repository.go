@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 )
 
 const maxSlots = 300
@@ -22,6 +23,8 @@ type repository struct {
 	recipient  []byte
 	idKey      []byte
 	keys       *keyring
+	slot       id16 // that opened it
+	every      uint64
 	log        *history
 	packs      *packs
 	notes      []string
@@ -29,6 +32,11 @@ type repository struct {
 
 // openRepository reads header, slot and log, and the tables of all packs.
 func openRepository(dir string, keys *keyring) (*repository, error) {
+	return openSample(dir, keys, checkpointEvery)
+}
+
+// openSample opens a repository with that many records between two checkpoints.
+func openSample(dir string, keys *keyring, every uint64) (*repository, error) {
 	d := folder(dir)
 	headers, err := d.headers()
 	if err != nil {
@@ -36,7 +44,7 @@ func openRepository(dir string, keys *keyring) (*repository, error) {
 	}
 	var last error
 	for _, r := range headers {
-		r.keys = keys
+		r.keys, r.every = keys, every
 		if last = r.openSlot(); last == nil {
 			return r, r.readAll()
 		}
@@ -45,15 +53,11 @@ func openRepository(dir string, keys *keyring) (*repository, error) {
 }
 
 func (r *repository) readAll() error {
-	names, err := r.list("checkpoint", isNumber)
-	if err != nil {
-		return err
-	}
-	if len(names) > 0 {
-		return unsupported("checkpoint/"+names[0], "checkpoints of the log")
-	}
 	if err := r.readLog(); err != nil {
 		return err
+	}
+	if r.log.slots != nil && !slices.Contains(r.log.slots, r.slot) {
+		return &fault{"slot/" + r.slot.String(), -1, errSecret, "the log says that this slot is not in force any more"}
 	}
 	return r.readPacks()
 }
@@ -90,7 +94,7 @@ func (d folder) header(name string) (*repository, error) {
 	if doc.number("format") != 1 {
 		return nil, unsupported(name, "format %s", doc.fields["format"])
 	}
-	r := &repository{folder: d, headerHash: hash(raw)}
+	r := &repository{folder: d, headerHash: hash(raw), every: checkpointEvery}
 	copy(r.id[:], doc.bytes("id", 16))
 	suite := doc.number("suite")
 	r.suite = byte(suite)
@@ -199,7 +203,7 @@ func (r *repository) trySlot(name string, id id16) error {
 		doc.fail("root seed and root are no pair")
 	}
 	if doc.err == nil {
-		r.keys.masters, r.keys.identity, r.idKey = masters, identity, idKey
+		r.keys.masters, r.keys.identity, r.idKey, r.slot = masters, identity, idKey, id
 	}
 	return named(name, doc.err)
 }

@@ -12,7 +12,7 @@ import (
 // find gives the point that a whole id or the beginning of one names.
 func (r *repository) find(point string) (*commit, error) {
 	var found *commit
-	for _, c := range r.log.live() {
+	for _, c := range r.log.points {
 		if point == "" || !strings.HasPrefix(c.point.String(), point) {
 			continue
 		}
@@ -20,6 +20,9 @@ func (r *repository) find(point string) (*commit, error) {
 			return nil, fmt.Errorf("point %q: more than one begins so", point)
 		}
 		found = c
+	}
+	if found == nil && r.log.broken != nil {
+		return nil, fmt.Errorf("point %q is not in the part of the log that can be read: %w", point, r.log.broken)
 	}
 	if found == nil {
 		return nil, &fault{fmt.Sprintf("point %q", point), -1, errMissing, ""}

@@ -17,12 +17,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+var toolDir string // where it is, once it was built
+
 // tool builds the program that writes repositories, once.
 var tool = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "reader")
 	if err != nil {
 		return "", err
 	}
+	toolDir = dir
 	path := filepath.Join(dir, "hikae.exe")
 	out, err := exec.Command("go", "build", "-o", path, "../hikae").CombinedOutput()
 	if err != nil {
@@ -33,8 +36,8 @@ var tool = sync.OnceValues(func() (string, error) {
 
 func TestMain(m *testing.M) {
 	status := m.Run()
-	if path, err := tool(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
+	if toolDir != "" {
+		_ = os.RemoveAll(toolDir)
 	}
 	os.Exit(status)
 }
@@ -119,6 +122,9 @@ func (s *sample) try(t *testing.T) (failures []string) {
 	if err != nil {
 		return []string{err.Error()}
 	}
+	if r.log.broken != nil {
+		failures = append(failures, r.log.broken.Error())
+	}
 	out := filepath.Join(t.TempDir(), "out")
 	for point, disks := range s.points {
 		for key, content := range disks {
@@ -170,7 +176,7 @@ func (s *sample) objects(t *testing.T) (names []string) {
 		require.NoError(t, err)
 		name, _ := filepath.Rel(s.dir, path)
 		name = filepath.ToSlash(name)
-		if d.Type().IsRegular() && !strings.HasPrefix(name, "copy") {
+		if d.Type().IsRegular() && !strings.HasPrefix(name, "copy") && !strings.HasPrefix(name, ".") {
 			names = append(names, name)
 		}
 		return nil

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"filippo.io/age"
@@ -216,4 +217,149 @@ func unhex(t *testing.T, s string) []byte {
 	b, err := hex.DecodeString(s)
 	require.NoError(t, err)
 	return b
+}
+
+func readJSON(t *testing.T, name string, v any) {
+	raw, err := os.ReadFile(filepath.Join("..", "..", "repo", "testdata", filepath.FromSlash(name)))
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(raw, v))
+}
+
+func TestNameVectors(t *testing.T) {
+	var v struct {
+		Names []struct {
+			Name, ID string
+			Kind     byte
+			Lease    uint64
+		}
+		Refuse []struct{ Name, Why string }
+	}
+	readJSON(t, "names/names.json", &v)
+	for _, n := range v.Names {
+		kind, lease, id, ok := parseName(n.Name)
+		require.True(t, ok, n.Name)
+		require.Equal(t, []any{n.Kind, n.Lease, n.ID}, []any{kind, lease, id.String()})
+	}
+	for _, n := range v.Refuse {
+		_, _, _, ok := parseName(n.Name)
+		require.False(t, ok, "%q: %s", n.Name, n.Why)
+	}
+}
+
+func TestPageVectors(t *testing.T) {
+	type vector struct {
+		What           string
+		Level, Entries int
+		Page           string
+		Expect         []struct {
+			Kind   int
+			ID     string
+			Counts [6]uint64
+		}
+	}
+	var v struct{ Pages, Refuse []vector }
+	readJSON(t, "pages/pages.json", &v)
+	require.NotEmpty(t, v.Pages)
+	for _, w := range v.Pages {
+		entries, err := parsePage(unhex(t, w.Page), w.Level, w.Entries)
+		require.NoError(t, err, w.What)
+		require.Len(t, entries, len(w.Expect))
+		for i, e := range w.Expect {
+			want := entry{kind: byte(e.Kind), counts: e.Counts}
+			copy(want.id[:], unhex(t, e.ID))
+			require.Equal(t, want, entries[i], w.What)
+		}
+	}
+	for _, w := range v.Refuse {
+		_, err := parsePage(unhex(t, w.Page), w.Level, w.Entries)
+		require.Error(t, err, w.What)
+	}
+}
+
+func TestRecipeVectors(t *testing.T) {
+	type vector struct {
+		What, Recipe, Literal string
+		Plain                 int
+		Pieces                []struct {
+			Length, Offset uint32
+			ID             string
+		}
+	}
+	var v struct{ Recipes, Refuse []vector }
+	readJSON(t, "recipes/recipes.json", &v)
+	require.NotEmpty(t, v.Recipes)
+	for _, w := range v.Recipes {
+		rec, err := parseRecipe(unhex(t, w.Recipe), w.Plain)
+		require.NoError(t, err, w.What)
+		require.Len(t, rec.pieces, len(w.Pieces))
+		for i, p := range w.Pieces {
+			want := piece{length: p.Length, offset: p.Offset, other: p.ID != ""}
+			copy(want.id[:], unhex(t, p.ID))
+			require.Equal(t, want, rec.pieces[i], w.What)
+		}
+		require.Equal(t, w.Literal, hex.EncodeToString(rec.literal))
+	}
+	for _, w := range v.Refuse {
+		_, err := parseRecipe(unhex(t, w.Recipe), w.Plain)
+		require.Error(t, err, w.What)
+	}
+}
+
+type logStep struct {
+	What, Document             string
+	After                      int
+	Points, Held, Going, Final []string
+	Unfinished                 []string
+	Open                       []uint64
+}
+
+// TestLogVectors reads a history in which most things happen that may, and some that count for nothing.
+func TestLogVectors(t *testing.T) {
+	var v struct {
+		Repository, Header, Root string
+		Records, Refuse          []logStep
+	}
+	readJSON(t, "log/history.json", &v)
+	require.NotEmpty(t, v.Records)
+	r := &repository{id: parseID(v.Repository), root: unhex(t, v.Root), log: newHistory([32]byte(unhex(t, v.Header))), idKey: make([]byte, 32)}
+	for i, step := range v.Records {
+		for _, bad := range v.Refuse {
+			if bad.After == i {
+				_, err := r.follows(unhex(t, bad.Document), uint64(i)+1)
+				require.Error(t, err, bad.What)
+			}
+		}
+		s, err := r.follows(unhex(t, step.Document), uint64(i)+1)
+		require.NoError(t, err, step.What)
+		r.apply(s)
+		step.Document, step.After = "", 0
+		require.Equal(t, step, r.log.step(step.What), "record %d", i+1)
+	}
+}
+
+// step is the state as a vector tells it.
+func (h *history) step(what string) logStep {
+	s := logStep{What: what}
+	for _, c := range h.points {
+		s.Points = append(s.Points, c.point.String())
+		if _, held := h.held[c.point]; held {
+			s.Held = append(s.Held, c.point.String())
+		}
+	}
+	for _, u := range h.begun {
+		s.Unfinished = append(s.Unfinished, u.point.String())
+	}
+	for _, n := range slices.Sorted(keysOf(h.leases)) {
+		if !h.leases[n].over {
+			s.Open = append(s.Open, n)
+		}
+	}
+	for name, tomb := range h.tombs {
+		if tomb.final {
+			s.Final = append(s.Final, name)
+		} else {
+			s.Going = append(s.Going, name)
+		}
+	}
+	return s
 }

@@ -174,8 +174,11 @@ func TestRun(t *testing.T) {
 	vm := h.AddVM(hypervtest.VM{Name: "web1"})
 	s, args := snapshot(t, c, vm)
 	looks := 0
-	out, err := c.Run(t.Context(), s, "CreateSnapshot", args, &cim.JobOptions{Poll: 50 * time.Millisecond, Progress: func(cim.Job) { looks++ }})
+	var started cim.Ref
+	out, err := c.Run(t.Context(), s, "CreateSnapshot", args, &cim.JobOptions{Poll: 50 * time.Millisecond, Progress: func(cim.Job) { looks++ },
+		Started: func(job cim.Ref) error { require.Zero(t, looks); started = job; return nil }})
 	require.NoError(t, err)
+	require.True(t, started.Same(out.Job))
 	require.Equal(t, cim.JobDone, out.State.State)
 	require.Greater(t, looks, 1)
 	require.False(t, out.Job.Zero())

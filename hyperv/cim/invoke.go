@@ -111,6 +111,11 @@ func run(ctx context.Context, c Core, r Ref, method string, args []Property, opt
 		return out, about(method, r.String(), &UnknownError{fmt.Errorf("%w: a job was started and not named", ErrMalformed)})
 	}
 	out.Job = job
+	if opts != nil && opts.Started != nil {
+		if err := opts.Started(job); err != nil {
+			return out, about(method, r.String(), &UnknownError{err})
+		}
+	}
 	out.State, err = wait(ctx, c, job, opts)
 	if err != nil {
 		return out, about(method, r.String(), err)

@@ -54,6 +54,9 @@ type JobOptions struct {
 	Poll  time.Duration // between two looks, at most; it begins at a tenth. Zero: 1 s
 	// Progress hears each look.
 	Progress func(Job)
+	// Started hears which job [Client.Run] started, before that is waited for: it is what proves later whose the job's result is. Where
+	// it fails, so does Run, with an [*UnknownError]; the job goes on.
+	Started func(job Ref) error
 }
 
 // JobError says how a job ended badly.

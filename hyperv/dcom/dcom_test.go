@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -89,6 +90,40 @@ func TestArgumentsThatDoNotFit(t *testing.T) {
 		_, err := fill(class, []cim.Property{bad})
 		assert.ErrorIs(t, err, cim.ErrArgument, "%v", bad)
 	}
+}
+
+// A machine's table of properties is by name, and its values are as they were declared: what is filled in is of the property that was
+// named, to our reader and the library's, and the table goes back as it came.
+func TestTableByName(t *testing.T) {
+	class := classOf("__PARAMETERS", wmio.String, wmio.Uint16, wmio.String, wmio.Uint64)
+	for i, name := range []string{"Zone", "Kind", "Address", "Size"} {
+		class.Properties[i].Name = name
+	}
+	slices.SortFunc(class.Properties, func(a, b *wmio.Property) int { return strings.Compare(a.Name, b.Name) })
+	o := packed(t, class, cim.Property{Name: "Size", Value: uint64(9)}, cim.Property{Name: "zone", Value: "z"}, cim.Property{Name: "Kind", Value: nil},
+		cim.Property{Name: "Address", Value: "a"})
+	obj, err := unpack(o)
+	require.NoError(t, err)
+	in, err := decode(obj, cim.Virtualization, 0)
+	require.NoError(t, err)
+	require.Equal(t, []string{"z", "", "a", "9"}, []string{in.Text("Zone"), in.Text("Kind"), in.Text("Address"), in.Text("Size")})
+	filled, err := fill(class, []cim.Property{{Name: "Size", Value: uint64(9)}, {Name: "Zone", Value: "z"}})
+	require.NoError(t, err)
+	data, err := marshal(filled)
+	require.NoError(t, err)
+	theirs, err := wmio.Unmarshal(data)
+	require.NoError(t, err)
+	require.Equal(t, "z", theirs.Values()["Zone"])
+	require.Equal(t, uint64(9), theirs.Values()["Size"])
+	var names []string
+	for _, p := range obj.Instance.CurrentClass.Properties {
+		names = append(names, p.Name)
+	}
+	require.Equal(t, []string{"Address", "Kind", "Size", "Zone"}, names)
+
+	class.Properties[0].Order = class.Properties[1].Order
+	_, err = fill(class, nil)
+	require.ErrorIs(t, err, cim.ErrMalformed)
 }
 
 // What a machine cut or changed is an error, and no panic.

@@ -13,9 +13,10 @@
 // # Bounds
 //
 // A call ends with its context, and after Options.Timeout where that has no deadline; the connection of one that does not end is given
-// up, and the next call makes another. An answer has at most 16 MiB and an object 1 MiB. What the library panics over is a malformed
-// answer. One weakness is known: the library's decoder believes the length of an array before it reads it, so that a hostile machine
-// can make it ask for much memory.
+// up, and the next call makes another. An answer has at most 16 MiB and an object 1 MiB. Objects are taken apart by a decoder of our own,
+// because the library's believes lengths before it looks at them: nothing is allocated that does not lie within its part, an object may
+// have 4096 properties, four others within each other, and 16 MiB of memory by our own count. What does not fit, and what the library
+// panics over in the reference around it, is a malformed answer, within a second and 128 MiB.
 //
 // # What it met
 //

@@ -1,7 +1,6 @@
 package dcom
 
 import (
-	"bytes"
 	"fmt"
 	"reflect"
 	"strconv"
@@ -41,10 +40,7 @@ func unpack(o *wmi.ClassObject) (obj *wmio.Object, err error) {
 	if !ok || len(custom.ObjectData) < 8 {
 		return nil, malformed("a reference without an object")
 	}
-	if obj, err = wmio.Unmarshal(bytes.Clone(custom.ObjectData)); err != nil {
-		return nil, malformed("an object: %v", err)
-	}
-	return obj, nil
+	return readObject(custom.ObjectData)
 }
 
 // pack is its inverse.
@@ -54,9 +50,9 @@ func pack(obj *wmio.Object) (o *wmi.ClassObject, err error) {
 			o, err = nil, fmt.Errorf("%w: an object that cannot be written: %v", cim.ErrArgument, p)
 		}
 	}()
-	data, err := wmio.Marshal(obj)
+	data, err := marshal(obj)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %v", cim.ErrArgument, err)
+		return nil, fmt.Errorf("%w: %w", cim.ErrArgument, err)
 	}
 	ref := &dcom.ObjectReference{Signature: []byte(dcom.ObjectReferenceCustomSignature), Flags: dcom.ObjectReferenceTypeCustom,
 		IID: classobject.ClassObjectIID, ObjectReference: &dcom.ObjectReference_ObjectReference{Value: &dcom.ObjectReference_Custom{
@@ -65,6 +61,55 @@ func pack(obj *wmio.Object) (o *wmi.ClassObject, err error) {
 		return nil, fmt.Errorf("%w: %v", cim.ErrArgument, err)
 	}
 	return &wmi.ClassObject{Data: data}, nil
+}
+
+// marshal has the table of an instance's class as the machine sent it. Machines have tables by name, as they look names up by halves, and
+// values as properties were declared. The library takes one order for both, and writes a value of one property in the place of another
+// where they differ: so it gets the declared one, and the table is put back.
+func marshal(obj *wmio.Object) ([]byte, error) {
+	if obj.Instance == nil {
+		return wmio.Marshal(obj)
+	}
+	table := obj.Instance.CurrentClass.Properties
+	declared := byOrder(&reader{}, table)
+	if declared == nil && len(table) > 0 {
+		return nil, malformed("properties of %.100s in places that do not fit", obj.Instance.CurrentClass.Name)
+	}
+	in := *obj.Instance
+	in.CurrentClass.Properties = declared
+	data, err := wmio.Marshal(&wmio.Object{Instance: &in, Decoration: obj.Decoration})
+	if err != nil {
+		return nil, err
+	}
+	return data, asInTable(data, table)
+}
+
+const lookupSize = 8 // bytes: references to a name, and to what is told of it
+
+// asInTable gives an encoded instance's table, which is as properties were declared, the order of another.
+func asInTable(data []byte, table []*wmio.Property) error {
+	p := part{&reader{left: maxDecoded}, data}
+	p.take(8)
+	if flags := wmio.ObjectFlag(p.u8()); flags&wmio.ObjectFlagDecoration != 0 {
+		p.text()
+		p.text()
+	}
+	class := p.sized()
+	class.take(9)
+	class.sized()
+	class.sized()
+	if n := class.u32(); p.err == nil && int(n) != len(table) {
+		p.fail("a table of %d for %d properties", n, len(table))
+	}
+	there := class.take(lookupSize * uint32(len(table)))
+	if p.err != nil {
+		return p.err
+	}
+	declared := append([]byte(nil), there...)
+	for i, o := range table {
+		copy(there[lookupSize*i:], declared[lookupSize*int(o.Order):][:lookupSize])
+	}
+	return nil
 }
 
 // decode reads an instance. Its reference is made of the properties that its class calls keys, where they are there.
@@ -158,8 +203,9 @@ func fromScalar(kind wmio.CIMType, v any, namespace string, depth int) (any, err
 func fill(class wmio.Class, values []cim.Property) (*wmio.Object, error) {
 	in := &wmio.Instance{CurrentClass: class, ClassName: class.Name, Properties: make([]*wmio.Property, len(class.Properties))}
 	at := map[string]int{}
-	for i, p := range class.Properties {
-		if int(p.Order) >= len(in.Properties) || int(p.Order) != i {
+	for _, p := range class.Properties { // in which order does not matter
+		i := int(p.Order)
+		if i >= len(in.Properties) || in.Properties[i] != nil {
 			return nil, malformed("property %.100q of %s in place %d", p.Name, class.Name, p.Order)
 		}
 		in.Properties[i] = &wmio.Property{Name: p.Name, InheritDefault: true, Nullable: p.Nullable, Value: wmio.Value{Type: p.Value.Type}}

@@ -19,6 +19,7 @@ const (
 type checkpoint struct {
 	id     string // GUID, in capital letters
 	kind   string // VirtualSystemType
+	name   string // that was asked for; empty: the host gives one
 	object *Object
 	above  *checkpoint // that it was made on
 	disks  []pinned
@@ -40,6 +41,7 @@ type wish struct {
 	level  uint8 // 1 application, 2 crash; 0: the first that is possible
 	full   bool  // the guest's logs may be truncated
 	ignore bool  // what no checkpoint covers is left out
+	name   string
 	late   time.Duration
 }
 
@@ -102,6 +104,9 @@ func (h *Host) wished(c *Call) (w wish, ok bool) {
 	}
 	level, _ := in.text("ConsistencyLevel")
 	kind, _ := in.text("GuestBackupType")
+	if w.name, _ = in.text("ElementName"); h.opts.DropNames {
+		w.name = ""
+	}
 	ignore, _ := in.text("IgnoreNonSnapshottableDisks")
 	w.ignore, w.full = strings.EqualFold(ignore, "true"), kind == "" || kind == "0" || kind == "1"
 	switch level {
@@ -123,7 +128,7 @@ func (g *Guest) take(w wish) (*checkpoint, error) {
 	if err := g.coverable(w); err != nil {
 		return nil, err
 	}
-	cp := &checkpoint{id: newGUID(), kind: w.kind, above: g.last, level: 2}
+	cp := &checkpoint{id: newGUID(), kind: w.kind, name: w.name, above: g.last, level: 2}
 	if w.level != 2 {
 		err := g.quiesce()
 		switch {
@@ -199,9 +204,15 @@ func (g *Guest) branch(cp *checkpoint) error {
 		if names[d] == "" {
 			continue
 		}
-		old := d.fork(names[d])
+		old, err := d.fork(names[d])
+		if err != nil {
+			return err
+		}
 		old.named = cp
 		if cp.kind == typeRecovery && !d.vhd && g.h.gen.tracks(g.version()) {
+			if !g.h.tracked(d) { // somebody took its record away
+				d.track.reset()
+			}
 			old.mark = d.track.mark()
 			g.h.touchTracking(d)
 		}
@@ -217,7 +228,8 @@ func (g *Guest) unbranch(cp *checkpoint) error {
 	for _, p := range cp.disks {
 		d := p.drive
 		err = errors.Join(err, d.shut(), d.drop(d.tip))
-		d.tip, d.left = p.node, ""
+		d.tip = p.node
+		err = errors.Join(err, d.remember())
 		p.node.named = nil
 		d.track.forget(p.node.mark)
 		p.node.mark = ""
@@ -258,7 +270,10 @@ func (h *Host) publish(g *Guest, cp *checkpoint, job *Object) {
 		from = v
 	}
 	set := copyOf(g.set, from, to)
-	name := g.name + " - (" + time.Now().UTC().Format("1/2/2006 - 3:04:05 PM") + ")"
+	name := cp.name
+	if name == "" {
+		name = g.name + " - (" + time.Now().UTC().Format("1/2/2006 - 3:04:05 PM") + ")"
+	}
 	set.Set("ElementName", name)
 	set.Set("VirtualSystemType", cp.kind)
 	set.Set("ConfigurationID", cp.id)
@@ -275,6 +290,9 @@ func (h *Host) publish(g *Guest, cp *checkpoint, job *Object) {
 	cp.object = h.Add(V2, set)
 	for _, p := range h.parts(g.set) {
 		o := h.part(set, copyOf(p, from, to))
+		for _, f := range h.features(p) {
+			h.feature(o, copyOf(f, from, to))
+		}
 		for i := range cp.disks {
 			if cp.disks[i].drive.resource == p {
 				cp.disks[i].file = o
@@ -466,7 +484,9 @@ func (g *Guest) revert(cp *checkpoint) error {
 			d.tip = was
 			return err
 		}
-		d.fork(name)
+		if _, err := d.fork(name); err != nil {
+			return err
+		}
 		d.model, d.size = p.content.clone(), p.content.size
 		g.h.event(Event{Actor: "host", Name: "apply", VM: g.id, Detail: name})
 	}

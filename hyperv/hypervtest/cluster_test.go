@@ -136,6 +136,30 @@ func TestMove(t *testing.T) {
 	require.NotNil(t, c.Host("HV2").VM(local))
 }
 
+// A VM moves to a node that is older where that node runs its configuration version, and what the node has no class for stays behind; one
+// of a later version is refused, and stays where it is. Nothing of it is left that a later call would stumble on.
+func TestMoveToAnOlderNode(t *testing.T) {
+	c := cluster(t, &ClusterOptions{Generations: []string{"2012r2", "2016"}, Host: Options{JobTime: time.Millisecond}})
+	older, newer := c.Host("HV1"), c.Host("HV2")
+	late := c.AddVM("HV2", VM{Name: "late", Version: "8.0", Disks: []Disk{{Size: 4 << 20}}})
+	var refused *FaultError
+	require.ErrorAs(t, c.Move(late, "HV1"), &refused)
+	require.Same(t, newer, c.Owner(late))
+	require.NotNil(t, newer.VM(late))
+
+	id := c.AddVM("HV2", VM{Name: "web1", Version: "5.0", Disks: []Disk{{Size: 4 << 20}}})
+	require.NotEmpty(t, found(t, newer, V2, "SELECT * FROM Msvm_SecuritySettingData", "InstanceID"))
+	require.NoError(t, c.Move(id, "HV1"))
+	g := older.VM(id)
+	checkpoint, err := g.Checkpoint("mine")
+	require.NoError(t, err)
+	require.NoError(t, g.RemoveCheckpoint(checkpoint))
+	require.NoError(t, c.Move(id, "HV2"))
+	require.NoError(t, g.Write(0, 0, []byte("and back")))
+	require.NoError(t, g.PowerOff())
+	require.Eventually(t, func() bool { return len(c.Leftovers()) == 0 }, 5*time.Second, 10*time.Millisecond, "%v", c.Leftovers())
+}
+
 // A node dies in the midst of a backup: its VM is up at another one with the checkpoint, in what it had written, and the merge that
 // was under way is made there.
 func TestCrash(t *testing.T) {

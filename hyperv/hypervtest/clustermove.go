@@ -94,6 +94,9 @@ func (c *Cluster) move(g *Guest, from, dest *Host) error {
 func (g *Guest) carry(from, dest *Host) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if v := g.version(); !dest.supports(v) || dest.gen.hidden(g.object.Namespace) {
+		return &FaultError{Code: 32768, Reason: fmt.Sprintf("migration of '%s' failed at '%s': configuration version %s is not supported on this host", g.name, dest.opts.Name, v)}
+	}
 	for _, d := range g.drives {
 		for _, n := range d.nodes {
 			if !strings.HasPrefix(strings.ToLower(n.name), `c:\clusterstorage\`) && !strings.HasPrefix(n.name, `\\`) {
@@ -177,8 +180,15 @@ func (o *Object) ends() (list []*Object) {
 	return list
 }
 
-// receive adds objects of another host's, which then name this one.
+// receive adds objects of another host's, which then name this one. What an older host has no class for it does not have.
 func (h *Host) receive(from *Host, list []*Object) {
+	unknown := map[*Object]bool{}
+	for _, o := range list {
+		unknown[o] = h.classes[key(o.Namespace, o.Class)] == nil
+	}
+	list = slices.DeleteFunc(list, func(o *Object) bool {
+		return unknown[o] || slices.ContainsFunc(o.ends(), func(end *Object) bool { return unknown[end] })
+	})
 	other := map[*Object]*Object{from.machine: h.machine}
 	for name, s := range from.services {
 		other[s] = h.services[name]

@@ -154,53 +154,47 @@ func (c *content) fill(img pipe.ExtentImage) error {
 	return nil
 }
 
-// open opens the tip for writing. A file that somebody else wrote to meanwhile is read anew: it is another disk now.
+// refresh reads the disk anew where somebody else wrote to its tip while it was closed: it is another disk now.
+func (d *drive) refresh() error {
+	if d.file != nil {
+		return nil
+	}
+	now, err := d.identity()
+	if err != nil || now == d.left {
+		return err
+	}
+	return d.reload()
+}
+
+// now is what the disk holds at this moment. A file that cannot be read fails whatever is done with it next.
+func (d *drive) now() *content {
+	_ = d.refresh()
+	return d.model.clone()
+}
+
+// open opens the tip for writing.
 func (d *drive) open() error {
 	if d.file != nil {
 		return nil
 	}
-	h, ctx := d.g.h, context.Background()
+	if err := d.refresh(); err != nil {
+		return err
+	}
+	h := d.g.h
 	path, err := h.volumePath(d.tip.name)
 	if err != nil {
 		return err
 	}
 	if d.vhd {
-		return d.openOld(path)
-	}
-	img, err := vhdx.Open(ctx, path, h.openOptions(path))
-	if err != nil {
+		d.file, err = openVHD(path)
 		return err
 	}
-	now := img.Info().DataWrite.String()
-	if err := img.Close(); err != nil {
-		return err
-	}
-	if d.left != "" && now != d.left {
-		if err := d.reload(); err != nil {
-			return err
-		}
-	}
-	f, err := vhdx.OpenDisk(ctx, path, h.openOptions(path))
+	f, err := vhdx.OpenDisk(context.Background(), path, h.openOptions(path))
 	if err != nil {
 		return err
 	}
 	d.file = f
 	return nil
-}
-
-// openOld is open for a VHD, which has nothing but its time of change to tell that somebody wrote to it.
-func (d *drive) openOld(path string) error {
-	now, err := changed(path)
-	if err != nil {
-		return err
-	}
-	if d.left != "" && now != d.left {
-		if err := d.reload(); err != nil {
-			return err
-		}
-	}
-	d.file, err = openVHD(path)
-	return err
 }
 
 func changed(path string) (string, error) {
@@ -237,18 +231,22 @@ func (d *drive) crash() error {
 	return d.remember()
 }
 
-// remember notes which content the tip has.
-func (d *drive) remember() error {
-	if d.vhd {
-		path, err := d.g.h.volumePath(d.tip.name)
-		if err == nil {
-			d.left, err = changed(path)
-		}
-		return err
-	}
-	guid, err := d.g.h.dataWrite(d.tip.name)
-	d.left = guid
+// remember notes which content the tip has: whenever it is closed, and whenever another file becomes the tip.
+func (d *drive) remember() (err error) {
+	d.left, err = d.identity()
 	return err
+}
+
+// identity is what changes with the tip's content. A VHD has nothing but its time of change to tell by.
+func (d *drive) identity() (string, error) {
+	if !d.vhd {
+		return d.g.h.dataWrite(d.tip.name)
+	}
+	path, err := d.g.h.volumePath(d.tip.name)
+	if err != nil {
+		return "", err
+	}
+	return changed(path)
 }
 
 // dataWrite is a file's DataWriteGuid.
@@ -321,13 +319,12 @@ func (d *drive) child(name string) error {
 }
 
 // fork makes a child the tip, and says which node it was until now.
-func (d *drive) fork(name string) *node {
+func (d *drive) fork(name string) (*node, error) {
 	old := d.tip
 	d.tip = &node{name: name, parent: old, written: map[int64]struct{}{}}
 	d.nodes = append(d.nodes, d.tip)
-	d.left = ""
 	d.show()
-	return old
+	return old, d.remember()
 }
 
 // show tells in the settings which file is written into.

@@ -114,7 +114,8 @@ func (g *Guest) AtFreeze(disk int) io.ReaderAt {
 	return d.frozen
 }
 
-// Now is what a disk holds at this moment, by the model and not by the files. It does not change when the guest goes on.
+// Now is what a disk holds at this moment, by the model and not by the files, but for what others wrote into them while the VM was off.
+// It does not change when the guest goes on.
 func (g *Guest) Now(disk int) io.ReaderAt {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -122,7 +123,7 @@ func (g *Guest) Now(disk int) io.ReaderAt {
 	if err != nil {
 		return newContent(0)
 	}
-	return d.model.clone()
+	return d.now()
 }
 
 // Size is a disk's, in bytes; zero where there is none.

@@ -36,6 +36,8 @@ type Options struct {
 	Changes int
 	// DropNotes has checkpoints keep no Notes.
 	DropNotes bool
+	// DropNames has the host name checkpoints itself, whatever name was asked for.
+	DropNames bool
 	// Before sees each call and may fail it. It is called with one call at a time.
 	Before func(c Seen) *Failure
 }

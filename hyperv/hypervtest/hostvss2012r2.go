@@ -152,7 +152,10 @@ func (v *hostVSS) fork(m *vssVM, cp *checkpoint) error {
 		if names[d] == "" {
 			continue
 		}
-		old := d.fork(names[d])
+		old, err := d.fork(names[d])
+		if err != nil {
+			return err
+		}
 		old.named = cp
 		cp.disks = append(cp.disks, pinned{drive: d, node: old, content: m.later[i]})
 	}

@@ -125,7 +125,7 @@ func (v *hostVSS) quiesce(ctx context.Context, m *vssVM) bool {
 // pin notes what each disk holds. The guest's mu is held.
 func (m *vssVM) pin() {
 	for _, d := range m.g.drives {
-		d.frozen = d.model.clone()
+		d.frozen = d.now()
 		m.pinned = append(m.pinned, d.frozen)
 	}
 }
@@ -134,7 +134,7 @@ func (m *vssVM) pin() {
 func (m *vssVM) note() {
 	m.later, m.tips, m.vhds, m.shared, m.recoveryAt = nil, nil, nil, nil, nil
 	for _, d := range m.g.drives {
-		m.later, m.tips, m.vhds = append(m.later, d.model.clone()), append(m.tips, d.tip.name), append(m.vhds, d.vhd)
+		m.later, m.tips, m.vhds = append(m.later, d.now()), append(m.tips, d.tip.name), append(m.vhds, d.vhd)
 		m.shared, m.recoveryAt = append(m.shared, d.shared()), append(m.recoveryAt, recoveryName(d))
 	}
 }
@@ -144,7 +144,7 @@ func (v *hostVSS) save(m *vssVM) {
 	v.h.Lock()
 	m.g.mu.Lock()
 	m.saved, m.g.on = true, false
-	m.g.object.Set("EnabledState", uint16(32769))
+	m.g.enter(stateSaved)
 	m.pin()
 	m.g.mu.Unlock()
 	v.h.Unlock()
@@ -155,7 +155,7 @@ func (v *hostVSS) resume(m *vssVM) {
 	v.h.Lock()
 	m.g.mu.Lock()
 	m.saved, m.g.on = false, true
-	m.g.object.Set("EnabledState", uint16(2))
+	m.g.enter(stateOn)
 	m.g.mu.Unlock()
 	v.h.Unlock()
 	v.say(m, "", "writer", "resumes the VM")

@@ -12,7 +12,7 @@ import (
 func managementMethods() map[string]Method {
 	return map[string]Method{"ModifySystemSettings": modifySystem, "AddResourceSettings": addResources, "ModifyResourceSettings": modifyResources,
 		"RemoveResourceSettings": removeResources, "DefineSystem": define, "DefinePlannedSystem": define, "ImportSystemDefinition": importSystem,
-		"ValidatePlannedSystem": validatePlanned, "RealizePlannedSystem": realizePlanned, "DestroySystem": destroySystem, "ExportSystemDefinition": exportSystem}
+		"ValidatePlannedSystem": validatePlanned, "RealizePlannedSystem": realizePlanned, "AddFeatureSettings": addFeatures, "DestroySystem": destroySystem, "ExportSystemDefinition": exportSystem}
 }
 
 // settingsBy finds settings by InstanceID, and the VM and perhaps the checkpoint that they are of.
@@ -36,7 +36,7 @@ func (h *Host) settingsBy(instance string) (*Guest, *checkpoint, *Object) {
 // changeable are the settings of a VM that may be changed, and those that only a VM that is off, or planned, takes.
 var changeable = map[string]bool{"ElementName": true, "Notes": true, "UserSnapshotType": true, "AutomaticStartupAction": true, "AutomaticShutdownAction": true,
 	"IncrementalBackupEnabled": true, "ConfigurationDataRoot": false, "SnapshotDataRoot": false, "SuspendDataRoot": false, "SwapFileDataRoot": false,
-	"SecureBootEnabled": false, "BIOSNumLock": false, "GuestStateDataRoot": false}
+	"SecureBootEnabled": false, "BIOSNumLock": false, "BootOrder": false, "GuestStateDataRoot": false}
 
 // modifySystem is ModifySystemSettings, of a VM, a planned one or a checkpoint.
 func modifySystem(c *Call) (uint32, []any) {
@@ -187,8 +187,9 @@ func (h *Host) system(v VM, planned bool) *Object {
 	if planned {
 		class, caption = "Msvm_PlannedComputerSystem", "Planned Virtual Machine"
 	}
+	now := time.Now().UTC().Truncate(time.Microsecond)
 	return h.Add(V2, NewObject(class, "CreationClassName", class, "Name", strings.ToUpper(v.ID), "ElementName", v.Name, "Caption", caption,
-		"EnabledState", uint16(stateOff), "OperationalStatus", []uint16{2}, "ProcessID", nil, "InstallDate", time.Now().UTC().Truncate(time.Microsecond)))
+		"EnabledState", uint16(stateOff), "OperationalStatus", []uint16{2}, "ProcessID", nil, "InstallDate", now, "TimeOfLastStateChange", now))
 }
 
 // expel takes a VM from the host, and not its files.

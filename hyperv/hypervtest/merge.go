@@ -203,8 +203,11 @@ func (m merge) last() error {
 		maps.Copy(m.parent.written, m.child.written)
 	}
 	if d.tip == m.child {
-		d.tip, d.left = m.parent, ""
+		d.tip = m.parent
 		d.show()
+		if err := d.remember(); err != nil {
+			return err
+		}
 	}
 	m.child.gone = true
 	return d.drop(m.child)

@@ -110,6 +110,9 @@ func (s *Store) Add(namespace string, o *Object) *Object {
 
 // Remove removes an instance, and the associations that lead to it.
 func (s *Store) Remove(gone *Object) {
+	for _, o := range s.features(gone) {
+		s.Remove(o)
+	}
 	keep := s.objects[:0]
 	for _, o := range s.objects {
 		if o == gone || s.classes[key(o.Namespace, o.Class)].Association && o.leadsTo(gone) {

@@ -52,7 +52,7 @@ func (g *Guest) turn(to uint16) error {
 	defer g.mu.Unlock()
 	on := to == stateOn || to == statePause
 	if on == g.on {
-		g.object.Set("EnabledState", to)
+		g.enter(to)
 		return nil
 	}
 	if !on {
@@ -66,9 +66,20 @@ func (g *Guest) turn(to uint16) error {
 		return err
 	}
 	g.on = on
-	g.object.Set("EnabledState", to)
+	g.enter(to)
 	g.h.event(Event{Actor: "host", Name: map[bool]string{true: "on", false: "off"}[on], VM: g.id})
 	return nil
+}
+
+// enter notes the state that the VM has from now on. A VM that goes off and on again within a moment has another time of its last change.
+func (g *Guest) enter(state uint16) {
+	g.object.Set("EnabledState", state)
+	last, _ := g.object.Values["TimeOfLastStateChange"].(time.Time)
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	if !now.After(last) {
+		now = last.Add(time.Microsecond)
+	}
+	g.object.Set("TimeOfLastStateChange", now)
 }
 
 // boot opens the disks. All that the settings name have to be there; what somebody wrote meanwhile is what the guest finds.
@@ -127,7 +138,7 @@ func (g *Guest) PowerCut() error {
 		d.track.coarsen(grainCrash)
 	}
 	g.on = false
-	g.object.Set("EnabledState", uint16(stateOff))
+	g.enter(stateOff)
 	g.h.event(Event{Actor: "host", Name: "power cut", VM: g.id})
 	return nil
 }

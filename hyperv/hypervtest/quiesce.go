@@ -41,6 +41,6 @@ func (g *Guest) thaw() error {
 // pin notes what the disks hold now, for AtFreeze.
 func (g *Guest) pin() {
 	for _, d := range g.drives {
-		d.frozen = d.model.clone()
+		d.frozen = d.now()
 	}
 }

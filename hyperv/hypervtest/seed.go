@@ -70,6 +70,8 @@ func (h *Host) schema() []Class {
 		{Name: "Msvm_LastAppliedSnapshot", Keys: []string{"Antecedent", "Dependent"}, Association: true},
 		{Name: "Msvm_AffectedJobElement", Keys: []string{"AffectedElement", "AffectingElement"}, Association: true},
 		{Name: "Msvm_VirtualSystemSettingDataComponent", Keys: []string{"GroupComponent", "PartComponent"}, Association: true},
+		{Name: classFeatures, Keys: []string{"GroupComponent", "PartComponent"}, Association: true},
+		{Name: classVLAN, Keys: []string{"InstanceID"}},
 	}
 	for _, name := range resourceClasses {
 		list = append(list, Class{Name: name, Super: "CIM_ResourceAllocationSettingData"})

@@ -93,7 +93,7 @@ func (h *Host) mirrorVM(g *Guest) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	id, _ := g.object.text("Name")
-	vm := h.Add(V1, mirror(g.object, "CreationClassName", "Name", "ElementName", "Caption", "EnabledState", "OperationalStatus", "InstallDate"))
+	vm := h.Add(V1, mirror(g.object, "CreationClassName", "Name", "ElementName", "Caption", "EnabledState", "OperationalStatus", "InstallDate", "TimeOfLastStateChange"))
 	set := h.settingsV1(g.set, id, v1Current)
 	h.Add(V1, NewObject("Msvm_SettingsDefineState", "ManagedElement", vm, "SettingData", set))
 	global := h.Add(V1, NewObject("Msvm_VirtualSystemGlobalSettingData", "InstanceID", "Microsoft:"+id+`\Global`, "SystemName", id, "ElementName", g.name,

@@ -385,7 +385,7 @@ func (d *drive) rebaseVHD(child, parent *node) error {
 	if _, err := f.WriteAt(room, at); err != nil {
 		return err
 	}
-	if _, err = f.WriteAt(b, vhdHeader); err != nil || child != d.tip || d.left == "" {
+	if _, err = f.WriteAt(b, vhdHeader); err != nil || child != d.tip {
 		return err
 	}
 	return d.remember() // it was the host that changed it

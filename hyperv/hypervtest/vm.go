@@ -30,6 +30,7 @@ type VM struct {
 	TPM           bool // it has a virtual one
 	Shielded      bool
 	Notes         []string
+	VLAN          uint16 // of its network card. Zero: none
 }
 
 // Disk is one of a VM. Where it is a file that does not exist for the host, Size is zero and asking for it fails.
@@ -65,7 +66,7 @@ func (h *Host) addVM(v *VM) error {
 	g := &Guest{h: h, id: strings.ToLower(v.ID), name: v.Name, os: v.GuestOS, folder: v.Folder, secret: newGUID(), integration: !v.NoIntegration, on: v.State == 2}
 	g.object = h.Add(V2, NewObject("Msvm_ComputerSystem", "CreationClassName", "Msvm_ComputerSystem", "Name", v.ID, "ElementName", v.Name,
 		"Caption", "Virtual Machine", "EnabledState", v.State, "OperationalStatus", []uint16{2}, "ProcessID", nil,
-		"InstallDate", time.Date(2025, 5, 6, 7, 8, 9, 0, time.UTC)))
+		"InstallDate", time.Date(2025, 5, 6, 7, 8, 9, 0, time.UTC), "TimeOfLastStateChange", time.Date(2025, 5, 6, 7, 8, 10, 0, time.UTC)))
 	for i := range v.Disks {
 		if err := h.makeDisk(v, &v.Disks[i], i); err != nil {
 			return err
@@ -183,6 +184,9 @@ func (h *Host) settings(v VM, instance, kind string) *Object {
 		"ConfigurationFile", `Virtual Machines\`+id+h.configEnding(), "SnapshotDataRoot", v.Folder, "SuspendDataRoot", v.Folder, "SwapFileDataRoot", v.Folder,
 		"CreationTime", time.Date(2025, 5, 6, 7, 8, 9, 0, time.UTC), "Notes", append([]string{}, v.Notes...), "Parent", nil,
 		"AutomaticStartupAction", uint16(2), "AutomaticShutdownAction", uint16(4), "BIOSNumLock", false))
+	if v.Generation == 1 {
+		set.Set("BootOrder", []uint16{1, 2, 3, 0})
+	}
 	if h.gen.since("2012r2") {
 		set.Set("VirtualSystemSubType", fmt.Sprintf("Microsoft:Hyper-V:SubType:%d", v.Generation))
 		set.Set("IncrementalBackupEnabled", false)
@@ -200,7 +204,7 @@ func (h *Host) settings(v VM, instance, kind string) *Object {
 		"AllocationUnits", "byte * 2^20", "Weight", uint32(5000), "Parent", nil))
 	h.part(set, NewObject("Msvm_ProcessorSettingData", "InstanceID", instance+`\B637F346-6A0E-4DEC-AF52-BD70CB80A21D\0`, "ResourceType", uint16(3),
 		"ResourceSubType", "Microsoft:Hyper-V:Processor", "VirtualQuantity", uint64(2), "Limit", uint64(100000), "Weight", uint32(100), "Parent", nil))
-	h.network(set, instance)
+	h.network(set, instance, v.VLAN)
 	state := uint16(2)
 	if v.NoIntegration {
 		state = 3
@@ -214,13 +218,16 @@ func (h *Host) settings(v VM, instance, kind string) *Object {
 }
 
 // network is one adapter on the switch.
-func (h *Host) network(set *Object, instance string) {
+func (h *Host) network(set *Object, instance string, vlan uint16) {
 	card := instance + `\6D2F9A10-0000-4000-8000-0000000000E1`
 	port := h.part(set, NewObject("Msvm_SyntheticEthernetPortSettingData", "InstanceID", card, "ElementName", "Network Adapter", "ResourceType", uint16(10),
 		"ResourceSubType", "Microsoft:Hyper-V:Synthetic Ethernet Port", "Address", fmt.Sprintf("00155D%06X", h.made), "StaticMacAddress", false, "Parent", nil))
-	h.part(set, NewObject("Msvm_EthernetPortAllocationSettingData", "InstanceID", card+`\C`, "ElementName", "Dynamic Ethernet Switch Port", "ResourceType", uint16(33),
+	connection := h.part(set, NewObject(classConnection, "InstanceID", card+`\C`, "ElementName", "Dynamic Ethernet Switch Port", "ResourceType", uint16(33),
 		"ResourceSubType", "Microsoft:Hyper-V:Ethernet Connection", "Parent", h.Path(h.opts.Name, port), "EnabledState", uint16(2),
 		"HostResource", []string{`\\` + h.opts.Name + `\root\virtualization\v2:Msvm_VirtualEthernetSwitch.CreationClassName="Msvm_VirtualEthernetSwitch",Name="C5E0A1B2-0000-4000-8000-00000000E700"`}))
+	if vlan != 0 {
+		h.tag(connection, vlan)
+	}
 }
 
 // part adds a part to settings.

@@ -36,6 +36,7 @@ type opener struct {
 	cache *cache
 	logs  int64 // bytes of logs that may still be taken into memory
 	files []chainFile
+	infos []Info // of the parents
 }
 
 func newOpener(opts *Options) *opener {
@@ -70,7 +71,7 @@ func (o *opener) open(ctx context.Context, f chainFile, where func() (places, st
 		return nil, err
 	}
 	info.Depth = len(o.files)
-	return &Image{top: top, files: o.files, info: info}, nil
+	return &Image{top: top, files: o.files, info: info, below: o.infos}, nil
 }
 
 // layer reads what one file says about itself.
@@ -120,7 +121,7 @@ func (o *opener) vhdxLayer(p *parser, h header) (*layer, *blockTable, Info, erro
 	}
 	info := Info{
 		Format: "vhdx", Size: m.size, BlockSize: m.blockSize, SectorSize: m.sector, PhysicalSector: m.physical, DiskID: m.diskID,
-		DataWrite: h.dataWrite, Locator: m.locator, LogReplayed: h.log != GUID{},
+		DataWrite: h.dataWrite, Sequence: h.sequence, Locator: m.locator, LogReplayed: h.log != GUID{},
 	}
 	switch {
 	case m.hasParent:
@@ -148,7 +149,7 @@ func (o *opener) parents(ctx context.Context, where func() (places, string, erro
 		if err != nil {
 			return &ParentError{child.path, parentNames(info), err}
 		}
-		child.parent = parent
+		child.parent, o.infos = parent, append(o.infos, parentInfo)
 		child, info, at = parent, parentInfo, place
 	}
 	return nil

@@ -30,6 +30,7 @@ type Image struct {
 	top   *layer
 	files []chainFile
 	info  Info
+	below []Info // of the parents, the nearest first
 }
 
 var _ pipe.ExtentImage = (*Image)(nil)
@@ -55,6 +56,7 @@ type Info struct {
 	PhysicalSector int64
 	DiskID         GUID              // of the virtual disk; children have their parent's
 	DataWrite      GUID              // changes when the content does; of a VHD its unique id
+	Sequence       uint64            // of its header: no later state of the file has a lower one; of a VHD 0
 	Locator        map[string]string // how it names its parent
 	LogReplayed    bool              // it was not closed properly, and its log was applied in memory
 	Size           int64             // of the disk, in bytes
@@ -88,6 +90,9 @@ func New(ctx context.Context, file pipe.Image, opts *Options) (*Image, error) {
 
 // Info returns what the file says about its disk.
 func (img *Image) Info() Info { return img.info }
+
+// Infos are what the files of the chain say, in the order of [Image.Files]. Only the first has its Depth.
+func (img *Image) Infos() []Info { return append([]Info{img.info}, img.below...) }
 
 // Size implements [pipe.Image].
 func (img *Image) Size() int64 { return img.top.size }

@@ -69,6 +69,10 @@ func TestParentPlaces(t *testing.T) {
 			requireContent(t, img, want)
 			require.Equal(t, 2, img.Info().Depth)
 			require.Len(t, img.Files(), 2)
+			infos := img.Infos()
+			require.Len(t, infos, 2)
+			require.Equal(t, img.Info(), infos[0])
+			require.NotEqual(t, vhdx.Differencing, infos[1].Type)
 			require.Equal(t, vhdx.Differencing, img.Info().Type)
 		})
 	}

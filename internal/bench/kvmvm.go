@@ -297,8 +297,9 @@ func kvmBars() []kvmBar {
 
 // withSection puts the section into a page, in the place of the one that is there, else before the last heading.
 func withSection(page, section string) string {
+	heading, _, _ := strings.Cut(section, "\n")
 	before, after := page, ""
-	if at := strings.Index(page, kvmHeading); at >= 0 {
+	if at := strings.Index(page, heading+"\n"); at >= 0 {
 		before = page[:at]
 		if next := strings.Index(page[at+2:], "\n## "); next >= 0 {
 			after = page[at+2+next+1:]
@@ -310,8 +311,8 @@ func withSection(page, section string) string {
 }
 
 // sectionOf is the section of a page; empty where it has none.
-func sectionOf(page string) string {
-	at := strings.Index(page, kvmHeading)
+func sectionOf(page, heading string) string {
+	at := strings.Index(page, heading+"\n")
 	if at < 0 {
 		return ""
 	}

@@ -47,7 +47,7 @@ func main() {
 	flag.IntVar(&opts.blocks, "blocks", 1_000_000, "blocks in the repository of the start-up test; 0 leaves it out")
 	flag.BoolVar(&opts.peers, "peers-only", false, "run the peers only, write no page")
 	flag.BoolVar(&opts.report, "report-only", false, "write the page again from the last run's results")
-	flag.StringVar(&opts.only, "only", "", "run one part alone: kvm, virtual machines and NBD; busy, exclusions on a mounted disk (prints only); wan, a bad line (prints only)")
+	flag.StringVar(&opts.only, "only", "", "run one part alone: kvm, virtual machines and NBD; repository, prune, verify, parity and stripes, with -blocks small blobs; busy, exclusions on a mounted disk (prints only); wan, a bad line (prints only)")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -82,6 +82,9 @@ func run(ctx context.Context, opts options) error {
 		return err
 	}
 	defer unlock()
+	if opts.only == "repository" {
+		return runRepository(ctx, opts)
+	}
 	fx, err := openFixture(ctx, filepath.Join(opts.dir, "fixture"))
 	if err != nil {
 		return fmt.Errorf("make the input: %w", err)
@@ -95,7 +98,7 @@ func run(ctx context.Context, opts options) error {
 		return runWAN(ctx, opts, fx)
 	case "":
 	default:
-		return fmt.Errorf("-only %s: the parts are kvm, busy and wan", opts.only)
+		return fmt.Errorf("-only %s: the parts are kvm, repository, busy and wan", opts.only)
 	}
 	res, err := measureAll(ctx, opts, fx)
 	if err != nil {
@@ -111,14 +114,16 @@ func run(ctx context.Context, opts options) error {
 	return writePage(opts.out, page(res))
 }
 
-// writePage writes the page, and keeps of the old one the part that is run by itself.
+// writePage writes the page, and keeps of the old one the parts that are run by themselves.
 func writePage(out, text string) error {
 	old, err := os.ReadFile(out)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if section := sectionOf(string(old)); section != "" {
-		text = withSection(text, section)
+	for _, heading := range []string{kvmHeading, repositoryHeading} {
+		if section := sectionOf(string(old), heading); section != "" {
+			text = withSection(text, section)
+		}
 	}
 	return os.WriteFile(out, []byte(text), 0o644)
 }
@@ -132,7 +137,23 @@ func runKVM(ctx context.Context, opts options, fx *fixture) error {
 	if err := writeJSON(filepath.Join(opts.dir, "kvm.json"), b.results); err != nil {
 		return err
 	}
-	section := b.section(time.Now())
+	return putSection(opts, b.section(time.Now()))
+}
+
+// runRepository measures pruning, reading and writing of a repository beside others, and puts it into the page. It needs no input.
+func runRepository(ctx context.Context, opts options) error {
+	load := loadAverage()
+	results, err := measureRepository(ctx, opts)
+	if err != nil {
+		return err
+	}
+	if err := writeJSON(filepath.Join(opts.dir, "repository.json"), results); err != nil {
+		return err
+	}
+	return putSection(opts, repositorySection(results, opts, time.Now(), load))
+}
+
+func putSection(opts options, section string) error {
 	fmt.Fprint(os.Stderr, section)
 	if opts.out == "" {
 		return nil

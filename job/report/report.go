@@ -14,6 +14,9 @@ import (
 type Report struct {
 	job.Record
 	Trend []Past `json:"trend,omitempty"` // oldest first; the session itself is the last where it made a point
+
+	Usual   *Usual   `json:"usual,omitempty"`   // of the same VM's runs before
+	Remarks []Remark `json:"remarks,omitempty"` // what is out of the ordinary
 }
 
 // Past is what one earlier backup of the same VM came to.
@@ -24,6 +27,12 @@ type Past struct {
 	Stored  int64     `json:"stored"` // bytes, without parity
 	Read    int64     `json:"read"`
 	Seconds float64   `json:"seconds"`
+
+	Increment   bool  `json:"increment"` // it was built on a base
+	Moved       int64 `json:"moved"`
+	Random      int64 `json:"random"`
+	Overwritten int64 `json:"overwritten"`
+	Randomized  int64 `json:"randomized"`
 }
 
 // maxTrend is how many points a trend shows.
@@ -46,12 +55,17 @@ func New(record job.Record, earlier []job.Record) *Report {
 		r.Trend = append(r.Trend, past(e.Backup))
 	}
 	slices.Reverse(r.Trend)
+	if record.Backup.Point != "" {
+		now, before := alike(r.Trend)
+		r.Usual, r.Remarks = usualOf(before), remarks(now, before)
+	}
 	return r
 }
 
 func past(b *job.Result) Past {
 	sum := sumOf(b.Disks)
-	return Past{Session: b.Session, Point: b.Point, Time: b.Started, Stored: sum.Stored, Read: sum.Read, Seconds: b.Seconds}
+	return Past{Session: b.Session, Point: b.Point, Time: b.Started, Stored: sum.Stored, Read: sum.Read, Seconds: b.Seconds,
+		Increment: b.Base != "", Moved: sum.Moved, Random: sum.Random, Overwritten: sum.Overwritten, Randomized: sum.Randomized}
 }
 
 // sumOf adds up what happened to the disks.
@@ -64,6 +78,9 @@ func sumOf(disks []job.DiskResult) job.DiskResult {
 		sum.Moved += d.Moved
 		sum.Stored += d.Stored
 		sum.Parity += d.Parity
+		sum.Random += d.Random
+		sum.Overwritten += d.Overwritten
+		sum.Randomized += d.Randomized
 		for reason, n := range d.Skipped {
 			sum.Skipped[reason] += n
 		}
@@ -95,6 +112,8 @@ func (r *Report) warnings() []string {
 		return r.Backup.Warnings
 	case r.Restore != nil:
 		return r.Restore.Warnings
+	case r.Boot != nil:
+		return r.Boot.Warnings
 	}
 	return nil
 }
@@ -113,6 +132,8 @@ func bottleneck(side string, stages map[string]float64, restore bool) string {
 		return "The source set the pace: " + how + ". Faster storage under the VM, or a faster way to it, would shorten the backup; more processors would not."
 	case side == "pipe":
 		return "The processors set the pace: " + how + ". More cores, or a lighter compression, would shorten it; faster disks would not."
+	case side == "network":
+		return "The network set the pace: " + how + ". A faster line, or a stronger compression, would shorten it; faster disks would not."
 	case side == "target" && restore:
 		return "The place restored to set the pace: " + how + ". Faster storage there would shorten the restore."
 	}
@@ -122,12 +143,12 @@ func bottleneck(side string, stages map[string]float64, restore bool) string {
 // stageOrder is the order of the flow, with the side that each stage is on.
 var stageOrder = []struct{ name, side string }{
 	{"read", "source"}, {"exclude", "pipe"}, {"fingerprint", "pipe"},
-	{"deduplicate", "target"}, {"compress", "pipe"}, {"write", "target"},
+	{"deduplicate", "target"}, {"compress", "pipe"}, {"send", "network"}, {"write", "target"},
 }
 
 var stageWords = map[string]string{
 	"read": "reading", "exclude": "looking for what can be left out", "fingerprint": "fingerprinting",
-	"deduplicate": "asking which blocks are new", "compress": "compressing", "write": "writing",
+	"deduplicate": "asking which blocks are new", "compress": "compressing", "send": "sending", "write": "writing",
 }
 
 func busiest(side string, stages map[string]float64) (stage string, busy float64) {

@@ -53,7 +53,7 @@ func earlier(n int) (out []job.Record) {
 	for i := range n {
 		r := example()
 		r.Backup.Session, r.Backup.Started = fmt.Sprintf("%d-aaaaaaaa", 41-i), at(27-i)
-		r.Backup.Disks = []job.DiskResult{{Key: "scsi0:0", Read: int64(3+i*7%5) * gib, Stored: int64(400_000_000 + i*i*31_000_000%900_000_000)}}
+		r.Backup.Disks = []job.DiskResult{{Key: "scsi0:0", Read: int64(3+i*7%5) * gib, Moved: int64(1+i*7%3) * gib, Stored: int64(400_000_000 + i*i*31_000_000%900_000_000)}}
 		r.Backup.Seconds = 30 + float64(i*17%23)
 		if i == n-1 {
 			r.Backup.Disks[0].Stored, r.Backup.Seconds = 9_000_000_000, 181
@@ -80,9 +80,19 @@ func restored() job.Record {
 	}}
 }
 
+func booted() job.Record {
+	return job.Record{Kind: job.KindBootCheck, Error: "the machine did not pass its boot check: port 443: not within 5m0s", Boot: &job.BootResult{
+		Session: "45-abcdefgh", Point: "9f31c0ffee5a4d7788aa01b2c3d4e5f6", VM: "web1", Started: at(31), Seconds: 312.4, Written: 71 << 20,
+		Checks:   []job.BootCheck{{Name: "started", Passed: true}, {Name: "agent", Passed: true, Seconds: 24.4}, {Name: "port 443", Detail: "not within 5m0s; last: port 443: the guest refused the connection", Seconds: 300}},
+		Mapping:  []string{"memory: 4096 MiB, as recorded", "disks: on sata, in the point's order"},
+		Warnings: []string{}, Serial: "Debian GNU/Linux 12 web1 ttyS0\n\nweb1 login: ", Screen: []byte("\x89PNG"),
+	}}
+}
+
 func reports() map[string]*Report {
 	return map[string]*Report{
 		"backup": New(example(), earlier(9)), "failed": New(failed(), nil), "restore": New(restored(), nil),
+		"boot":  New(booted(), nil),
 		"empty": New(job.Record{Kind: job.KindBackup, Backup: &job.Result{VM: "new", Disks: []job.DiskResult{}}}, nil),
 	}
 }
@@ -106,7 +116,7 @@ func TestPageIsWellFormedAndNeedsNothing(t *testing.T) {
 	for name, r := range reports() {
 		text := page_(t, r)
 		requireWellFormed(t, text)
-		for _, bad := range []string{"<script", "http://", "https://", "<link", "<img", "@import", "url("} {
+		for _, bad := range []string{"<script", "http://", "https://", "<link", "@import", "url(", "src=\"h", "src=\"/"} {
 			require.NotContains(t, text, bad, name)
 		}
 		require.Contains(t, text, "prefers-color-scheme: dark")
@@ -211,4 +221,16 @@ func TestBottleneckIsAdvice(t *testing.T) {
 	for side, word := range map[string]string{"source": "disk under the repository", "target": "storage there"} {
 		require.Contains(t, bottleneck(side, stages, true), word)
 	}
+}
+
+// A disk that is written over has what it had where nothing was written, and no zeros; and a person finds the VM by its name.
+func TestInPlace(t *testing.T) {
+	r := restored()
+	r.Restore.InPlace, r.Restore.Where = true, job.Where{Name: "web1", Host: "HV1", Folder: `C:\VMs\web1`}
+	var b bytes.Buffer
+	require.NoError(t, New(r, nil).Text(&b))
+	require.NotContains(t, b.String(), "Left as zero")
+	require.NotContains(t, b.String(), "holes")
+	require.Contains(t, b.String(), "Left as it was")
+	require.Contains(t, b.String(), `web1 on HV1, in C:\VMs\web1`)
 }

@@ -33,6 +33,8 @@ func (r *Report) Text(w io.Writer) error {
 	p.table("Fallbacks: the point is the same; something else had to do", v.Fallbacks)
 	p.table("How the disks were reached", v.Routes)
 	p.table("Holes", v.Holes)
+	p.table("Checks", v.Checks)
+	p.list("Worth a look", v.Remarks)
 	p.list("Warnings", v.Warnings)
 	p.list("Notes", v.Notes)
 	p.trend(v.Trend)
@@ -111,7 +113,7 @@ func (p *printer) table(title string, t table) {
 // numeric columns stand to the right.
 func numeric(head string) bool {
 	switch head {
-	case "Disk", "Started", "Method", "From", "To", "Why", "File", "Read back",
+	case "Check", "Outcome", "What was seen", "Disk", "Started", "Method", "From", "To", "Why", "File", "Read back",
 		"Volume", "Kind", "Label", "On", "Stored whole because":
 		return false
 	}

@@ -1,7 +1,9 @@
 package report
 
 import (
+	"encoding/base64"
 	"fmt"
+	"html/template"
 	"maps"
 	"slices"
 	"strings"
@@ -25,6 +27,10 @@ type view struct {
 	Fallbacks     table
 	Routes        table
 	Holes         table
+	Checks        table
+	Screen        template.URL // of a picture that is in the page itself
+	Serial        string
+	Remarks       []string
 	Warnings      []string
 	Notes         []string
 	Trend         []Past
@@ -51,6 +57,8 @@ func (r *Report) view() *view {
 		r.viewBackup(v, r.Backup)
 	case r.Restore != nil:
 		r.viewRestore(v, r.Restore)
+	case r.Boot != nil:
+		r.viewBoot(v, r.Boot)
 	}
 	return v
 }
@@ -73,16 +81,19 @@ func (r *Report) viewBackup(v *view, b *job.Result) {
 	v.Cards = []fact{
 		{"Disks", size(sum.Size), count(len(b.Disks), "disk")},
 		{"Read", size(sum.Read), percent(part(sum.Read, sum.Size)) + " of the disks"},
-		{"Moved", size(sum.Moved), "new data, before compression"},
-		{"Stored", size(sum.Stored), "and " + size(max(b.Parity, sum.Parity)) + " of parity"},
+		{"Moved", size(sum.Moved), r.beside("new data, before compression", func(u *Usual) string { return size(int64(u.Moved)) })},
+		{"Stored", size(sum.Stored), r.beside("and "+size(max(b.Parity, sum.Parity))+" of parity", func(u *Usual) string { return size(int64(u.Stored)) })},
 		{"Deduplication", ratio(sum.Moved+sum.Deduplicated, sum.Moved), size(sum.Deduplicated) + " was there already"},
 		{"Compression", ratio(sum.Moved, sum.Stored), size(sum.Moved) + " → " + size(sum.Stored)},
-		{"Time", duration(b.Seconds), rate(sum.Size, b.Seconds) + " of disk"},
+		{"Time", duration(b.Seconds), r.beside(rate(sum.Size, b.Seconds)+" of disk", func(u *Usual) string { return duration(u.Seconds) })},
 		{"Consistency", b.Consistency, consistencyWords[b.Consistency]},
 	}
 	v.Bottleneck = bottleneck(b.Bottleneck, b.Stages, false)
 	v.Stages, v.Phases, v.Flow = stageBars(b.Stages), phaseBars(b.Phases), flowBars(sum)
 	v.Disks, v.Volumes = diskTable(b.Disks), volumeTable(b.Volumes)
+	for _, m := range r.Remarks {
+		v.Remarks = append(v.Remarks, m.Text)
+	}
 	v.Warnings, v.Notes = b.Warnings, b.Notes
 	if why := b.Facts["reasons"]; why != "" {
 		v.Notes = append(slices.Clip(v.Notes), "why it was backed up so: "+why)
@@ -127,7 +138,11 @@ var consistencyWords = map[string]string{
 
 func (r *Report) viewRestore(v *view, s *job.RestoreResult) {
 	var size_, read, written int64
-	v.Disks.Head = []string{"Disk", "Size", "Read", "Written", "Left as zero", "Read back", "Time"}
+	rest, holes := "Left as zero", "the rest stayed holes"
+	if s.InPlace { // what is left out of a write over a disk is what it holds, and no zeros
+		rest, holes = "Left as it was", "the rest was there already, or is not in the point"
+	}
+	v.Disks.Head = []string{"Disk", "Size", "Read", "Written", rest, "Read back", "Time"}
 	for _, d := range s.Disks {
 		size_, read, written = size_+d.Size, read+d.Read, written+d.Written
 		v.Disks.Rows = append(v.Disks.Rows, []string{
@@ -136,9 +151,12 @@ func (r *Report) viewRestore(v *view, s *job.RestoreResult) {
 	}
 	v.Title = "Restore of " + s.VM
 	v.Facts = []fact{{"Started", stamp(s.Started), ""}, {"Session", s.Session, ""}, {"Point", s.Point, ""}, {"To", or(s.ID, "nothing was left"), ""}}
+	if where := s.Where.String(); where != "" {
+		v.Facts = append(v.Facts, fact{"Where", where, ""})
+	}
 	v.Cards = []fact{
 		{"Disks", size(size_), count(len(s.Disks), "disk")}, {"Read", size(read), "each block checked against its id"},
-		{"Written", size(written), "the rest stayed holes"}, {"Time", duration(s.Seconds), rate(size_, s.Seconds) + " of disk"},
+		{"Written", size(written), holes}, {"Time", duration(s.Seconds), rate(size_, s.Seconds) + " of disk"},
 	}
 	v.Bottleneck, v.Stages = bottleneck(s.Bottleneck, s.Stages, true), stageBars(s.Stages)
 	v.Warnings, v.Notes = s.Warnings, s.Notes
@@ -153,6 +171,35 @@ func or(s, other string) string {
 		return other
 	}
 	return s
+}
+
+func (r *Report) viewBoot(v *view, b *job.BootResult) {
+	v.Title = "Boot check of " + b.VM
+	v.Facts = []fact{{"Started", stamp(b.Started), ""}, {"Session", b.Session, ""}, {"Point", b.Point, ""}}
+	passed := 0
+	v.Checks.Head = []string{"Check", "Outcome", "After", "What was seen"}
+	for _, c := range b.Checks {
+		word := "failed"
+		if c.Passed {
+			word = "passed"
+			passed++
+		}
+		v.Checks.Rows = append(v.Checks.Rows, []string{c.Name, word, duration(c.Seconds), c.Detail})
+	}
+	v.Cards = []fact{
+		{"Checks", fmt.Sprintf("%d of %d", passed, len(b.Checks)), "passed"}, {"Time", duration(b.Seconds), "with its end"},
+		{"Written", size(b.Written), "by the guest, and thrown away"},
+	}
+	v.Bottleneck = "It ran from where the point lies, which was only read."
+	v.Warnings, v.Notes, v.Serial = b.Warnings, b.Mapping, b.Serial
+	if len(b.Screen) > 0 {
+		v.Screen = template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(b.Screen)) // what we encoded ourselves
+	}
+}
+
+// Line reports whether a network was measured, for the page's key.
+func (v *view) Line() bool {
+	return slices.ContainsFunc(v.Stages, func(b bar) bool { return b.Class == "network" })
 }
 
 func yes(b bool) string {

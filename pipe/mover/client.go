@@ -294,6 +294,21 @@ func (c *Client) Stats() Stats {
 	return c.stats
 }
 
+// sending is how long the connections of the session that is open took no more, on average, while there was more to send. It begins anew with each
+// session.
+func (c *Client) sending() time.Duration {
+	e := c.current.Load()
+	if e == nil {
+		return 0
+	}
+	l, ok := e.line.(interface{ Stats() session.Stats })
+	if !ok {
+		return 0
+	}
+	s := l.Stats()
+	return s.Sending / time.Duration(max(1, s.Lanes))
+}
+
 func (c *Client) count(add func(*Stats)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/zeebo/blake3"
 
@@ -101,6 +102,7 @@ type farDisk interface {
 	pipe.Target
 	pipe.Far
 	pipe.Accountant
+	pipe.Lined
 }
 
 var (
@@ -126,6 +128,7 @@ func (d *remoteDisk) do(ctx context.Context, op func(e *epoch) error) error {
 func (t *farTarget) Size() int64         { return t.d.size }
 func (t *farTarget) Flight() pipe.Flight { return flight }
 func (t *farTarget) Usage() pipe.Usage   { return t.d.w.Usage() }
+func (t *farTarget) Line() time.Duration { return t.d.w.c.sending() }
 
 // WriteAt is as pipe.Target has it. What was written this way is not in the notes: after a lost session the point has
 // to be written anew.

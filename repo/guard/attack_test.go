@@ -209,7 +209,7 @@ func TestForgedRecords(t *testing.T) {
 	a.says("not the one that the record names", commit(map[string]any{"object": strings.Repeat("00", 32)}))
 	a.says("without a writer's lease", commit(map[string]any{"object": nil}))
 	a.says("not that key's", map[string]any{"kind": "end", "lease": theirLease})
-	for _, kind := range []string{"key", "revoke", "forget", "hold", "unhold", "tombstone", "untombstone", "swept", "bad", "adopt", "new"} {
+	for _, kind := range []string{"key", "revoke", "forget", "hold", "unhold", "tombstone", "untombstone", "sweep", "swept", "bad", "adopt", "new"} {
 		a.says("may not make a record", map[string]any{"kind": kind, "lease": theirLease, "points": []string{owners.ID}})
 	}
 	a.says("a lease for", map[string]any{"access": "all"})

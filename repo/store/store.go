@@ -100,6 +100,15 @@ type Spacer interface {
 	Free(ctx context.Context) (int64, error)
 }
 
+// Reserver is an optional ability: the store keeps some room that nothing but [Reserver.Release] makes free, so that a place that was
+// filled to the last byte can be cleared: to clear it takes room, too.
+type Reserver interface {
+	// Reserve keeps so many bytes, or as many as there are, and says how many. What is kept already counts.
+	Reserve(ctx context.Context, bytes int64) (kept int64, err error)
+	// Release gives all of it back, and says how much that was.
+	Release(ctx context.Context) (freed int64, err error)
+}
+
 // Sweeper is an optional ability: Sweep removes what dead writers left unfinished (temporary files, started uploads),
 // never an object. It removes only what provably nobody works on any more. With alone the caller vouches that no other
 // process or machine has the store open for writing, and everything unfinished but this store's own goes.
@@ -190,7 +199,7 @@ func ReadAll(ctx context.Context, st Store, name string, max int64) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	if info.Size > max {
+	if info.Size < 0 || info.Size > max {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: errTooLarge}
 	}
 	p := make([]byte, info.Size)

@@ -50,7 +50,7 @@ func (s *Server) startHolding(ctx *simulator.Context, on types.ManagedObjectRefe
 	s.mu.Lock()
 	s.jobs[ref] = j
 	s.mu.Unlock()
-	s.reg.Put(t)
+	s.reg.WithLock(ctx, on, func() { s.reg.Put(t) }) // the task is put among the object's recent ones, which others read meanwhile
 	s.tasks.Go(func() { j.run(do) })
 	return ref
 }

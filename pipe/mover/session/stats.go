@@ -19,12 +19,13 @@ type Stats struct {
 	Repeated   int64         // calls that came again, and were not begun again
 	Reconnects int64         // lanes that were opened after the first
 	Refused    int64         // connections
+	Sending    time.Duration // that writers waited for their connections to take more; those that are open at once add up
 	RTT        time.Duration // the shortest round trip; 0: not known
 }
 
 // counters are the parts of Stats that only grow.
 type counters struct {
-	in, out, calls, retries, resent, repeated, reconnects, refused atomic.Int64
+	in, out, calls, retries, resent, repeated, reconnects, refused, sending atomic.Int64
 }
 
 // addTo adds the counters to s.
@@ -37,6 +38,7 @@ func (c *counters) addTo(s *Stats) {
 	s.Repeated += c.repeated.Load()
 	s.Reconnects += c.reconnects.Load()
 	s.Refused += c.refused.Load()
+	s.Sending += time.Duration(c.sending.Load())
 }
 
 // addTo adds the link's state to s.
@@ -57,7 +59,7 @@ func (l *link) addTo(s *Stats) {
 // take adds what another has counted.
 func (c *counters) take(o *counters) {
 	for _, p := range [][2]*atomic.Int64{{&c.in, &o.in}, {&c.out, &o.out}, {&c.calls, &o.calls}, {&c.retries, &o.retries},
-		{&c.resent, &o.resent}, {&c.repeated, &o.repeated}, {&c.reconnects, &o.reconnects}, {&c.refused, &o.refused}} {
+		{&c.resent, &o.resent}, {&c.repeated, &o.repeated}, {&c.reconnects, &o.reconnects}, {&c.refused, &o.refused}, {&c.sending, &o.sending}} {
 		p[0].Add(p[1].Load())
 	}
 }

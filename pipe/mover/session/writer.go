@@ -97,6 +97,10 @@ func (w *writer) send(o *outgoing) error {
 	}
 }
 
+// fullLine is how long a write of a record takes where the system has no room for it until the line took some of what went before. Its
+// encryption and a system call are far below.
+const fullLine = 500 * time.Microsecond
+
 // flush writes what is collected.
 func (w *writer) flush() error {
 	for off := 0; off < w.n; {
@@ -111,6 +115,9 @@ func (w *writer) flush() error {
 		n, err := w.conn.Write(w.buf[off:min(off+record, w.n)])
 		w.writing.Store(0)
 		w.link.counters.out.Add(int64(n))
+		if took := time.Since(before); took > fullLine {
+			w.link.counters.sending.Add(int64(took))
+		}
 		if err != nil {
 			return err
 		}

@@ -508,3 +508,31 @@ func decodeAnything(t *testing.T, file, written []byte, honest bool) {
 	require.Equal(t, g, g2)
 	require.True(t, bytes.Equal(stream, again))
 }
+
+// Cells that are good one by one can belong to different files: their parity tells.
+func TestConsistent(t *testing.T) {
+	for _, n := range []int{1, cell.Payload, cell.Payload + 1, 300 * cell.Payload} {
+		id := cell.Ident{Kind: 3, Object: [16]byte{7}}
+		file := func(fill byte) []byte {
+			w := cell.NewWriter(id, 30, n)
+			_, err := w.Write(bytes.Repeat([]byte{fill}, n))
+			require.NoError(t, err)
+			f, err := w.Finish()
+			require.NoError(t, err)
+			return f
+		}
+		one, two := file(1), file(2)
+		require.True(t, cell.Consistent(one), n)
+		for _, i := range []int{0, len(one)/cell.Size - 1} {
+			mixed := bytes.Clone(one)
+			copy(mixed[i*cell.Size:(i+1)*cell.Size], two[i*cell.Size:])
+			_, damaged, err := cell.Check(mixed)
+			require.NoError(t, err)
+			require.Empty(t, damaged)
+			require.False(t, cell.Consistent(mixed), "%d bytes, cell %d", n, i)
+		}
+		one[5] ^= 1
+		require.False(t, cell.Consistent(one), "it is damaged")
+	}
+	require.False(t, cell.Consistent(nil))
+}

@@ -1,6 +1,9 @@
 package cell
 
-import "errors"
+import (
+	"bytes"
+	"errors"
+)
 
 // Check looks at every cell of a file. damaged lists the ordinals at whose places something else stands, ascending;
 // the ordinal n+m stands for bytes past the end. err is a *DamageError if that is beyond repair, ErrVersion if no cell
@@ -201,6 +204,31 @@ func survey(file []byte) surveyed {
 func zero(p []byte) bool {
 	for _, b := range p {
 		if b != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// Consistent reports whether the parity of a file, all cells of which are good, is that of its data. The tags need no key, so that
+// cells can be good one by one and belong to nothing that was ever written: what such parity mends is garbage.
+func Consistent(file []byte) bool {
+	m := locate(file)
+	if m.err() != nil || len(m.damaged) > 0 {
+		return false
+	}
+	parity := make([]byte, m.g.M*Payload)
+	shards := make([][]byte, m.g.Cells())
+	for i := range shards {
+		if shards[i] = parity[max(0, i-m.g.N)*Payload : (max(0, i-m.g.N)+1)*Payload]; i < m.g.N {
+			shards[i] = payload(file, i)
+		}
+	}
+	if encode(m.g, shards) != nil {
+		return false
+	}
+	for i := m.g.N; i < m.g.Cells(); i++ {
+		if !bytes.Equal(shards[i], payload(file, i)) {
 			return false
 		}
 	}

@@ -55,8 +55,8 @@ type Options struct {
 	OpenFiles int
 }
 
-// Store is a directory. It has all optional abilities: [store.Prober], [store.Settler], [store.Spacer] and
-// [store.Sweeper].
+// Store is a directory. It has the optional abilities [store.Prober], [store.Settler], [store.Spacer],
+// [store.Sweeper], and, where a helper runs, [store.Locker].
 type Store struct {
 	fs      vfs.FS
 	folders *folders
@@ -68,8 +68,11 @@ type Store struct {
 // life is what a store and its bound copies share.
 type life struct {
 	base *Store // not bound to any call
+	dir  string // where it is on this machine; empty: elsewhere
 
 	solo sync.Mutex // where the file system cannot publish exclusively, this process at least does
+
+	changing sync.Mutex // see still
 
 	mu     sync.Mutex
 	closed bool
@@ -98,7 +101,9 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	return OpenFS(fsys, nil), nil
+	s := OpenFS(fsys, nil)
+	s.dir = dir
+	return s, nil
 }
 
 // OpenFS opens a store on another file system. The store closes fsys.

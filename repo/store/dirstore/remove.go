@@ -6,7 +6,6 @@ import (
 	"path"
 
 	"github.com/hikae/hikae/repo/store"
-	"github.com/hikae/hikae/repo/store/dirstore/vfs"
 )
 
 // Remove removes an object durably. Its folder stays: removing that too would race with whoever creates in it.
@@ -18,19 +17,17 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 		return fail("remove", name, err)
 	}
 	defer s.work.Done()
-	return fail("remove", name, s.on(ctx).remove(name))
+	return fail("remove", name, s.lockedError(ctx, name, s.on(ctx).remove(ctx, name)))
 }
 
-func (s *Store) remove(name string) error {
-	fi, err := s.lstat(name)
-	if err != nil {
-		return err
-	}
-	if !fi.Mode().IsRegular() {
-		return vfs.ErrIrregular
-	}
-	s.handles.drop(name) // some systems do not remove what is open
-	err = s.fs.Remove(name)
+func (s *Store) remove(ctx context.Context, name string) error {
+	err := s.still(ctx, name, func() error {
+		if err := s.there(name); err != nil {
+			return err
+		}
+		s.handles.drop(name) // some systems do not remove what is open
+		return s.fs.Remove(name)
+	})
 	s.handles.drop(name)
 	if err != nil {
 		return err

@@ -306,6 +306,21 @@ func (s *Store) Set(name string, data []byte) {
 	}
 }
 
+// Mend replaces an object that is there: see store.Mender.
+func (s *Store) Mend(ctx context.Context, name string, data []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.check(ctx, store.ValidName(name)); err != nil {
+		return fail("mend", name, err)
+	}
+	if s.objects[name] == nil {
+		return fail("mend", name, fs.ErrNotExist)
+	}
+	s.drop(name)
+	s.put(name, &object{data: bytes.Clone(data), settled: !s.opts.Less.DurableNames})
+	return nil
+}
+
 // check says whether a call with these arguments may start. The caller holds the lock.
 func (s *Store) check(ctx context.Context, valid bool) error {
 	switch {

@@ -14,6 +14,7 @@ import (
 const (
 	hypervLogin  = "Check the user in the address and HIKAE_SOURCE_PASSWORD. One of a domain is written DOMAIN%5Cuser or user%40example.org in an address."
 	hypervReach  = "Is this a Hyper-V host, with WinRM on port 5985, or 5986 with &tls=1? docs/hyperv.md says how to set it up."
+	hypervTLS    = "&thumbprint=DIGITS names the host's certificate (on the host: Get-ChildItem Cert:\\LocalMachine\\My), &ca=FILE who made it; without &tls=1, port 5985 encrypts by NTLM or Kerberos."
 	hypervRights = "The account must be in Hyper-V Administrators and Remote Management Users; for files over SMB, and procedures that ask the host's VSS, in Administrators."
 	hypervChecks = "`hikae hyperv check` says more. &check=off goes on all the same, where you know better."
 	hypervNames  = "`hikae hyperv list` shows the GUID of each, which &vm= takes too."
@@ -28,12 +29,13 @@ func hypervRules() []rule {
 	return []rule{
 		{is(ErrNoHelper), KindNotFound, Failed, "`make agents` builds it beside the program; HIKAE_AGENT_DIR names another folder."},
 		{reachStep("login"), KindSecret, Failed, hypervLogin},
-		{reachStep("certificate"), KindPermission, Failed, unknownAuthority},
+		{reachStep("certificate"), KindPermission, Failed, hypervTLS},
 		{reachStep("rights"), KindPermission, Failed, hypervRights},
 		{as[*cim.ReachError], KindFailed, Failed, hypervReach},
 		{is(hostfs.ErrLogon), KindSecret, Failed, hypervLogin},
 		{as[*hyperv.PreflightError], KindFailed, Failed, hypervChecks},
 		{as[*hyperv.PlanError], KindUnsupported, Failed, hypervPlans},
+		{as[*hyperv.UnprovenError], KindFailed, Failed, "Look at the checkpoint on the host; the backup can be run again at once."},
 		{as[*hyperv.AmbiguousError], KindAmbiguous, Failed, hypervNames},
 		{as[*hyperv.RoomError], KindNoSpace, Failed, "Make room there, choose another folder by &path=, or &provisioning=dynamic."},
 		{as[*hyperv.PowerOnError], KindFailed, Failed, "The VM is whole: look at it in Hyper-V Manager, and start it there."},
@@ -64,6 +66,16 @@ func hypervMessage(err error) string {
 func hypervHint(err error) string {
 	if e, ok := errors.AsType[*cim.ReachError](err); ok && e.Step != "login" && e.Step != "certificate" {
 		return strings.TrimSpace(e.Hint)
+	}
+	if e, ok := errors.AsType[*hyperv.UnprovenError](err); ok {
+		return e.Hint
+	}
+	if e, ok := errors.AsType[*hyperv.PreflightError](err); ok {
+		for _, f := range e.Preflight.Findings { // what cannot be reached does not get better by not being looked at
+			if f.Severity == hyperv.Stop && f.Name == hyperv.FindRights {
+				return f.Hint
+			}
+		}
 	}
 	return ""
 }

@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -25,6 +26,8 @@ import (
 	"github.com/hikae/hikae/pipe/mover/trust"
 	"github.com/hikae/hikae/pipe/qcow2"
 	"github.com/hikae/hikae/repo"
+	"github.com/hikae/hikae/repo/store"
+	"github.com/hikae/hikae/repo/store/s3store"
 	"github.com/hikae/hikae/vmware/vmdk"
 )
 
@@ -128,10 +131,21 @@ func as[T error](err error) bool {
 
 // rules are tried from the top: what says more comes first. They are a function for want of constant slices.
 func rules() []rule {
-	return append(append(vsphereRules(), hypervRules()...), []rule{
+	return append(slices.Concat(vsphereRules(), hypervRules(), stripeRules()), []rule{
 		{as[*repo.ErrCorrupt], KindCorrupt, Damaged, "Run `hikae verify --repo REPO --repair` to mend what can be mended, or `hikae restore --salvage` to get the rest."},
 		{as[*repo.ErrUnsupported], KindUnsupported, Failed, "Use a newer version of Hikae for this repository."},
-		{as[*repo.ErrRollback], KindRollback, Failed, "Reading still works. Find out who put an old copy there before anything is written to it."},
+		{as[*repo.ErrRollback], KindRollback, Failed, "Reading still works. Find out who put an old copy there; `hikae repo adopt --repo REPO` goes on with it as it is."},
+		{is(s3store.ErrNoBucket), KindNotFound, Failed, "Make the bucket first; docs/s3.md says with which settings."},
+		{is(s3store.ErrCredentials), KindPermission, Failed, "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; they may have expired."},
+		{is(s3store.ErrClock), KindFailed, Failed, "Set this machine's clock, best by NTP."},
+		{is(s3store.ErrDefaultRetention), KindFailed, Failed, "Take the bucket's default retention off; docs/s3.md says why."},
+		{is(store.ErrLocked), KindPermission, Failed, "It is kept until its time has come; that is what the lock is for."},
+		{is(repo.ErrRevokedSlot), KindSecret, Failed, "Use a key that is in force; `hikae key list` shows them to whoever has one."},
+		{is(repo.ErrLastSlot), KindUsage, Failed, "Give the key that stays with --password-file, --key-file or --identity."},
+		{is(repo.ErrNotEncrypted), KindUsage, Failed, "Make an encrypted repository with `hikae init`, and copy the points with `hikae copy`."},
+		{as[*repo.BusyError], KindBusy, Failed, "Wait until it is through. If it has died, the next prune finds that out within a minute or two."},
+		{is(repo.ErrOtherIDs), KindUsage, Failed, "Only a repository that was made with `hikae init --copy-parameters-from` shares its ids."},
+		{as[*repo.HeldError], KindBusy, Failed, "`hikae unhold --repo REPO POINT` lets it go."},
 		{is(repo.ErrSecret), KindSecret, Failed, "Check HIKAE_PASSWORD, or the file given by --password-file, --key-file or --identity."},
 		{is(repo.ErrNotRepository), KindNotFound, Failed, "Check the path, or make a repository there with `hikae init REPO`."},
 		{is(repo.ErrExists), KindExists, Failed, "Choose an empty folder. If this is a repository, there is nothing to initialise: use it."},
@@ -220,8 +234,8 @@ func Of(err error) Problem {
 // withUser finds places that somebody wrote a password into, although none takes one: wholly, which only who knows where
 // the place ends can do, and as far as the next blank.
 var (
-	wholeUser = regexp.MustCompile(`((?:smb|mover)://).*@`)
-	withUser  = regexp.MustCompile(`((?:smb|mover)://)[^\s@]*@`)
+	wholeUser = regexp.MustCompile(`((?:smb|mover|s3)://).*@`)
+	withUser  = regexp.MustCompile(`((?:smb|mover|s3)://)[^\s@]*@`)
 )
 
 // Redact is a place without the user and password that may stand in it.

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"iter"
 	"maps"
-	"math/rand/v2"
 	"path"
 	"slices"
 	"strings"
@@ -40,8 +39,6 @@ type node struct {
 	dir, syncedDir map[string]*node
 }
 
-const block = 4096
-
 // NewMem makes an empty directory that belongs to this kernel alone.
 func NewMem() *Mem { return newMem(newDir(), vfs.Place{Kernel: "1", Local: true}) }
 
@@ -50,74 +47,6 @@ func newMem(root *node, place vfs.Place) *Mem {
 }
 
 func newDir() *node { return &node{names: 1, dir: map[string]*node{}, syncedDir: map[string]*node{}} }
-
-// Crash is the directory as it may be after a power cut at this moment: each change that was not synced is kept with
-// the probability keep. Nobody holds anything any more. The directory itself is not changed.
-func (m *Mem) Crash(rng *rand.Rand, keep float64) *Mem {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	c := crash{rng: rng, keep: keep, done: map[*node]*node{}}
-	place := m.where
-	place.Kernel += "1"
-	return newMem(c.node(m.root), place)
-}
-
-type crash struct {
-	rng  *rand.Rand
-	keep float64
-	done map[*node]*node
-}
-
-func (c *crash) kept() bool { return c.rng.Float64() < c.keep }
-
-func (c *crash) node(n *node) *node {
-	if d := c.done[n]; d != nil {
-		d.names++
-		return d
-	}
-	d := &node{names: 1}
-	c.done[n] = d
-	if n.dir == nil {
-		d.data = c.content(n)
-		d.synced = bytes.Clone(d.data)
-		return d
-	}
-	d.dir = map[string]*node{}
-	names := slices.Sorted(maps.Keys(n.dir)) // in order, so that a seed says everything
-	for name := range n.syncedDir {
-		if n.dir[name] == nil {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		entry := n.syncedDir[name]
-		if entry != n.dir[name] && c.kept() {
-			entry = n.dir[name]
-		}
-		if entry != nil {
-			d.dir[name] = c.node(entry)
-		}
-	}
-	d.syncedDir = maps.Clone(d.dir)
-	return d
-}
-
-func (c *crash) content(n *node) []byte {
-	size := len(n.synced)
-	if size != len(n.data) && c.kept() {
-		size = len(n.data)
-	}
-	out := make([]byte, size)
-	copy(out, n.synced)
-	for off := 0; off < size; off += block {
-		end := min(off+block, size)
-		if c.kept() && off < len(n.data) {
-			copy(out[off:end], n.data[off:min(end, len(n.data))])
-		}
-	}
-	return out
-}
 
 // find walks to a folder or file.
 func (m *Mem) find(name string) (*node, error) {
@@ -362,7 +291,7 @@ func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
 func (f *memFile) Sync() error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
-	f.n.synced = bytes.Clone(f.n.data)
+	f.n.synced = f.n.data[:len(f.n.data):len(f.n.data)] // nothing but appending changes a file
 	return nil
 }
 

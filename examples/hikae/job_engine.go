@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hikae/hikae/examples/hikae/internal/outcome"
+	"github.com/hikae/hikae/examples/hikae/internal/show"
+	"github.com/hikae/hikae/job/engine"
+	"github.com/hikae/hikae/job/hooks"
+)
+
+// options are how the VMs are run as the file has it.
+func (r *jobRun) options(ctx context.Context) *engine.Options {
+	f := r.file
+	o := &engine.Options{Claims: r.claims, Progress: r.progress, Run: r.id, Limits: map[string]int{"tasks": f.Limits.Tasks}, Events: func(e engine.Event) { r.event(ctx, e) },
+		Retry: engine.Retry{Attempts: f.Retry.Attempts, First: time.Duration(f.Retry.First), Most: time.Duration(f.Retry.Most), Permanent: permanent}}
+	if f.Limits.Tasks == 0 {
+		o.Limits["tasks"] = defaultTasks
+	}
+	for name, n := range f.Limits.Hosts {
+		o.Limits["host/"+name] = n
+	}
+	if !f.Opening().Always() {
+		o.Window, o.StopAtClose = f.Opening().At, f.Window.AtClose == "stop"
+	}
+	return o
+}
+
+// event tells people what happens, and calls the hooks of a VM that is done, beside the others that are at work.
+func (r *jobRun) event(ctx context.Context, e engine.Event) {
+	switch e.What {
+	case engine.Begun:
+		r.t.tell("%s: begun%s", e.VM, again(e.Attempt))
+	case engine.Retried:
+		r.t.tell("%s: %s; tried again in %s", e.VM, firstLineOf(e.Err), show.Seconds(e.Wait.Seconds()))
+	case engine.Closed:
+		until := ""
+		if !e.Until.IsZero() {
+			until = ", and opens " + e.Until.Format("Mon 2006-01-02 15:04 MST")
+		}
+		r.t.tell("the window is closed%s: what waits is not begun", until)
+	case engine.Rested:
+		r.t.tell("%s: several VMs failed there (%s): its VMs wait %s", e.Needs, firstLineOf(e.Err), show.Seconds(e.Wait.Seconds()))
+	case engine.Ended:
+		r.ended(ctx, e.Result)
+	}
+}
+
+func again(attempt int) string {
+	if attempt < 2 {
+		return ""
+	}
+	return fmt.Sprintf(" again, try %d", attempt)
+}
+
+// firstLineOf is an error on one line that is not too long for a log.
+func firstLineOf(err error) string {
+	p := outcome.Of(err)
+	return p.Message[:min(len(p.Message), 300)]
+}
+
+func (r *jobRun) ended(ctx context.Context, done *engine.TaskResult) {
+	if done.Earlier {
+		return
+	}
+	r.t.tell("%s: %s in %s", done.VM, done.State, show.Seconds(done.Seconds))
+	c := hooks.Call{Hook: hooks.AfterVM, VM: done.VM, State: string(done.State), Point: done.Point, Warnings: done.Warnings, Seconds: done.Seconds}
+	if done.Err != nil {
+		c.Error = done.Err.Error()
+	}
+	r.telling.Go(func() { r.hooks.after(ctx, c) })
+}
