@@ -341,8 +341,12 @@ func TestFreezeAlone(t *testing.T) {
 		c.ask(wire.Freeze, wire.FreezeArgs{})
 		<-p.freezing
 		c.ask(wire.Thaw, wire.ThawArgs{})
-		require.Equal(t, wire.CodeCancelled, codeOf(t, c.hear(nil)))
-		require.NoError(t, c.hear(&wire.ThawAnswer{}))
+		first, second := c.hear(&wire.ThawAnswer{}), c.hear(&wire.ThawAnswer{})
+		if first == nil { // two calls' answers come in either order
+			first, second = second, first
+		}
+		require.Equal(t, wire.CodeCancelled, codeOf(t, first))
+		require.NoError(t, second)
 		require.Equal(t, []string{"given up"}, p.told())
 	})
 	t.Run("cancel", func(t *testing.T) {

@@ -77,5 +77,16 @@ func TestNetworkIsTheBottleneck(t *testing.T) {
 	y = newYard(t, nil)
 	id = y.enrol("web", trust.Append)
 	fast := copied(y.address, y, id)
-	require.NotEqual(t, pipe.SideNetwork, fast.Bottleneck())
+	// On a busy machine a server that is late to read fills any line for a while, so the sums are compared, not the names.
+	require.Less(t, waited(fast), waited(slow)/2)
+}
+
+// waited is how many seconds a copy's line was full.
+func waited(s pipe.Stats) float64 {
+	for _, st := range s.Stages {
+		if st.Side == pipe.SideNetwork {
+			return st.Busy * s.Duration.Seconds()
+		}
+	}
+	return 0
 }
