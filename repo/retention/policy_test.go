@@ -164,3 +164,22 @@ func roundTrip(t *testing.T, p Policy, err error) {
 	require.NoError(t, json.Unmarshal(doc, &decoded))
 	require.Equal(t, p.String(), decoded.String())
 }
+
+// Each bound is the last that is taken.
+func TestBoundsOfAPolicy(t *testing.T) {
+	policy := "last=1"
+	for i := range maxTags {
+		policy += ",tag=" + strings.Repeat("t", maxTagBytes-2) + string(rune('a'+i/26)) + string(rune('a'+i%26))
+	}
+	p, err := Parse(policy)
+	require.NoError(t, err)
+	require.Len(t, p.Tags, maxTags)
+	_, err = Parse(policy + ",tag=more")
+	require.ErrorContains(t, err, "are more than 64 tags")
+	_, err = Parse("last=1,tag=" + strings.Repeat("t", maxTagBytes+1))
+	require.Error(t, err)
+	_, err = Parse("last=1" + strings.Repeat(" ", maxPolicyBytes-len("last=1")))
+	require.NoError(t, err)
+	_, err = Parse("last=1" + strings.Repeat(" ", maxPolicyBytes-len("last=1")+1))
+	require.ErrorContains(t, err, "32 KiB")
+}

@@ -11,3 +11,9 @@ func AppendTable(dst []byte, entries []Entry) []byte {
 func SealTable(c *Cipher, table []byte, off int) []byte {
 	return c.seal(nil, table, tableRef(off, len(table)))
 }
+
+// FixedHeader is how many bytes of a stream no table reaches into.
+const FixedHeader = fixedHeader
+
+// CheckEntry holds an entry against the bounds; space is how many bytes of frames can still be there.
+func CheckEntry(e *Entry, space int) error { return e.check(space) }
