@@ -357,7 +357,7 @@ func (j *FileJournal) sweepAll(ctx context.Context, mine func(Effect) bool, swee
 }
 
 func (j *FileJournal) sweep(ctx context.Context, sweepers map[string]Sweeper, e Effect, keep []ChangeID) error {
-	s := sweeperFor(sweepers, e.Kind)
+	s := SweeperFor(sweepers, e.Kind)
 	if s == nil {
 		return fmt.Errorf("journal: effect %s: nobody here undoes %q of VM %q", e.ID, e.Kind, e.VM)
 	}
@@ -370,7 +370,8 @@ func (j *FileJournal) sweep(ctx context.Context, sweepers map[string]Sweeper, e 
 	return nil
 }
 
-func sweeperFor(sweepers map[string]Sweeper, kind string) Sweeper {
+// SweeperFor is the sweeper whose key is the longest prefix of an effect's kind; nil: there is none.
+func SweeperFor(sweepers map[string]Sweeper, kind string) Sweeper {
 	best, found := "", Sweeper(nil)
 	for prefix, s := range sweepers {
 		if strings.HasPrefix(kind, prefix) && (found == nil || len(prefix) > len(best)) {

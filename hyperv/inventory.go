@@ -92,6 +92,9 @@ func (m *Machine) VM(host HostInfo) hikae.VM {
 		disk := hikae.Disk{Key: d.Key, Size: d.Size, Skip: d.uncovered()}
 		vm.Disks = append(vm.Disks, disk)
 		vm.Facts["disk."+d.Key] = fmt.Sprintf("%s%d-%d %s", d.Controller, d.Bus, d.Slot, d.Path)
+		if store := d.store(host); store != "" {
+			vm.Facts["datastore."+d.Key] = store
+		}
 		if d.SectorSize > 512 {
 			vm.Facts[factSector+d.Key] = strconv.Itoa(d.SectorSize)
 		}

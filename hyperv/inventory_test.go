@@ -82,7 +82,8 @@ func TestInventory(t *testing.T) {
 	require.Equal(t, strings.ToLower(old), all[1].ID)
 	require.Equal(t, []hikae.Disk{{Key: "ide0-0", Size: 1 << 30}, {Key: "ide1-1", Size: 2 << 30}}, all[1].Disks)
 	require.Equal(t, map[string]string{"hypervisor": "Hyper-V", "host": "HV1", "hostOS": "Microsoft Windows Server 2022 Datacenter", "hostVersion": "10.0.20348",
-		"state": "off", "generation": "1", "configurationVersion": "5.0", "disk.ide0-0": `ide0-0 C:\old\a.vhd`, "disk.ide1-1": `ide1-1 C:\old\b.vhd`}, all[1].Facts)
+		"state": "off", "generation": "1", "configurationVersion": "5.0", "disk.ide0-0": `ide0-0 C:\old\a.vhd`, "disk.ide1-1": `ide1-1 C:\old\b.vhd`,
+		"datastore.ide0-0": "C: of HV1", "datastore.ide1-1": "C: of HV1"}, all[1].Facts)
 	require.False(t, f.Clear())
 }
 

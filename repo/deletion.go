@@ -291,6 +291,14 @@ func (r *Repository) catchUp(x *index) error {
 			x.dead[d.pack] = true
 		}
 	}
+	if len(deaths) > 0 {
+		x.gone = 0
+		for ref := range x.dead {
+			if _, ok := x.packNum[ref]; ok {
+				x.gone++
+			}
+		}
+	}
 	x.deathsRead += len(deaths)
 	if x.deathsRead > 0 || x.epoch > 0 {
 		x.doubts = true // an assembled block that nobody needed may have lost what it is made of

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"weak"
 
 	"golang.org/x/sync/errgroup"
 
@@ -374,11 +375,19 @@ func (r *Repository) index(ctx context.Context, s scope) (*index, error) {
 		return nil, fmt.Errorf("repository: %w", fs.ErrClosed)
 	}
 	for {
+		known := r.indexes[s] != nil
 		x, err := r.currentIndex(ctx, s)
-		if !errors.Is(err, errStaleIndex) {
-			return x, err
+		switch {
+		case err == nil && !known:
+			x.goneFirst = x.gone
+			return x, nil
+		case err == nil && !(r.writer == nil && x.outlived()):
+			return x, nil
+		case err != nil && !errors.Is(err, errStaleIndex):
+			return nil, err
 		}
-		r.retired = append(r.retired, x) // sessions and disks may be using it
+		r.retired = slices.DeleteFunc(r.retired, func(w weak.Pointer[index]) bool { return w.Value() == nil })
+		r.retired = append(r.retired, weak.Make(x)) // sessions and disks may be using it
 		delete(r.indexes, s)
 	}
 }

@@ -1,9 +1,9 @@
 package repo
 
 import (
-	"encoding/binary"
 	"fmt"
 	"io/fs"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,7 +27,7 @@ func (l location) whole() bool { return l.codec != codecAssembled }
 
 // index finds a location by id. It is a cache: it is made from the tables of packs, and nothing is lost with it.
 //
-// In memory it holds 8 bytes a slot, between 1.4 and 2.9 slots a record: a 32-bit tag and a record number. The
+// In memory it holds a table of tags and record numbers, some 10 bytes a record: see slotTable. The
 // records, with the full ids, are in files: those of the lasting cache, if there is one, and the others in a scratch file.
 // A hit is a hit only after all 32 bytes were compared there; that costs one small read from the page cache, against the
 // hashing of a whole block that went before.
@@ -37,9 +37,8 @@ type index struct {
 	trusted bool         // what speaks for its packs was written by who holds the keys to all of it
 	blocks  blockCache
 
-	mu      sync.RWMutex
-	slots   []uint64 // tag<<32 | record number+1
-	records *records
+	mu sync.RWMutex
+	*indexHold
 	packs   []packRef
 	packNum map[packRef]uint32
 	bad     map[badPlace]bool // found damaged, by this process or as the log says: never deduplicated against
@@ -59,8 +58,23 @@ type index struct {
 	deathsRead int              // of the ledger's deaths
 	badRead    int              // of the ledger's bad content
 	badPacks   int              // packs that were known then
+	gone       int              // of its packs, those that are dead
+	goneFirst  int              // of these, those that were so when it was loaded
 
 	fromCache bool // some of it
+	left      runtime.Cleanup
+}
+
+// indexHold is what an index holds that no collector frees. One that the repository has given up, and whose last user just let go
+// of it, ends by itself.
+type indexHold struct {
+	table   *slotTable
+	records *records
+}
+
+func (h *indexHold) release() error {
+	h.table.free()
+	return h.records.close()
 }
 
 // badPlace is content that a pack should hold and does not.
@@ -77,25 +91,36 @@ func newIndex(dir string) (*index, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &index{
-		slots:   make([]uint64, 1<<10),
-		records: newRecords(f),
-		packNum: map[packRef]uint32{},
-		bad:     map[badPlace]bool{},
-	}, nil
+	h := &indexHold{&slotTable{}, newRecords(f)}
+	x := &index{indexHold: h, packNum: map[packRef]uint32{}, bad: map[badPlace]bool{}}
+	x.left = runtime.AddCleanup(x, func(h *indexHold) { _ = h.release() }, h)
+	return x, nil
 }
 
 func (x *index) close() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.left.Stop()
 	x.records.closed = true
-	return x.records.close()
+	return x.release()
 }
 
 func (x *index) len() int {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	return int(x.records.n)
+}
+
+// outlivedPacks is from how many packs on an index is made anew when most of what it holds has gone.
+const outlivedPacks = 64
+
+// outlived reports whether most of the packs that it speaks for have gone since it was loaded: their records take memory for nothing.
+// One that knows of damage, which another one would have to find again, stays.
+func (x *index) outlived() bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	sound := len(x.bad)+len(x.ruined)+len(x.liars)+len(x.disowned) == 0
+	return sound && len(x.packs) >= outlivedPacks && 2*(x.gone-x.goneFirst) > len(x.packs)
 }
 
 // addPack gives a pack a number; known says whether it had one.
@@ -134,6 +159,13 @@ func (x *index) add(id pipe.ID, loc location) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	good, all, same := 0, 0, false
+	part := x.table.part(id)
+	if x.records.closed {
+		return fs.ErrClosed
+	}
+	if err := part.room(); err != nil {
+		return err
+	}
 	slot, err := x.places(id, func(old location) bool {
 		all++
 		if !x.bad[badPlace{id, old.pack}] && !x.ruined[old.pack] {
@@ -161,10 +193,7 @@ func (x *index) add(id pipe.ID, loc location) error {
 		x.more[id] = append(x.more[id], n)
 		return nil
 	}
-	x.slots[slot] = uint64(tagOf(id))<<32 | uint64(n+1)
-	if int(x.records.n)*10 > len(x.slots)*7 {
-		return x.grow(2 * len(x.slots))
-	}
+	part.take(slot, tagOf(id), n)
 	return nil
 }
 
@@ -274,7 +303,7 @@ func (x *index) recordOf(id pipe.ID) (uint32, bool, error) {
 	if err != nil || !found {
 		return 0, false, err
 	}
-	return uint32(x.slots[slot]) - 1, true, nil
+	return x.table.part(id).record(slot), true, nil
 }
 
 // record reads one by its number.
@@ -333,22 +362,21 @@ func (x *index) doubtful() bool {
 	return x.doubts
 }
 
-func tagOf(id pipe.ID) uint32  { return binary.LittleEndian.Uint32(id[8:]) }
-func hashOf(id pipe.ID) uint64 { return binary.LittleEndian.Uint64(id[:]) }
-
-// places calls f for each location of id, in the order in which they were added, until f returns false. It returns the
-// empty slot where the next one belongs, if f never did.
-func (x *index) places(id pipe.ID, f func(location) bool) (slot uint64, err error) {
+// places calls f for each location of id, in the order in which they were added, until f returns false. It returns the slot of
+// that one in the id's part of the table; the empty slot where the next one belongs, if f never did.
+func (x *index) places(id pipe.ID, f func(location) bool) (slot int, err error) {
 	if x.records.closed {
 		return 0, fs.ErrClosed
 	}
-	mask := uint64(len(x.slots) - 1)
-	tag := tagOf(id)
-	for slot = hashOf(id) & mask; x.slots[slot] != 0; slot = (slot + 1) & mask {
-		if uint32(x.slots[slot]>>32) != tag {
+	p, tag := x.table.part(id), tagOf(id)
+	if len(p.slots) == 0 {
+		return 0, nil
+	}
+	for slot = p.home(tag); p.slots[slot] != 0; slot = p.next(slot) {
+		if uint32(p.slots[slot]>>32) != tag {
 			continue
 		}
-		got, loc, err := x.records.at(uint32(x.slots[slot]) - 1)
+		got, loc, err := x.records.at(p.record(slot))
 		if err != nil {
 			return 0, err
 		}
@@ -359,39 +387,14 @@ func (x *index) places(id pipe.ID, f func(location) bool) (slot uint64, err erro
 	return slot, nil
 }
 
-// grow makes a larger table from the records, read in order.
-func (x *index) grow(slots int) error {
-	table := make([]uint64, slots)
-	mask := uint64(slots - 1)
-	err := x.records.each(func(n uint32, id pipe.ID, aside bool) {
-		if aside {
-			return
-		}
-		at := hashOf(id) & mask
-		for table[at] != 0 {
-			at = (at + 1) & mask
-		}
-		table[at] = uint64(tagOf(id))<<32 | uint64(n+1)
-	})
-	if err != nil {
-		return err
-	}
-	x.slots = table
-	return nil
-}
-
 // reserve makes room for n more records at once.
 func (x *index) reserve(n int) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	slots := len(x.slots)
-	for (int(x.records.n)+n)*10 > slots*7 {
-		slots *= 2
+	if x.records.closed {
+		return fs.ErrClosed
 	}
-	if slots == len(x.slots) {
-		return nil
-	}
-	return x.grow(slots)
+	return x.table.reserve(n)
 }
 
 // each calls f for the first record of every id, in the order of entry.

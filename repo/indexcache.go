@@ -134,7 +134,8 @@ func (x *index) clear() error {
 	if err != nil {
 		return err
 	}
-	x.records, x.slots = newRecords(f), make([]uint64, 1<<10)
+	x.table.free()
+	x.records = newRecords(f)
 	x.packs, x.packNum, x.told, x.more = nil, map[packRef]uint32{}, nil, nil
 	return old.close()
 }
@@ -156,13 +157,14 @@ func byContent(aside map[uint32]pipe.ID) map[pipe.ID][]uint32 {
 
 // adopt takes a cache as it is, for an index that has nothing yet.
 func (x *index) adopt(f *indexCacheFile, packs []cachedPack, aside map[pipe.ID][]uint32) (bool, error) {
-	slots, err := f.readSlots()
+	table, err := f.readTable()
 	if err != nil {
 		return false, err
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.slots, x.more, x.doubts = slots, aside, x.doubts || f.doubts
+	x.table.free()
+	x.table, x.more, x.doubts = table, aside, x.doubts || f.doubts
 	x.records.base, x.records.n = f, f.records
 	x.packs = make([]packRef, len(packs))
 	x.packNum = make(map[packRef]uint32, len(packs))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/zeebo/blake3"
@@ -20,20 +21,22 @@ import (
 //	head     magic (8) | version (4) | doubts (4) | repository (16) | header's hash (32) | scope (32) | nonce (32)
 //	         | packs (4) | records (4) | slots (8) | tag (32)
 //	packs    pages of 720 packs: kind (1), told (1), 2 zero bytes, stream length (4), lease (8), id (16), file size (8), digest (32)
-//	slots    pages of 8192 slots, 8 bytes each: the table as it is in memory
+//	parts    one page: how many slots each of the table's 256 parts has, 4 bytes each
+//	slots    pages of 8192 slots, 8 bytes each: part after part as it is in memory
 //	records  pages of 72 records, as in the scratch file
 //
 // A page ends in a tag of 16 bytes; the last one of a section may be short. The tag is keyed BLAKE3 over the page, its section
 // and its number. The key is of this file alone: it is derived from the keys of the repository and from the head.
 const (
 	cacheMagic   = "hikaeidx"
-	cacheVersion = 1
+	cacheVersion = 2
 	cacheHead    = 8 + 4 + 4 + 16 + 32 + 32 + 32 + 4 + 4 + 8
 	cacheHeadTag = 32
 	cacheTag     = 16
 	cachePack    = 1 + 1 + 2 + 4 + 8 + 16 + 8 + 32
 
 	packPage = 720 * cachePack
+	partPage = 4 * tableParts
 	slotPage = 8192 * 8
 	runPages = 64 // of records, that are read at once
 
@@ -42,6 +45,7 @@ const (
 
 const (
 	sectionPacks = iota
+	sectionParts
 	sectionSlots
 	sectionRecords
 	sections
@@ -94,7 +98,7 @@ func (h *cacheHeader) decode(b []byte, who *cacheIdentity) error {
 	if subtle.ConstantTimeCompare(b, h.encode(who)) != 1 {
 		return fmt.Errorf("%w: the head is of another one", errCacheFile)
 	}
-	if h.packs > maxCachePacks || h.slots > 4*maxRecords || h.slots&(h.slots-1) != 0 || h.slots <= uint64(h.records) {
+	if h.packs > maxCachePacks || h.slots > tableParts*maxPartSlots {
 		return fmt.Errorf("%w: %d packs, %d records, %d slots", errCacheFile, h.packs, h.records, h.slots)
 	}
 	return nil
@@ -114,6 +118,7 @@ func (h *cacheHeader) layout() (l [sections]section) {
 	at := int64(cacheHead + cacheHeadTag)
 	for i, s := range [sections]section{
 		{size: int64(h.packs) * cachePack, page: packPage},
+		{size: partPage, page: partPage},
 		{size: int64(h.slots) * 8, page: slotPage},
 		{size: int64(h.records) * recordSize, page: pageSize},
 	} {
@@ -303,19 +308,77 @@ func (c *indexCacheFile) readPacks() ([]cachedPack, error) {
 	return list, err
 }
 
-// readSlots reads the table.
-func (c *indexCacheFile) readSlots() ([]uint64, error) {
-	slots := make([]uint64, c.slots)
-	return slots, c.inParts(sectionSlots, func(page int64, b []byte) error {
-		out := slots[page*(slotPage/8):]
-		for i := range len(b) / 8 {
-			out[i] = binary.LittleEndian.Uint64(b[8*i:])
-			if uint32(out[i]) > c.records {
-				return fmt.Errorf("%w: a slot names record %d of %d", errCacheFile, uint32(out[i]), c.records)
+// readTable reads the table. It is the caller's to free.
+func (c *indexCacheFile) readTable() (*slotTable, error) {
+	t := &slotTable{}
+	err := c.fill(t)
+	if err == nil {
+		err = t.count()
+	}
+	if err != nil {
+		t.free()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (c *indexCacheFile) fill(t *slotTable) error {
+	first, err := c.readParts(t)
+	if err != nil {
+		return err
+	}
+	return c.inParts(sectionSlots, func(page int64, b []byte) error {
+		at := page * (slotPage / 8)
+		i, _ := slices.BinarySearch(first[1:], at+1) // the part that ends behind it
+		for ; len(b) > 0; b, at = b[8:], at+1 {
+			for at == first[i+1] {
+				i++
+			}
+			s := binary.LittleEndian.Uint64(b)
+			if uint32(s) > c.records {
+				return fmt.Errorf("%w: a slot names record %d of %d", errCacheFile, uint32(s), c.records)
+			}
+			t.parts[i].slots[at-first[i]] = s
+		}
+		return nil
+	})
+}
+
+// readParts makes the parts of the table, and says at which slot of all each begins, and where the last one ends.
+func (c *indexCacheFile) readParts(t *slotTable) (first []int64, err error) {
+	first = make([]int64, tableParts+1)
+	err = c.eachPage(sectionParts, 0, 1, func(_ int64, b []byte) (err error) {
+		for i := range t.parts {
+			n := binary.LittleEndian.Uint32(b[4*i:])
+			if first[i+1] = first[i] + int64(n); n > maxPartSlots || first[i+1] > int64(c.slots) {
+				return fmt.Errorf("%w: part %d has %d slots of %d", errCacheFile, i, n, c.slots)
+			}
+			if t.parts[i].slots, err = allocSlots(int(n)); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
+	if err == nil && first[tableParts] != int64(c.slots) {
+		err = fmt.Errorf("%w: the parts have %d slots of %d", errCacheFile, first[tableParts], c.slots)
+	}
+	return first, err
+}
+
+// count counts the slots of a table that was read.
+func (t *slotTable) count() error {
+	for i := range t.parts {
+		p := &t.parts[i]
+		for _, s := range p.slots {
+			if s != 0 {
+				p.used++
+			}
+		}
+		if len(p.slots) > 0 && p.used == len(p.slots) {
+			return fmt.Errorf("%w: part %d of the table has no empty slot", errCacheFile, i)
+		}
+	}
+	return nil
 }
 
 // check reads all records, and returns those that stand in no slot.

@@ -33,7 +33,7 @@ func (c *indexCache) sweep() {
 
 // writeCache writes an index as a cache file. The caller holds the index's lock.
 func writeCache(to io.Writer, who *cacheIdentity, x *index, present map[packRef]int64) error {
-	h := cacheHeader{doubts: x.doubts, packs: uint32(len(x.packs)), records: x.records.n, slots: uint64(len(x.slots))}
+	h := cacheHeader{doubts: x.doubts, packs: uint32(len(x.packs)), records: x.records.n, slots: uint64(x.table.slots())}
 	_, _ = rand.Read(h.nonce[:])
 	head := h.encode(who)
 	out := bufio.NewWriterSize(to, 1<<20)
@@ -53,11 +53,18 @@ func writeCache(to io.Writer, who *cacheIdentity, x *index, present map[packRef]
 		b = p.encode(b[:0])
 		w.write(b)
 	}
-	w.begin(sectionSlots, slotPage)
+	w.begin(sectionParts, partPage)
 	var slot [8]byte
-	for _, s := range x.slots {
-		binary.LittleEndian.PutUint64(slot[:], s)
-		w.write(slot[:])
+	for i := range x.table.parts {
+		binary.LittleEndian.PutUint32(slot[:], uint32(len(x.table.parts[i].slots)))
+		w.write(slot[:4])
+	}
+	w.begin(sectionSlots, slotPage)
+	for i := range x.table.parts {
+		for _, s := range x.table.parts[i].slots {
+			binary.LittleEndian.PutUint64(slot[:], s)
+			w.write(slot[:])
+		}
 	}
 	w.begin(sectionRecords, pageSize)
 	err := x.records.eachRun(func(b []byte) error {

@@ -170,11 +170,6 @@ func parseRecord(b []byte) (id pipe.ID, loc location) {
 	return id, location{u(0), u(1), u(2), u(3), u(4), b[52], pipe.Codec(b[53])}
 }
 
-func (r *records) each(f func(n uint32, id pipe.ID, aside bool)) error {
-	n := uint32(0)
-	return r.eachFull(func(id pipe.ID, _ location, _, aside bool) { f(n, id, aside); n++ })
-}
-
 func (r *records) eachFull(f func(id pipe.ID, loc location, again, aside bool)) error {
 	return r.eachRun(func(b []byte) error {
 		for ; len(b) > 0; b = b[recordSize:] {

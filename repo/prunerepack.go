@@ -15,7 +15,7 @@ import (
 // repackBatch is how many bytes of packs are written anew before the old ones go: so much room it takes at once.
 const repackBatch = 512 << 20
 
-// maxFrames is how many records of packs are put in order at once: 12 bytes each.
+// maxFrames is how many records of packs are put in order at once: 4 bytes each.
 const maxFrames = 2 << 20
 
 // candidate is a pack that is needed in part.
@@ -115,9 +115,10 @@ func keysOf(m map[packRef]int64) []packRef {
 	return out
 }
 
-// frameAt is a record of the index, in the order of the packs.
-type frameAt struct {
-	pack, offset, record uint32
+// packFrames are records of the index that are copied from one pack. They were entered in the order in which they stand there.
+type packFrames struct {
+	pack    uint32
+	records []uint32
 }
 
 // rewrite copies what is kept of packs into new ones, and reads those back.
@@ -141,26 +142,26 @@ func (p *prune) rewrite(ctx context.Context, m *marking, s *survey, batch []cand
 	for _, c := range batch {
 		total += c.size
 	}
-	done, pack := int64(0), ^uint32(0)
-	for _, f := range frames {
-		if f.pack != pack {
-			pack = f.pack
-			done += m.present[m.x.pack(pack)]
-			p.tell("repack", done, total)
-		}
-		if err := p.copyFrame(ctx, m, w, f); err != nil {
-			return err
+	done := int64(0)
+	for _, from := range frames {
+		done += m.present[m.x.pack(from.pack)]
+		p.tell("repack", done, total)
+		for _, n := range from.records {
+			if err := p.copyFrame(ctx, m, w, n); err != nil {
+				return err
+			}
 		}
 	}
 	if err := w.flush(ctx); err != nil {
 		return err
 	}
+	w.close() // for its buffers
 	p.rep.Repacked += len(batch)
 	return p.readBack(ctx, m, l.n, known)
 }
 
-func (p *prune) copyFrame(ctx context.Context, m *marking, w *rewriter, f frameAt) error {
-	id, loc, err := m.x.record(f.record)
+func (p *prune) copyFrame(ctx context.Context, m *marking, w *rewriter, n uint32) error {
+	id, loc, err := m.x.record(n)
 	if err != nil {
 		return err
 	}
@@ -177,18 +178,19 @@ func (p *prune) copyFrame(ctx context.Context, m *marking, w *rewriter, f frameA
 }
 
 // framesOf are the frames of packs that are kept there and nowhere else, in their order.
-func (m *marking) framesOf(s *survey, batch []candidate) (frames []frameAt, err error) {
-	chosen := map[uint32]bool{}
-	for _, c := range batch {
-		chosen[c.num] = true
-	}
+func (m *marking) framesOf(s *survey, batch []candidate) (frames []packFrames, err error) {
 	x := m.x
 	x.mu.RLock()
 	defer x.mu.RUnlock()
+	chosen := map[uint32]*packFrames{}
+	for _, c := range batch {
+		chosen[c.num] = &packFrames{c.num, make([]uint32, 0, s.count[c.num])}
+	}
 	n := uint32(0)
 	each := x.records.eachFull(func(id pipe.ID, loc location, again, _ bool) {
 		defer func() { n++ }()
-		if !chosen[loc.pack] || err != nil {
+		from := chosen[loc.pack]
+		if from == nil || err != nil {
 			return
 		}
 		first := n
@@ -206,14 +208,18 @@ func (m *marking) framesOf(s *survey, batch []candidate) (frames []frameAt, err 
 				return
 			}
 		}
-		frames = append(frames, frameAt{loc.pack, loc.offset, n})
+		from.records = append(from.records, n)
 	})
 	if err == nil {
 		err = each
 	}
-	slices.SortFunc(frames, func(a, b frameAt) int {
-		ra, rb := x.packs[a.pack], x.packs[b.pack]
-		return cmp.Or(cmp.Compare(ra.Lease, rb.Lease), cmp.Compare(a.pack, b.pack), cmp.Compare(a.offset, b.offset))
+	for _, from := range chosen {
+		if len(from.records) > 0 {
+			frames = append(frames, *from)
+		}
+	}
+	slices.SortFunc(frames, func(a, b packFrames) int {
+		return cmp.Or(cmp.Compare(x.packs[a.pack].Lease, x.packs[b.pack].Lease), cmp.Compare(a.pack, b.pack))
 	})
 	return frames, err
 }
@@ -238,7 +244,7 @@ func (p *prune) readBack(ctx context.Context, m *marking, lease uint64, from int
 		if err != nil {
 			return fmt.Errorf("%s, just written, cannot be read back: %w", ref.name(), err)
 		}
-		if _, _, damaged, err := cell.Decode(file); err != nil || len(damaged) > 0 {
+		if _, damaged, err := cell.Repair(file); err != nil || len(damaged) > 0 {
 			return &ErrCorrupt{Object: ref.name(), Reason: "just written, and cells are damaged when it is read back: nothing is given up for it", Err: err}
 		}
 		p.rep.Written += int64(len(file))

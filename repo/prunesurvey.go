@@ -76,7 +76,7 @@ func (s *survey) first(id pipe.ID) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	return uint32(s.m.x.slots[slot]) - 1, nil
+	return s.m.x.table.part(id).record(slot), nil
 }
 
 func (s *survey) weigh(id pipe.ID, num uint32) error {

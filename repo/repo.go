@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo/internal/object"
@@ -120,7 +121,7 @@ type Repository struct {
 
 	indexMu     sync.Mutex
 	indexes     map[scope]*loadedIndex // those that were needed
-	retired     []*index               // those that the log has overtaken
+	retired     []weak.Pointer[index]  // those that the log has overtaken, while anybody uses them
 	indexClosed bool
 
 	ciphers cipherCache
@@ -532,8 +533,10 @@ func (r *Repository) Close() error {
 	for _, l := range r.indexes {
 		err = errors.Join(err, l.idx.close())
 	}
-	for _, x := range r.retired {
-		err = errors.Join(err, x.close())
+	for _, w := range r.retired {
+		if x := w.Value(); x != nil {
+			err = errors.Join(err, x.close())
+		}
 	}
 	r.indexes, r.retired, r.indexClosed = nil, nil, true
 	return err

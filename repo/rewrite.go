@@ -28,6 +28,7 @@ type rewriter struct {
 func (r *Repository) newRewriter(ctx context.Context, l *lease, idx *index) *rewriter {
 	s := r.sessionUnder(ctx, l, idx)
 	s.again = true
+	s.slots = make(chan struct{}, 1) // of what is read frame by frame, one upload beside the next pack keeps up
 	return &rewriter{r: r, s: s}
 }
 
@@ -125,4 +126,7 @@ func (w *rewriter) usage() pipe.Usage {
 func (w *rewriter) close() {
 	w.s.fail(fs.ErrClosed)
 	w.s.uploads.Wait()
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	w.s.spare, w.s.overlay = nil, nil // as large as packs, and whoever holds the rewriter has no more use for them
 }

@@ -52,6 +52,8 @@ type session struct {
 	tables  []packTable          // durable, not yet in an index object
 	tabled  int                  // entries in tables
 
+	indexing sync.Mutex // held while an index object is made: its tables may be as large as a pack
+
 	closing  sync.Once
 	closeErr error
 }
@@ -64,7 +66,6 @@ type openPack struct {
 	mu  sync.Mutex      // the builder is one goroutine's at a time
 	b   *object.Builder // nil once the pack is durable
 	ref packRef
-	ids []pipe.ID // in the overlay
 
 	anchors []anchor // of its blocks
 }
@@ -229,7 +230,6 @@ func (s *session) write(ctx context.Context, f *frame) (pipe.PutResult, error) {
 	}
 	s.mu.Lock()
 	s.overlay[f.id] = inPack{p, ref}
-	p.ids = append(p.ids, f.id)
 	p.anchors = append(p.anchors, f.anchors...)
 	s.usage.Stored += int64(ref.Stored)
 	if f.typ == object.TypeBlock {
@@ -575,8 +575,8 @@ func (s *session) store(p *openPack) error {
 	}
 	stream := p.b.Len()
 	s.mu.Lock()
-	for _, id := range p.ids {
-		if s.overlay[id].pack == p {
+	for i := range entries {
+		if id := pipe.ID(entries[i].ID); s.overlay[id].pack == p {
 			delete(s.overlay, id)
 		}
 	}
@@ -641,6 +641,8 @@ func (s *session) writeIndex(tables []packTable) error {
 	if len(tables) == 0 {
 		return nil
 	}
+	s.indexing.Lock()
+	defer s.indexing.Unlock()
 	id, file, err := s.r.sealIndex(tables)
 	if err != nil {
 		return err
@@ -658,8 +660,11 @@ func (s *session) writeIndex(tables []packTable) error {
 
 // sealIndex makes an index object of tables.
 func (r *Repository) sealIndex(tables []packTable) (id [16]byte, file []byte, err error) {
-	k := r.keys
-	b, err := object.NewBuilder(k.repo, k.suite, kindIndex, k.permille, 1<<20, k.wrapsOf(kindIndex))
+	k, room := r.keys, 64<<10
+	for _, t := range tables {
+		room += packTableHead + len(t.entries)*packTableEntry + object.Overhead
+	}
+	b, err := object.NewBuilder(k.repo, k.suite, kindIndex, k.permille, room, k.wrapsOf(kindIndex))
 	if err != nil {
 		return id, nil, err
 	}

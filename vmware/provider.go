@@ -203,6 +203,9 @@ func (m *machine) describe() hikae.VM {
 	}
 	for _, d := range m.disks {
 		vm.Disks = append(vm.Disks, d.Disk)
+		if store := datastoreOf(d.File); store != "" {
+			vm.Facts["datastore."+d.Key] = store
+		}
 	}
 	return vm
 }

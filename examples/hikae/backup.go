@@ -403,8 +403,7 @@ func (t *tool) journal(ctx context.Context, r *opened) (*hikae.FileJournal, erro
 	if err != nil {
 		return nil, err
 	}
-	undone, err := j.SweepFor(ctx, r.ID(), map[string]hikae.Sweeper{"diskvm.": diskvm.Sweeper{}, "kvm.start": kvm.StartSweeper{}, "kvm.boot": kvm.BootSweeper{}, "kvm.": kvmSweeper{r}, "vmware.": vsphereSweeper{t},
-		"hyperv.": hypervSweeper{t, r}}, nil)
+	undone, err := j.SweepFor(ctx, r.ID(), t.sweepers(r), nil)
 	if undone > 0 {
 		t.tell("note: of what an earlier, killed command left, %s", removed(undone))
 	}
@@ -416,6 +415,12 @@ func (t *tool) journal(ctx context.Context, r *opened) (*hikae.FileJournal, erro
 		t.tell("note: what an earlier, killed command left could not be removed: %v", err)
 	}
 	return j, nil
+}
+
+// sweepers take back what sessions that backed up into a repository left.
+func (t *tool) sweepers(r *opened) map[string]hikae.Sweeper {
+	return map[string]hikae.Sweeper{"diskvm.": diskvm.Sweeper{}, "kvm.start": kvm.StartSweeper{}, "kvm.boot": kvm.BootSweeper{}, "kvm.": kvmSweeper{r}, "vmware.": vsphereSweeper{t},
+		"hyperv.": hypervSweeper{t, r}}
 }
 
 func (t *tool) openJournal() (*hikae.FileJournal, error) {

@@ -39,11 +39,16 @@ type queueFlags struct {
 
 func (f *queueFlags) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.url, "queue", "", "`URL`s of the queue's servers, with commas: nats://127.0.0.1:4222, tls://HOST:PORT (required)")
-	flags.StringVar(&f.credentials, "credentials-file", "", "`FILE` with user= and password=, token=, the seed of an nkey, or credentials of NATS (required)")
+	flags.StringVar(&f.url, "queue", "", "`URL`s of the queue's servers, with commas: nats://127.0.0.1:4222, tls://HOST:PORT")
+	flags.StringVar(&f.credentials, "credentials-file", "", "`FILE` with user= and password=, token=, the seed of an nkey, or credentials of NATS")
 	flags.StringVar(&f.ca, "ca", "", "`FILE` with the certificate authorities of the servers, as PEM; default: the system's")
 	flags.IntVar(&f.replicas, "replicas", 1, "on how many servers a new queue is kept; 3 on a cluster")
 	flags.DurationVar(&f.lease, "lease", time.Minute, "of a new queue: how long a worker may be silent before another one takes its tasks")
+}
+
+// required are the same where there is nothing to do without a queue.
+func (f *queueFlags) required(cmd *cobra.Command) {
+	f.flags(cmd)
 	for _, name := range []string{"queue", "credentials-file"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {
 			panic(err) // the flag is defined just above
@@ -177,7 +182,7 @@ them back. Copies, retention and checks of the file are not done here: run them 
 		Example: example(`hikae fleet run nightly.yaml --queue tls://queue:4222 --credentials-file /etc/hikae/queue --label site/berlin`),
 		Args:    want("FILE"),
 	}
-	f.flags(cmd)
+	f.required(cmd)
 	cmd.Flags().StringVar(&label, "label", "default", "what a worker must reach")
 	cmd.Flags().StringVar(&run, "run", "", "`ID` of the run, to go on with one; default: a new one")
 	cmd.Flags().StringArrayVar(&jf.only, "only", nil, "only the `VM`s of this name or pattern; may repeat")
@@ -216,7 +221,7 @@ func fleetTasks(j *openJob, label string) (out []fleet.Task) {
 	for _, vm := range j.vms {
 		task := fleet.Task{ID: vm.name, VM: vm.name, Kind: string(job.KindBackup), Label: label}
 		if vm.err == nil {
-			task.Claim = "vm/" + vm.source.host + "/" + vm.name
+			task.Claim = vm.claim()
 		}
 		out = append(out, task)
 	}
@@ -246,7 +251,7 @@ type fleetStatus struct {
 func (t *tool) fleetStatusCommand() *cobra.Command {
 	f := &queueFlags{}
 	cmd := &cobra.Command{Use: "status --queue URL --credentials-file FILE [JOB]", Short: "Say how far runs are, and what the queue holds", Args: cobra.MaximumNArgs(1)}
-	f.flags(cmd)
+	f.required(cmd)
 	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) {
 		q, err := f.open(ctx, t)
 		if err != nil {
@@ -297,7 +302,7 @@ func (d *fleetStatus) print(p *show.Printer) error {
 func (t *tool) fleetCancelCommand() *cobra.Command {
 	f := &queueFlags{}
 	cmd := &cobra.Command{Use: "cancel --queue URL --credentials-file FILE JOB RUN", Short: "Have workers end a run", Args: want("JOB", "RUN")}
-	f.flags(cmd)
+	f.required(cmd)
 	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) {
 		q, err := f.open(ctx, t)
 		if err != nil {

@@ -23,6 +23,7 @@ type jobFlags struct {
 	only   []string
 	follow bool
 	now    bool
+	beside queueFlags // of a fleet; without an address: none
 }
 
 func (t *tool) jobRunCommand() *cobra.Command {
@@ -41,7 +42,10 @@ and one that was ended is gone on with at the next start. --now with --follow ru
 
 Where the file has a window, nothing is started outside of it: what is due waits until it opens.
 
-VM in --only is a name, or a pattern with * ? [a-z]. Retention, copies and checks are then for these VMs alone.`),
+VM in --only is a name, or a pattern with * ? [a-z]. Retention, copies and checks are then for these VMs alone.
+
+With --queue the job keeps apart from the workers of a fleet (hikae fleet, hikae worker): a VM that one of them is at is busy, and theirs
+waits while this job is at it.`),
 		Example: example(`
 hikae job run nightly.yaml
 hikae job run nightly.yaml --only 'web*' --json
@@ -51,6 +55,8 @@ hikae job run nightly.yaml --follow`),
 	cmd.Flags().StringArrayVar(&f.only, "only", nil, "only the `VM`s of this name or pattern; may repeat")
 	cmd.Flags().BoolVar(&f.follow, "follow", false, "stay, and run the job by its schedule")
 	cmd.Flags().BoolVar(&f.now, "now", false, "run it at once; with --follow besides the schedule")
+	f.beside.flags(cmd)
+	cmd.MarkFlagsRequiredTogether("queue", "credentials-file")
 	cmd.RunE = t.act(func(ctx context.Context, args []string) (*reply, error) {
 		file, err := readJob(t, args[0])
 		if err != nil {

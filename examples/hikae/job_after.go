@@ -12,6 +12,7 @@ import (
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/examples/hikae/internal/show"
 	"github.com/hikae/hikae/job"
+	"github.com/hikae/hikae/job/engine"
 	"github.com/hikae/hikae/job/jobfile"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo"
@@ -19,33 +20,29 @@ import (
 
 // after does what comes after the VMs: copies first, since what is forgotten cannot be copied any more; then what goes; then the look
 // at what is left. Points go only where no VM failed: who has no new point needs the old ones. A step that fails does not keep the others from being done.
+// Each is begun inside the window, and waits for it like a VM.
 func (r *jobRun) after(ctx context.Context) error {
-	var errs []error
-	step := func(what, where string, do func() (jobStep, error)) {
-		if ctx.Err() != nil {
-			errs = append(errs, context.Cause(ctx))
-			return
-		}
-		begun := time.Now()
-		s, err := do()
-		s.What, s.Where, s.Seconds = what, outcome.Redact(where), float64(time.Since(begun).Milliseconds())/1000
-		switch {
-		case err != nil:
-			s.State, s.status = "failed", outcome.Of(err).Status()
-			s.Error, s.Text = err.Error(), "failed: "+err.Error()
-			errs = append(errs, fmt.Errorf("%s: %w", what, err))
-		case s.status == outcome.Damaged:
-			s.State = "failed"
-		case s.status == outcome.Warned:
-			s.State = "warned"
-		default:
-			s.State = "done"
-		}
-		r.doc.Steps = append(r.doc.Steps, s)
+	list := r.steps()
+	if len(list) == 0 {
+		return ctx.Err()
+	}
+	o := r.options(ctx)
+	o.Limits, o.Progress, o.Claims, o.Retry = map[string]int{"tasks": 1}, nil, nil, engine.Retry{Attempts: 1}
+	o.Events = func(e engine.Event) { r.stepEvent(e) }
+	_, err := engine.Run(ctx, r.file.Name, list, o)
+	return err
+}
+
+// steps are what comes after the VMs, one after the other.
+func (r *jobRun) steps() (list []engine.Task) {
+	add := func(what, where string, do func(context.Context) (jobStep, error)) {
+		list = append(list, engine.Task{ID: fmt.Sprint(len(list), " ", what), VM: what, Kind: what, Do: func(ctx context.Context, _ *engine.Attempt) (engine.Outcome, error) {
+			return engine.Outcome{}, r.step(ctx, what, where, do)
+		}})
 	}
 	for i := range r.file.Copies {
 		c := &r.file.Copies[i]
-		step("copy", c.Repository.URL, func() (jobStep, error) { return r.copyTo(ctx, c) })
+		add("copy", c.Repository.URL, func(ctx context.Context) (jobStep, error) { return r.copyTo(ctx, c) })
 	}
 	here := r.file.Repository.URL
 	switch failed := r.doc.failed(); {
@@ -53,22 +50,47 @@ func (r *jobRun) after(ctx context.Context) error {
 	case failed > 0:
 		r.doc.Notes = append(r.doc.Notes, fmt.Sprintf("nothing was forgotten, as %d VMs have no new point", failed))
 	default:
-		step("forget", here, func() (jobStep, error) { return r.retain(ctx, r.repo, r.file.Retention, false) })
+		add("forget", here, func(ctx context.Context) (jobStep, error) { return r.retain(ctx, r.repo, r.file.Retention, false) })
 		if r.file.Retention.Prune {
-			step("prune", here, func() (jobStep, error) { return prune(ctx, r.repo) })
+			add("prune", here, func(ctx context.Context) (jobStep, error) { return prune(ctx, r.repo) })
 		}
 	}
 	if b := r.file.BootCheck; b != nil {
 		for _, vm := range r.doc.VMs { // one after the other: each takes this machine's memory and processors
 			if vm.Point != "" && jobfile.Fits(b.VMs, vm.VM) {
-				step("boot-check", vm.VM, func() (jobStep, error) { return r.bootCheck(ctx, b, vm.Point) })
+				add("boot-check", vm.VM, func(ctx context.Context) (jobStep, error) { return r.bootCheck(ctx, b, vm.Point) })
 			}
 		}
 	}
 	if v := r.file.Verify; v != nil {
-		step("verify", here, func() (jobStep, error) { return r.verify(ctx, v) })
+		add("verify", here, func(ctx context.Context) (jobStep, error) { return r.verify(ctx, v) })
 	}
-	return errors.Join(errs...)
+	return list
+}
+
+// step does one thing, and puts what came of it into the document. One that the window or a pause ended is begun again, and is not
+// in there until then.
+func (r *jobRun) step(ctx context.Context, what, where string, do func(context.Context) (jobStep, error)) error {
+	begun := time.Now()
+	s, err := do(ctx)
+	if cause := context.Cause(ctx); err != nil && (errors.Is(cause, engine.ErrClosed) || errors.Is(cause, engine.ErrPaused)) {
+		return err
+	}
+	s.What, s.Where, s.Seconds = what, outcome.Redact(where), float64(time.Since(begun).Milliseconds())/1000
+	s.Started = begun.UTC()
+	switch {
+	case err != nil:
+		s.State, s.status = "failed", outcome.Of(err).Status()
+		s.Error, s.Text = err.Error(), "failed: "+err.Error()
+	case s.status == outcome.Damaged:
+		s.State = "failed"
+	case s.status == outcome.Warned:
+		s.State = "warned"
+	default:
+		s.State = "done"
+	}
+	r.doc.Steps = append(r.doc.Steps, s)
+	return err
 }
 
 // names are the VMs of the run.

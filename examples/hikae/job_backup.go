@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"net/url"
+	"slices"
 
 	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
@@ -18,12 +20,17 @@ func (r *jobRun) tasks() []engine.Task {
 		t := engine.Task{ID: vm.name, VM: vm.name, Kind: string(job.KindBackup),
 			Do: func(ctx context.Context, a *engine.Attempt) (engine.Outcome, error) { return r.backup(ctx, vm, a) }}
 		if vm.err == nil {
-			t.Needs = []string{"host/" + vm.host()}
-			t.Claim = "vm/" + vm.source.host + "/" + vm.name
+			t.Needs, t.Claim = r.needs(vm), vm.claim()
 		}
 		out = append(out, t)
 	}
 	return out
+}
+
+// end is what the backup of one VM goes by: where its point goes, and where its effects are written down.
+type end struct {
+	repo    *opened
+	journal hikae.Journal
 }
 
 // backup is one attempt at one VM, with the hooks around it.
@@ -31,14 +38,21 @@ func (r *jobRun) backup(ctx context.Context, vm *jobVM, a *engine.Attempt) (engi
 	if vm.err != nil {
 		return engine.Outcome{}, &knownError{about("", "VM "+vm.name, vm.err)}
 	}
-	if point, err := engine.MadeBy(ctx, r.repo, vm.name, a.Run); err != nil || point != "" { // by this run, before it was ended
+	if r.queue != nil {
+		return r.besideFleet(ctx, vm, a)
+	}
+	return r.backupTo(ctx, vm, a, end{r.repo, vm.source.journal})
+}
+
+func (r *jobRun) backupTo(ctx context.Context, vm *jobVM, a *engine.Attempt, to end) (engine.Outcome, error) {
+	if point, err := engine.MadeBy(ctx, to.repo, vm.name, a.Run); err != nil || point != "" { // by this run, before it was ended
 		return engine.Outcome{Point: point}, err
 	}
 	var out engine.Outcome
 	err := r.hooks.before(ctx, hooks.BeforeVM, vm.name)
 	if err == nil {
 		var result job.Result
-		result, err = r.backUp(ctx, vm, a)
+		result, err = r.backUp(ctx, vm, a, to)
 		out = engine.Outcome{Record: &job.Record{Kind: job.KindBackup, Backup: &result}, Point: result.Point, Warnings: result.Warnings}
 	}
 	if err != nil {
@@ -50,27 +64,52 @@ func (r *jobRun) backup(ctx context.Context, vm *jobVM, a *engine.Attempt) (engi
 	return out, err
 }
 
-func (r *jobRun) backUp(ctx context.Context, vm *jobVM, a *engine.Attempt) (job.Result, error) {
+// needs are the resources that a VM's backup takes.
+func (j *openJob) needs(vm *jobVM) []string {
+	needs := engine.Needs(vm.told)
+	if host := "host/" + vm.host(); !slices.Contains(needs, host) {
+		needs = append(needs, host)
+	}
+	if u, err := url.Parse(vm.source.from.URL); err == nil && u.Query().Get("proxy") != "" {
+		needs = append(needs, "proxy/"+u.Query().Get("proxy"))
+	}
+	return append(needs, "repository/"+outcome.Redact(j.file.Repository.URL))
+}
+
+// claim is what nobody else of this machine, or of a fleet, works on meanwhile.
+func (vm *jobVM) claim() string { return "vm/" + vm.source.host + "/" + vm.name }
+
+// backupOptions are how a VM is backed up, as far as that is known before it is.
+func (j *openJob) backupOptions(vm *jobVM) (*job.BackupOptions, error) {
 	opts, err := vm.source.flags.options()
+	if err != nil {
+		return nil, err
+	}
+	opts.Name, opts.Target = vm.name, j.repo.target
+	if opts.Compression == "" {
+		opts.Compression = j.repo.params().Compression
+	}
+	opts.Exclude = vm.source.flags.excluder(int64(j.repo.params().BlockSize))
+	if vm.source.tool.server != nil || vm.source.tool.site != nil {
+		opts.ReleaseDeadline = removalDeadline
+	}
+	return opts, nil
+}
+
+func (r *jobRun) backUp(ctx context.Context, vm *jobVM, a *engine.Attempt, to end) (job.Result, error) {
+	opts, err := r.backupOptions(vm)
 	if err != nil {
 		return job.Result{VM: vm.name}, err
 	}
-	opts.Name, opts.Sessions, opts.Journal, opts.Target = vm.name, r.sessions, vm.source.journal, r.repo.target
+	opts.Sessions, opts.Journal = r.sessions, to.journal
 	opts.Facts, opts.Events = map[string]string{engine.RunFact: a.Run}, a.Events
 	if r.limit != nil {
 		opts.Wrap = limited(r.limit)
 	}
-	if opts.Compression == "" {
-		opts.Compression = r.repo.params().Compression
-	}
-	opts.Exclude = vm.source.flags.excluder(int64(r.repo.params().BlockSize))
-	if vm.source.tool.server != nil || vm.source.tool.site != nil {
-		opts.ReleaseDeadline = removalDeadline
-	}
 	provider := vm.provider
 	if off := vm.source.flags.off; off != nil {
 		var note string
-		if provider, note, err = off.provider(ctx, r.repo); err != nil {
+		if provider, note, err = off.provider(ctx, to.repo); err != nil {
 			return job.Result{VM: vm.name}, err
 		}
 		opts.Notes = append(opts.Notes, note)
@@ -87,7 +126,7 @@ func (r *jobRun) backUp(ctx context.Context, vm *jobVM, a *engine.Attempt) (job.
 		defer done()
 		opts.Guest = work
 	}
-	return job.Backup(ctx, provider, "", r.repo, opts)
+	return job.Backup(ctx, provider, "", to.repo, opts)
 }
 
 // permanent are errors that another try cannot mend.

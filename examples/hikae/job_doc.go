@@ -39,13 +39,14 @@ type vmDone struct {
 
 // jobStep is one thing that was done after the VMs.
 type jobStep struct {
-	What    string  `json:"what"` // copy, forget, prune, verify
-	Where   string  `json:"where"`
-	State   string  `json:"state"`
-	Seconds float64 `json:"seconds"`
-	Text    string  `json:"text"` // for people
-	Error   string  `json:"error,omitempty"`
-	Result  any     `json:"result,omitempty"` // as the command of that name has it
+	What    string    `json:"what"` // copy, forget, prune, boot-check, verify
+	Where   string    `json:"where"`
+	State   string    `json:"state"`
+	Started time.Time `json:"started"`
+	Seconds float64   `json:"seconds"`
+	Text    string    `json:"text"` // for people
+	Error   string    `json:"error,omitempty"`
+	Result  any       `json:"result,omitempty"` // as the command of that name has it
 
 	status outcome.Status
 }

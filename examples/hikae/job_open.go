@@ -51,8 +51,8 @@ type jobVM struct {
 	name     string
 	source   *jobSource
 	provider hikae.SnapshotProvider // of this VM alone
-	facts    map[string]string
-	err      error // it is known already that it cannot be backed up
+	told     hikae.VM               // when it was found
+	err      error                  // it is known already that it cannot be backed up
 }
 
 // fork is this tool with other variables of the environment, for a part of a command that logs in by itself. What it leaves to be let
@@ -209,7 +209,7 @@ func (s *jobSource) find(ctx context.Context, j *openJob, from *jobfile.Source, 
 		if len(from.Include)+len(from.Exclude) > 0 && !from.Takes(s.flags.name) {
 			return nil
 		}
-		j.vms = append(j.vms, &jobVM{name: s.flags.name, source: s, provider: s.provider, facts: factsOf(ctx, s.provider)})
+		j.vms = append(j.vms, &jobVM{name: s.flags.name, source: s, provider: s.provider, told: toldOf(ctx, s.provider)})
 		return nil
 	}
 	return s.several(ctx, j, from, address)
@@ -221,13 +221,13 @@ func (s *jobSource) several(ctx context.Context, j *openJob, from *jobfile.Sourc
 	var out []*jobVM
 	each := s.provider.(severalVMs)
 	for _, vm := range s.flags.several {
-		if vm.err == nil && !from.Takes(vm.name) {
+		if vm.err == nil && (!from.Takes(vm.name) || !jobfile.Fits(j.only, vm.name)) {
 			continue
 		}
 		one := &jobVM{name: vm.name, source: s, err: vm.err}
 		if vm.err == nil {
 			one.provider = each.only(vm.id)
-			one.facts = factsOf(ctx, one.provider)
+			one.told = toldOf(ctx, one.provider)
 			ids = append(ids, vm.id)
 		}
 		out = append(out, one)
@@ -243,15 +243,15 @@ func (s *jobSource) several(ctx context.Context, j *openJob, from *jobfile.Sourc
 	return nil
 }
 
-// factsOf are what the hypervisor tells of one VM; what cannot be asked now fails in its backup.
-func factsOf(ctx context.Context, p hikae.SnapshotProvider) map[string]string {
+// toldOf is what the hypervisor tells of one VM; what cannot be asked now fails in its backup.
+func toldOf(ctx context.Context, p hikae.SnapshotProvider) hikae.VM {
 	for vm, err := range p.VMs(ctx) {
 		if err == nil {
-			return vm.Facts
+			return vm
 		}
 		break
 	}
-	return nil
+	return hikae.VM{}
 }
 
 // withParameters adds parameters of one name to an address, in the place of all that select VMs where alone is said.
@@ -334,7 +334,7 @@ func (j *openJob) choose() error {
 }
 
 // host is where a VM runs, for limits.
-func (vm *jobVM) host() string { return cmp.Or(vm.facts["host"], vm.source.host) }
+func (vm *jobVM) host() string { return cmp.Or(vm.told.Facts["host"], vm.source.host) }
 
 // guestOf is what is done inside a VM; nil: nothing.
 func (j *openJob) guestOf(name string) *jobfile.Guest {

@@ -6,9 +6,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/examples/hikae/internal/show"
 	"github.com/hikae/hikae/job"
+	"github.com/hikae/hikae/job/engine"
 	"github.com/hikae/hikae/job/jobfile"
 )
 
@@ -35,6 +37,7 @@ type planDoc struct {
 type plannedVM struct {
 	VM    string           `json:"vm"`
 	Host  string           `json:"host"`
+	Needs []string         `json:"needs"`          // resources that limits are for
 	Base  string           `json:"base,omitempty"` // the point that the next one is built on
 	Disks []plannedDisk    `json:"disks"`
 	Guest []string         `json:"guest"` // ways into it
@@ -81,7 +84,7 @@ func (t *tool) jobPlan(ctx context.Context, f *jobFlags, file *jobfile.File) (_ 
 }
 
 func (j *openJob) planVM(ctx context.Context, vm *jobVM) plannedVM {
-	out := plannedVM{VM: vm.name, Host: vm.host(), Disks: []plannedDisk{}, Guest: []string{}}
+	out := plannedVM{VM: vm.name, Host: vm.host(), Needs: []string{}, Disks: []plannedDisk{}, Guest: []string{}}
 	if g := j.guestOf(vm.name); g != nil {
 		out.Guest = jobGuest(g, vm.name).urls
 	}
@@ -89,34 +92,40 @@ func (j *openJob) planVM(ctx context.Context, vm *jobVM) plannedVM {
 		out.Error = errorOf(vm.name, vm.err)
 		return out
 	}
-	p, err := job.PlanBackup(ctx, vm.provider, "", j.repo, &job.BackupOptions{Name: vm.name})
+	out.Needs = j.needs(vm)
+	planned, err := j.planned(ctx, vm)
 	if err != nil {
 		out.Error = errorOf(vm.name, err)
 		return out
 	}
-	sizes := map[string]int64{}
-	if p.Base != nil {
-		out.Base = p.Base.ID
-		for _, d := range p.Base.Disks {
-			sizes[d.Key] = d.Size
-		}
-	}
-	for _, d := range p.VM.Disks {
-		one := plannedDisk{Key: d.Key, Size: d.Size, How: "changed"}
-		size, based := sizes[d.Key]
-		switch {
-		case d.Skip != "":
-			one.How, one.Why = "skipped", d.Skip
-		case p.Base == nil:
-			one.How, one.Why = "all", "there is no point to build on"
-		case !based:
-			one.How, one.Why = "all", "the disk is new"
-		case size != d.Size:
-			one.How, one.Why = "all", "the disk was resized"
-		}
-		out.Disks = append(out.Disks, one)
+	out.Base = planned.Base
+	for _, d := range planned.Disks {
+		how := map[job.Method]string{job.Changed: "changed", job.Allocated: "all", "": "skipped"}[d.Method]
+		out.Disks = append(out.Disks, plannedDisk{Key: d.Key, Size: d.Size, How: how, Why: d.Why})
 	}
 	return out
+}
+
+// planned is what the engine would do with a VM. An error stops it.
+func (j *openJob) planned(ctx context.Context, vm *jobVM) (*engine.Planned, error) {
+	opts, err := j.backupOptions(vm)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := engine.PlanBackups(ctx, vm.provider, nil, j.repo, &engine.PlanOptions{Backups: &engine.BackupsOptions{
+		Each: func(hikae.VM) *job.BackupOptions { return opts }, Needs: func(hikae.VM) []string { return j.needs(vm) }}})
+	if err != nil {
+		return nil, err
+	}
+	if len(plan.Tasks) != 1 {
+		return nil, fmt.Errorf("its source lists %d VMs in its place", len(plan.Tasks))
+	}
+	for _, problem := range plan.Tasks[0].Problems {
+		if problem.Stops {
+			return nil, problem.Err
+		}
+	}
+	return &plan.Tasks[0], nil
 }
 
 // shownRuns are the next runs of a plan.

@@ -17,6 +17,7 @@ import (
 	"github.com/hikae/hikae/job/engine"
 	"github.com/hikae/hikae/job/hooks"
 	"github.com/hikae/hikae/job/jobfile"
+	"github.com/hikae/hikae/job/queue"
 )
 
 // jobRun is one run of a job.
@@ -31,7 +32,11 @@ type jobRun struct {
 	telling sync.WaitGroup // hooks after VMs
 
 	claims   hikae.Claimer
+	queue    queue.Queue      // of a fleet, beside which the job is run; nil: none
 	progress *engine.Progress // nil: nobody goes on with the run
+	control  engine.Control   // pauses; it is ended by its context alone
+
+	waiting map[string]bool // resources that VMs were said to wait for
 }
 
 // defaultTasks are the VMs at once where the file says nothing. Their guests, hosts and lines bear that anywhere.
@@ -57,7 +62,7 @@ func (t *tool) runJob(ctx context.Context, f *jobFlags, file *jobfile.File, id s
 	if err != nil {
 		return nil, err
 	}
-	r := &jobRun{openJob: opened, id: id, started: time.Now(), progress: progress}
+	r := &jobRun{openJob: opened, id: id, started: time.Now(), progress: progress, waiting: map[string]bool{}}
 	defer func() {
 		if closeErr := r.Close(); closeErr != nil && err == nil {
 			r.doc.warn("%v", closeErr)
@@ -69,6 +74,14 @@ func (t *tool) runJob(ctx context.Context, f *jobFlags, file *jobfile.File, id s
 	if r.claims, err = t.claims(); err != nil {
 		return nil, err
 	}
+	if f.beside.url != "" {
+		q, err := f.beside.open(ctx, t)
+		if err != nil {
+			return nil, err
+		}
+		defer q.Close()
+		r.queue = q
+	}
 	r.hooks = &jobHooks{t: t, list: file.Hooks, call: hooks.Call{Job: file.Name, Run: id}}
 	r.doc = jobDoc{Job: file.Name, Run: id, Started: r.started.UTC(), VMs: []vmDone{}, Steps: []jobStep{}, Hooks: []hooks.Record{}, Warnings: []string{}, Notes: []string{}}
 	if err := r.prepare(ctx); err != nil {
@@ -79,6 +92,8 @@ func (t *tool) runJob(ctx context.Context, f *jobFlags, file *jobfile.File, id s
 
 // run does the work, and tells whoever is to be told, whatever came of it.
 func (r *jobRun) run(ctx context.Context) error {
+	boundMemory()
+	defer r.hearPauses(ctx)()
 	err := r.hooks.before(ctx, hooks.BeforeJob, "")
 	if err == nil {
 		err = r.work(ctx)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/examples/hikae/internal/service"
 	"github.com/hikae/hikae/examples/hikae/internal/show"
@@ -17,6 +18,7 @@ import (
 	"github.com/hikae/hikae/job/fleet"
 	"github.com/hikae/hikae/job/hooks"
 	"github.com/hikae/hikae/job/jobfile"
+	"github.com/hikae/hikae/job/queue"
 	"github.com/hikae/hikae/pipe"
 )
 
@@ -44,7 +46,7 @@ them anew, from what was durable. For that the repository must be one that worke
 		Example: example(`hikae worker --queue tls://queue:4222 --credentials-file /etc/hikae/queue --reach site/berlin --job nightly.yaml`),
 		Args:    want(),
 	}
-	f.flags(cmd)
+	f.required(cmd)
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.reach, "reach", []string{"default"}, "`LABEL` of what this machine reaches; may repeat")
 	flags.StringArrayVar(&f.jobs, "job", nil, "job `FILE` whose VMs it may be asked for; may repeat (required)")
@@ -112,7 +114,7 @@ func (t *tool) fleetBackup(ctx context.Context, file *jobfile.File, w *fleet.Wor
 		return fleet.Report{}, err
 	}
 	defer func() { err = errors.Join(err, j.Close()) }()
-	if err := j.fence(ctx, w); err != nil {
+	if err := j.prepare(ctx); err != nil {
 		return fleet.Report{}, err
 	}
 	r := &jobRun{openJob: j, id: w.Run, started: time.Now(), hooks: &jobHooks{t: t, list: file.Hooks, call: hooks.Call{Job: w.Job, Run: w.Run}}}
@@ -121,15 +123,36 @@ func (t *tool) fleetBackup(ctx context.Context, file *jobfile.File, w *fleet.Wor
 	}
 	for _, vm := range j.vms {
 		if vm.name == w.VM {
-			out, err := r.backup(ctx, vm, &engine.Attempt{Number: w.Attempt, Run: w.Key()})
-			report := fleet.Report{Point: out.Point, Warnings: out.Warnings}
-			if out.Record != nil {
-				report.Detail = out.Record.Backup
-			}
-			return report, err
+			return r.fleetVM(ctx, vm, w)
 		}
 	}
 	return fleet.Report{}, &outcome.Error{Kind: outcome.KindNotFound, Object: w.VM, Text: "no such VM in job " + w.Job}
+}
+
+// fleetVM backs up one VM under the claim of a task. A session of this machine that is run beside the fleet goes first.
+func (r *jobRun) fleetVM(ctx context.Context, vm *jobVM, w *fleet.Work) (_ fleet.Report, err error) {
+	claims, err := r.t.claims()
+	if err != nil {
+		return fleet.Report{}, err
+	}
+	own, err := claims.Claim(ctx, vm.claim(), fmt.Sprintf("job %s, run %s of a fleet", w.Job, w.Run))
+	if busy, ok := errors.AsType[*hikae.BusyError](err); ok {
+		return fleet.Report{}, &queue.HeldError{What: busy.What, Owner: busy.Owner, Since: time.Now()}
+	}
+	if err != nil {
+		return fleet.Report{}, err
+	}
+	defer func() { err = errors.Join(err, own.Release(context.WithoutCancel(ctx))) }()
+	to, err := r.fenced(ctx, vm, w)
+	if err != nil {
+		return fleet.Report{}, err
+	}
+	out, err := r.backupTo(ctx, vm, &engine.Attempt{Number: w.Attempt, Run: w.Key()}, to)
+	report := fleet.Report{Point: out.Point, Warnings: out.Warnings}
+	if out.Record != nil {
+		report.Detail = out.Record.Backup
+	}
+	return report, err
 }
 
 // literal is a pattern that one name alone fits.
@@ -137,20 +160,63 @@ func literal(name string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(name)
 }
 
-// fence puts the repository of a task behind its claim.
-func (j *openJob) fence(ctx context.Context, w *fleet.Work) error {
-	if j.repo.local == nil {
-		return &outcome.Error{Kind: outcome.KindUnsupported, Object: j.file.Name, Text: "the repository is behind a mover", Err: fleet.ErrCannotFence,
+// fenced puts the backup of a VM behind its claim: what who held it before left is ended and taken back first.
+func (r *jobRun) fenced(ctx context.Context, vm *jobVM, w *fleet.Work) (end, error) {
+	to := end{r.repo, vm.source.journal}
+	if r.repo.local == nil {
+		return to, &outcome.Error{Kind: outcome.KindUnsupported, Object: r.file.Name, Text: "the repository is behind a mover", Err: fleet.ErrCannotFence,
 			Hint: "Give workers a repository that they reach themselves: a folder that is shared, or a bucket."}
 	}
-	b, err := w.Fence(ctx, "repository/"+j.repo.ID(), j.repo.place)
+	b, err := w.Fence(ctx, "repository/"+r.repo.ID(), r.repo.place)
 	if err != nil {
-		return err
+		return to, err
 	}
-	fenced := *j.repo
-	fenced.place = &fencedPlace{b, j.repo.place}
-	j.repo = &fenced
-	return nil
+	repo := *r.repo
+	repo.place = &fencedPlace{b, r.repo.place}
+	to.repo = &repo
+	undone, err := w.Sweep(ctx, r.repo.ID(), vm.source.tool.sweepers(r.repo), nil)
+	if undone > 0 {
+		r.t.tell("%s: of what a worker that was lost left, %s", vm.name, removed(undone))
+	}
+	if err != nil { // where it is in the way the backup says so
+		r.t.tell("%s: what a worker that was lost left could not be removed: %s", vm.name, firstLineOf(err))
+	}
+	to.journal = w.Journal(vm.source.journal)
+	return to, nil
+}
+
+// besideFleet is an attempt at a VM that workers of a fleet may be at, too.
+func (r *jobRun) besideFleet(ctx context.Context, vm *jobVM, a *engine.Attempt) (out engine.Outcome, err error) {
+	task := fleet.Task{ID: vm.name, VM: vm.name, Kind: string(job.KindBackup), Claim: vm.claim()}
+	w, err := fleet.Alone(ctx, r.queue, r.file.Name, r.id, fmt.Sprintf("job %s, run %s", r.file.Name, r.id), task)
+	if err != nil {
+		return engine.Outcome{}, about("", "VM "+vm.name, err)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer func() {
+		cancel(nil)
+		if problem := w.Release(context.WithoutCancel(ctx)); problem != nil {
+			out.Warnings = append(out.Warnings, problem.Error())
+		}
+	}()
+	go func() {
+		select {
+		case <-w.Lost():
+			cancel(engine.ErrLost)
+		case <-ctx.Done():
+		}
+	}()
+	to, err := r.fenced(ctx, vm, w)
+	if errors.Is(err, fleet.ErrCannotFence) { // the claim keeps others away, for as long as the queue can be reached
+		to, err = end{r.repo, vm.source.journal}, nil
+	}
+	if err != nil {
+		return engine.Outcome{}, about(r.file.Repository.URL, "VM "+vm.name, err)
+	}
+	if out, err = r.backupTo(ctx, vm, a, to); err != nil && errors.Is(context.Cause(ctx), engine.ErrLost) {
+		err = errors.Join(engine.ErrLost, err)
+	}
+	return out, err
 }
 
 // fencedPlace is a place whose points count only while the task is this worker's.

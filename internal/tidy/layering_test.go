@@ -290,6 +290,7 @@ var layers = []row{
 		tests:  []string{"./hyperv/hypervtest", "./hyperv/cim"},
 		reason: "the whole cycle on a VM of Hyper-V; nobody imports it but programs"},
 	{pkg: "./internal/bubble", reason: "bubbles of synctest that the race detector bears; only tests import it"},
+	{pkg: "./internal/labca", reason: "certificates for tests; nothing that ships imports it"},
 	{pkg: "./internal/netlab", allow: []string{sys}, reason: "namespaces and bad lines for tests and figures; nothing that ships imports it"},
 	{pkg: "./internal/bench", allow: []string{compress, reed, blake3, sys, "./kvm/kvmtest", "./kvm/qmp", "./internal/netlab"},
 		reason: "times the libraries alone, and our program from outside: of our own packages only what starts and asks a test guest, and bad lines"},

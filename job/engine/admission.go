@@ -13,27 +13,44 @@ import (
 func (r *runner) begin(ctx context.Context) {
 	now := time.Now()
 	r.probe(ctx, now)
-	kept, looked, full := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	kept, looked, full := map[string]bool{}, map[string]bool{}, map[string]string{}
 	for _, i := range r.items {
 		if r.full("tasks") {
 			return // nobody can begin, and what is kept is kept for this look only
 		}
-		if !i.waits(now) || full[i.same] && looked[i.same] {
+		if !i.waits(now) {
 			continue
 		}
-		if r.resting(i) {
+		if need := r.resting(i); need != "" {
+			r.waiting(i, need)
 			continue
 		}
-		free := !full[i.same] && r.free(i)
-		full[i.same] = !free
-		switch {
-		case free && !slices.ContainsFunc(i.needs, func(n string) bool { return kept[n] }):
+		if full[i.same] == "" {
+			full[i.same] = r.lacks(i)
+		}
+		need := full[i.same]
+		if at := slices.IndexFunc(i.needs, func(n string) bool { return kept[n] }); need == "" && at >= 0 {
+			need = i.needs[at]
+		}
+		if need == "" {
 			r.start(ctx, i, now)
-		case now.Sub(i.ready) >= r.opts.Patience && !looked[i.same]:
+			continue
+		}
+		r.waiting(i, need)
+		if now.Sub(i.ready) >= r.opts.Patience && !looked[i.same] {
 			looked[i.same] = true // for the first of them: the others come after it
 			r.keep(i, kept)
 		}
 	}
+}
+
+// waiting tells what keeps a task from its turn, each resource once in an attempt. One that waits for its turn alone says nothing.
+func (r *runner) waiting(i *item, need string) {
+	if slices.Contains(i.lacked, need) {
+		return
+	}
+	i.lacked = append(i.lacked, need)
+	r.tell(Event{What: Waiting, Task: i.task.ID, VM: i.task.VM, Attempt: i.result.Attempts + 1, Needs: need})
 }
 
 // waits reports whether a task is to be begun as soon as it may.
@@ -77,8 +94,13 @@ func (r *runner) refuse() {
 	}
 }
 
-// free reports whether all that a task needs can be had.
-func (r *runner) free(i *item) bool { return !slices.ContainsFunc(i.needs, r.full) }
+// lacks is what a task needs and cannot have now; empty: nothing.
+func (r *runner) lacks(i *item) string {
+	if at := slices.IndexFunc(i.needs, r.full); at >= 0 {
+		return i.needs[at]
+	}
+	return ""
+}
 
 func (r *runner) full(need string) bool {
 	limit, ok := r.limit(need)

@@ -15,8 +15,10 @@ import (
 type BackupsOptions struct {
 	// Each is how one VM is backed up; nil, or a nil answer: as job.Backup does by default. Facts and Events are the task's own.
 	Each func(vm hikae.VM) *job.BackupOptions
-	// Needs are the resources that a VM's backup takes; nil: its host, by its fact "host", where it has one.
+	// Needs are the resources that a VM's backup takes; nil: those of [Needs].
 	Needs func(vm hikae.VM) []string
+	// Repository is what the backend is called among resources, as "repository/" and this; empty: it is none.
+	Repository string
 	// Claim names what nobody else may work on meanwhile; nil: "vm/" and its id.
 	Claim func(vm hikae.VM) string
 	// BufferBytes is the memory of each VM's copy, where Each does not say. Zero: 16 MiB, so that sixteen at once take a quarter of a GiB.
@@ -111,8 +113,11 @@ func (o *BackupsOptions) task(vm hikae.VM, provider hikae.SnapshotProvider, back
 	}
 	if o.Needs != nil {
 		t.Needs = o.Needs(vm)
-	} else if host := vm.Facts["host"]; host != "" {
-		t.Needs = []string{"host/" + host}
+	} else {
+		t.Needs = Needs(vm)
+	}
+	if o.Repository != "" {
+		t.Needs = append(slices.Clip(t.Needs), "repository/"+o.Repository)
 	}
 	t.Do = func(ctx context.Context, a *Attempt) (Outcome, error) {
 		each := o.each(vm)

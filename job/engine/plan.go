@@ -42,6 +42,7 @@ type Problem struct {
 	What  string `json:"what"`
 	Means string `json:"means,omitempty"` // for the backup, and what can be done
 	Stops bool   `json:"stops"`           // there would be no point
+	Err   error  `json:"-"`               // what it was found by, where that is an error
 }
 
 // PlanOptions change how a plan is made. Nil and zero fields are good defaults.
@@ -92,7 +93,7 @@ func (o *PlanOptions) plan(ctx context.Context, vm hikae.VM, provider hikae.Snap
 		return Planned{}, context.Cause(ctx)
 	}
 	if err != nil {
-		p.Problems = append(p.Problems, Problem{What: err.Error(), Stops: true})
+		p.Problems = append(p.Problems, Problem{What: err.Error(), Stops: true, Err: err})
 	}
 	if made != nil {
 		p.onto(made)
@@ -103,7 +104,7 @@ func (o *PlanOptions) plan(ctx context.Context, vm hikae.VM, provider hikae.Snap
 			return Planned{}, context.Cause(ctx)
 		}
 		if err != nil {
-			found = append(found, Problem{What: err.Error(), Means: "whether it can be backed up is not known", Stops: true})
+			found = append(found, Problem{What: err.Error(), Means: "whether it can be backed up is not known", Stops: true, Err: err})
 		}
 		p.Problems = append(p.Problems, found...)
 	}

@@ -37,14 +37,14 @@ func TestPlan(t *testing.T) {
 
 	s.vms[0].Disks = append(s.vms[0].Disks, hikae.Disk{Key: "new", Size: 5}, hikae.Disk{Key: "raw", Size: 6, Skip: "it is a physical disk"})
 	s.vms[1].Disks = []hikae.Disk{{Key: "disk0", Size: 2 << 20}}
-	taken := s.taken.Load()
+	taken, errQuiet := s.taken.Load(), errors.New("the host does not answer")
 	p, err := engine.PlanBackups(t.Context(), &together{s, [][]string{{"vm-0", "vm-3"}}}, nil, r, &engine.PlanOptions{
 		Check: func(_ context.Context, vm hikae.VM) ([]engine.Problem, error) {
 			switch vm.ID {
 			case "vm-2":
 				return []engine.Problem{{What: "tracking is off", Means: "each backup reads all"}}, nil
 			case "vm-3":
-				return nil, errors.New("the host does not answer")
+				return nil, errQuiet
 			}
 			return nil, nil
 		}})
@@ -55,7 +55,7 @@ func TestPlan(t *testing.T) {
 			Problems: []engine.Problem{}, Disks: []engine.PlannedDisk{{Key: "disk0", Size: 1 << 20, Method: job.Changed},
 				{Key: "new", Size: 5, Method: job.Allocated, Why: "the disk is new"}, {Key: "raw", Size: 6, Why: "it is a physical disk"}}},
 		{ID: "vm-3", VM: "vm003", Needs: []string{"host/esx1"}, Claim: "vm/vm-3", Group: 1, Facts: map[string]string{"host": "esx1"}, Stopped: true,
-			Problems: []engine.Problem{{What: "the host does not answer", Means: "whether it can be backed up is not known", Stops: true}},
+			Problems: []engine.Problem{{What: "the host does not answer", Means: "whether it can be backed up is not known", Stops: true, Err: errQuiet}},
 			Disks:    []engine.PlannedDisk{{Key: "disk0", Size: 1 << 20, Method: job.Allocated, Why: "there is no point to build on"}}},
 		{ID: "vm-1", VM: "vm001", Needs: []string{"host/esx1"}, Claim: "vm/vm-1", Base: res.Tasks[1].Point, Facts: map[string]string{"host": "esx1"},
 			Problems: []engine.Problem{}, Disks: []engine.PlannedDisk{{Key: "disk0", Size: 2 << 20, Method: job.Allocated, Why: "the disk was resized from 1048576 to 2097152 bytes"}}},
@@ -73,6 +73,7 @@ func TestPlan(t *testing.T) {
 	require.NoError(t, err)
 	var again engine.Plan
 	require.NoError(t, json.Unmarshal(text, &again))
+	p.Tasks[1].Problems[0].Err = nil // an error is for programs: its words are in the document
 	require.Equal(t, *p, again)
 
 	_, err = engine.PlanBackups(t.Context(), s, []string{"vm-9"}, r, nil)

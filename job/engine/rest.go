@@ -33,9 +33,15 @@ func othersOf(needs []string) map[string]string {
 // rests reports whether a resource's tasks wait, but for one that tries.
 func (s *rest) rests() bool { return s != nil && s.row >= restAfter && !s.until.IsZero() }
 
-// resting reports whether something that a task needs rests.
-func (r *runner) resting(i *item) bool {
-	return slices.ContainsFunc(i.needs, func(need string) bool { return r.rests[need].rests() })
+// resting is what a task needs and that rests; empty: nothing.
+func (r *runner) resting(i *item) string {
+	if len(r.rests) == 0 {
+		return ""
+	}
+	if at := slices.IndexFunc(i.needs, func(need string) bool { return r.rests[need].rests() }); at >= 0 {
+		return i.needs[at]
+	}
+	return ""
 }
 
 // probe has one task try each resource whose rest is over. Those that were never tried go first, from the end of the line: what failed before
@@ -67,7 +73,7 @@ func (r *runner) probeDue(now time.Time) bool {
 
 // mayProbe: all that rests of its needs has rested long enough, and nobody else tries.
 func (r *runner) mayProbe(i *item, now time.Time) bool {
-	if !i.waits(now) || !r.resting(i) || !r.free(i) {
+	if !i.waits(now) || r.resting(i) == "" || r.lacks(i) != "" {
 		return false
 	}
 	return !slices.ContainsFunc(i.needs, func(need string) bool {

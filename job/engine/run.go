@@ -81,7 +81,8 @@ type item struct {
 	runs   bool
 	over   bool
 	stop   context.CancelCauseFunc
-	probes int // of the attempts: tries at a resource that is away, which are not the task's fault
+	lacked []string // what it was said to wait for, before this attempt
+	probes int      // of the attempts: tries at a resource that is away, which are not the task's fault
 	result TaskResult
 
 	outcome Outcome // of the attempt that has ended
@@ -223,7 +224,7 @@ func (r *runner) start(ctx context.Context, i *item, now time.Time) {
 	if i.begun.IsZero() {
 		i.begun, i.result.Waited = now, seconds(now.Sub(i.queued))
 	}
-	i.runs, r.works = true, append(r.works, i)
+	i.runs, r.works, i.lacked = true, append(r.works, i), nil
 	i.result.Attempts++
 	number := i.result.Attempts
 	ctx, i.stop = context.WithCancelCause(ctx)

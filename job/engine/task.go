@@ -96,7 +96,8 @@ const (
 	Closed  What = "closed"  // the window: tasks wait for it
 	Paused  What = "paused"
 	Resumed What = "resumed"
-	Rested  What = "rested" // a resource: its tasks wait
+	Rested  What = "rested"  // a resource: its tasks wait
+	Waiting What = "waiting" // a task would have its turn, but for a resource that others have, or that rests
 )
 
 const (

@@ -16,12 +16,13 @@ type board struct {
 	outcomes queue.Table // JOB.RUN.TASK: what became of it
 	tries    queue.Table // the same: how often it was begun
 	runs     queue.Table // JOB.RUN: how many tasks, and whether it was cancelled
+	effects  queue.Table // CLAIM.ID: what its holder did outside, for the next one to undo
 	claims   *queue.Claims
 }
 
 func openBoard(ctx context.Context, q queue.Queue, lease time.Duration) (*board, error) {
 	b := &board{}
-	for name, t := range map[string]*queue.Table{"outcomes": &b.outcomes, "tries": &b.tries, "runs": &b.runs} {
+	for name, t := range map[string]*queue.Table{"outcomes": &b.outcomes, "tries": &b.tries, "runs": &b.runs, "effects": &b.effects} {
 		var err error
 		if *t, err = q.Table(ctx, name); err != nil {
 			return nil, err
@@ -40,6 +41,16 @@ type runDoc struct {
 	Tasks     int       `json:"tasks"`
 	Started   time.Time `json:"started"`
 	Cancelled bool      `json:"cancelled,omitempty"`
+
+	States map[State]int `json:"states,omitempty"` // how the tasks ended, once all have
+}
+
+func decodeRun(b []byte) (doc runDoc, err error) {
+	if err := queue.CheckVersion("run", b); err != nil {
+		return doc, err
+	}
+	err = queue.Strict(b, &doc)
+	return doc, err
 }
 
 type triesDoc struct {
@@ -131,14 +142,18 @@ func (b *board) run(ctx context.Context, job, run string) (doc runDoc, revision 
 	if err != nil {
 		return doc, 0, err
 	}
-	if err := queue.CheckVersion("run", e.Value); err != nil {
-		return doc, 0, err
-	}
-	return doc, e.Revision, queue.Strict(e.Value, &doc)
+	doc, err = decodeRun(e.Value)
+	return doc, e.Revision, err
 }
 
 // cancelled reports whether nobody wants a run any more. What cannot be asked is not cancelled.
 func (b *board) cancelled(ctx context.Context, job, run string) bool {
 	doc, _, err := b.run(ctx, job, run)
 	return err == nil && doc.Cancelled
+}
+
+// forgotten reports that the queue's tables know nothing of a run: it was one too many.
+func (b *board) forgotten(ctx context.Context, job, run string) bool {
+	_, _, err := b.run(ctx, job, run)
+	return errors.Is(err, fs.ErrNotExist)
 }

@@ -21,6 +21,8 @@ type DispatchOptions struct {
 	Again time.Duration
 	// Outcomes hears of each outcome, one at a time, also of those that were there before. Nil: nobody listens.
 	Outcomes func(Outcome)
+	// Keep is what stays known of the job's older runs. Nil: the defaults.
+	Keep *Keep
 }
 
 // Result is what became of a run.
@@ -32,6 +34,7 @@ type Result struct {
 	Seconds  float64   `json:"seconds"` // of this one
 	Outcomes []Outcome `json:"outcomes"`
 	Missing  []string  `json:"missing,omitempty"` // tasks without an outcome, where the context ended first
+	Warnings []string  `json:"warnings,omitempty"`
 }
 
 const putAtOnce = 16
@@ -69,6 +72,11 @@ func Dispatch(ctx context.Context, q queue.Queue, run Run, opts *DispatchOptions
 	}
 	err = d.work(ctx)
 	res.Seconds = time.Since(begun).Seconds()
+	if err == nil {
+		if problem := d.tidy(ctx); problem != nil {
+			res.Warnings = append(res.Warnings, problem.Error())
+		}
+	}
 	return d.conclude(res, err)
 }
 
@@ -108,6 +116,9 @@ func (d *dispatch) work(ctx context.Context) error {
 		return err
 	}
 	for len(d.open) > 0 {
+		if _, err := d.register(ctx); err != nil { // a queue that was put back to an older state may not know the run
+			return err
+		}
 		if err := d.put(ctx); err != nil {
 			return err
 		}
@@ -179,6 +190,22 @@ func (d *dispatch) collect(ctx context.Context, entries func(func(queue.Entry, e
 		}
 	}
 	return ctx.Err()
+}
+
+// tidy notes how the run ended, and forgets old ones.
+func (d *dispatch) tidy(ctx context.Context) error {
+	states := map[State]int{}
+	for _, o := range d.found {
+		states[o.State]++
+	}
+	err := d.b.concluded(ctx, d.run.Job, d.run.Run, states)
+	if err == nil {
+		_, err = d.b.forget(ctx, d.run.Job, d.run.Run, d.opts.Keep)
+	}
+	if err != nil {
+		err = fmt.Errorf("what is known of old runs: %w", err)
+	}
+	return err
 }
 
 func (d *dispatch) conclude(res Result, err error) (Result, error) {
@@ -255,12 +282,17 @@ func Runs(ctx context.Context, q queue.Queue, job string) ([]Status, error) {
 		if err != nil {
 			return nil, err
 		}
-		var doc runDoc
-		words, err := queue.Words(e.Key)
-		if err := errors.Join(err, queue.CheckVersion("run", e.Value), queue.Strict(e.Value, &doc)); err != nil || len(words) != 2 {
+		words, wordsErr := queue.Words(e.Key)
+		doc, err := decodeRun(e.Value)
+		if err := errors.Join(err, wordsErr); err != nil || len(words) != 2 {
 			return nil, fmt.Errorf("run %q: %w", e.Key, errors.Join(err, ErrInvalid))
 		}
 		s := Status{words[0], words[1], doc.Started, doc.Tasks, doc.Cancelled, map[State]int{}}
+		if doc.States != nil {
+			s.States = doc.States
+			list = append(list, s)
+			continue
+		}
 		for e, err := range b.outcomes.List(ctx, e.Key) {
 			if err != nil {
 				return nil, err

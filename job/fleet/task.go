@@ -166,3 +166,6 @@ func decodeOutcome(b []byte) (Outcome, error) {
 
 // ErrUnfinished says that a run has tasks without an outcome.
 var ErrUnfinished = errors.New("the run is not complete")
+
+// ErrForgotten says that a task was dropped because the queue's tables know nothing of its run: see [Forget].
+var ErrForgotten = errors.New("nothing is known of its run any more")

@@ -16,7 +16,8 @@ import (
 )
 
 // Handler does one kind of task. It may run for what was done before, wholly or in part, by itself or by others, and ends soon
-// when its context does.
+// when its context does. Where something else is at work on the same thing, beside the queue, it returns a *queue.HeldError: the task
+// comes back later, and that counts as no attempt.
 type Handler func(ctx context.Context, w *Work) (Report, error)
 
 // Report is what a handler has to say of a task that it did.
@@ -33,7 +34,9 @@ type Work struct {
 	Attempt  int    // from 1, of all workers together
 	Worker   string // who does it
 
-	held *queue.Held
+	held  *queue.Held
+	claim string
+	b     *board
 }
 
 // Key is what the task's point is marked with, JOB/RUN/TASK. See RunFact.
@@ -189,6 +192,10 @@ func (w *Worker) attempt(ctx context.Context, d queue.Delivery, t *work) error {
 	} else if o != nil {
 		return d.Done(ctx)
 	}
+	if w.b.forgotten(ctx, t.Job, t.Run) { // who still waits for it puts it again
+		w.tell(w.event(Ended, t, 0, ErrForgotten))
+		return d.Done(ctx)
+	}
 	handler := w.handlers[t.Task.Kind]
 	if handler == nil { // another worker may know the kind
 		return d.Fail(ctx, w.opts.Lease)
@@ -280,7 +287,7 @@ func (w *Worker) handle(ctx context.Context, t *work, handler Handler, held *que
 			err = fmt.Errorf("%w: %w", cause, err)
 		}
 	}()
-	return handler(ctx, &Work{Task: t.Task, Job: t.Job, Run: t.Run, Attempt: attempt, Worker: w.opts.Name, held: held})
+	return handler(ctx, &Work{Task: t.Task, Job: t.Job, Run: t.Run, Attempt: attempt, Worker: w.opts.Name, held: held, claim: t.claim(), b: w.b})
 }
 
 // conclude hands over an end, or gives the task to the next one.
@@ -306,9 +313,12 @@ func (w *Worker) conclude(ctx context.Context, d queue.Delivery, t *work, held *
 			}
 		}
 	case ctx.Err() != nil: // this worker stops
-		ctx = context.WithoutCancel(ctx)
-		_, countErr := w.b.count(ctx, t.key(), -1)
-		return errors.Join(countErr, held.Release(ctx), d.Fail(ctx, 0))
+		return w.giveBack(context.WithoutCancel(ctx), d, t, held, 0)
+	case isHeld(err):
+		e := w.event(Delayed, t, out.Attempts, err)
+		e.Wait = w.delay(d.Number())
+		w.tell(e)
+		return w.giveBack(ctx, d, t, held, e.Wait)
 	case errors.Is(err, errCancelled):
 		out.State, out.Error = Cancelled, err.Error()
 	case out.Attempts < w.opts.Attempts && (w.opts.Permanent == nil || !w.opts.Permanent(err)):
@@ -320,6 +330,17 @@ func (w *Worker) conclude(ctx context.Context, d queue.Delivery, t *work, held *
 		out.State, out.Error = Failed, err.Error()
 	}
 	return w.settle(ctx, d, t, held, out)
+}
+
+// giveBack puts a task back as if it had not been begun.
+func (w *Worker) giveBack(ctx context.Context, d queue.Delivery, t *work, held *queue.Held, wait time.Duration) error {
+	_, err := w.b.count(ctx, t.key(), -1)
+	return errors.Join(err, held.Release(ctx), d.Fail(ctx, wait))
+}
+
+func isHeld(err error) bool {
+	_, ok := errors.AsType[*queue.HeldError](err)
+	return ok
 }
 
 // settle makes the outcome stand, if the task is still ours, and takes the message out of the queue.

@@ -184,11 +184,13 @@ func (d *decoder) templates(field, text string, known ...string) {
 
 func (f *File) checkWork(d *decoder) {
 	d.most("limits.tasks", f.Limits.Tasks, maxTasks)
-	for name, n := range f.Limits.Hosts {
-		if n == 0 {
-			d.at("limits.hosts."+name, "Leave VMs out by a source's exclude.", "0 would never let a VM begin")
+	for class, each := range f.Limits.classes() {
+		for name, n := range each {
+			if n == 0 {
+				d.at(class+"."+name, "Leave VMs out by a source's exclude.", "0 would never let a VM begin")
+			}
+			d.most(class+"."+name, n, maxTasks)
 		}
-		d.most("limits.hosts."+name, n, maxTasks)
 	}
 	d.most("retry.attempts", f.Retry.Attempts, maxAttempts)
 	if f.Retry.Most > 0 && f.Retry.First > f.Retry.Most {

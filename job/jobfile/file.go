@@ -95,7 +95,12 @@ type Exclude struct {
 type Limits struct {
 	Tasks int            `yaml:"tasks" doc:"VMs at once. Default 4."`
 	Hosts map[string]int `yaml:"hosts" doc:"VMs at once from a host, by its name; \"*\" is each other."`
-	Rate  Rate           `yaml:"rate" doc:"All VMs together read no more than this, such as 100MiB/s or 400Mbit/s."`
+
+	Datastores   map[string]int `yaml:"datastores" doc:"VMs at once with disks on a datastore, volume or share, by its name; \"*\" is each other."`
+	Proxies      map[string]int `yaml:"proxies" doc:"VMs at once through a proxy, by its name; \"*\" is each other."`
+	Repositories map[string]int `yaml:"repositories" doc:"VMs at once into a repository, by its url; \"*\" is each other."`
+
+	Rate Rate `yaml:"rate" doc:"All VMs together read no more than this, such as 100MiB/s or 400Mbit/s."`
 }
 
 // Retry is how what failed is tried again.
@@ -186,3 +191,25 @@ func (f *File) Runs() schedule.Set { return f.runs }
 
 // Opening is the window of the job.
 func (f *File) Opening() schedule.Window { return f.window }
+
+// Of are the limits as package job/engine has them: by the names of resources, and "tasks" where the file says it.
+func (l *Limits) Of() map[string]int {
+	out := map[string]int{}
+	if l.Tasks > 0 {
+		out["tasks"] = l.Tasks
+	}
+	for class, each := range l.classes() {
+		for name, n := range each {
+			out[limitClasses[class]+"/"+name] = n
+		}
+	}
+	return out
+}
+
+// limitClasses are what resources of a field are called, one by one.
+var limitClasses = map[string]string{"limits.hosts": "host", "limits.datastores": "datastore", "limits.proxies": "proxy", "limits.repositories": "repository"}
+
+// classes are the limits by the names of their fields.
+func (l *Limits) classes() map[string]map[string]int {
+	return map[string]map[string]int{"limits.hosts": l.Hosts, "limits.datastores": l.Datastores, "limits.proxies": l.Proxies, "limits.repositories": l.Repositories}
+}

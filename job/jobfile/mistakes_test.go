@@ -43,6 +43,8 @@ var mistakes = []struct{ name, text, want string }{
 		`job.yaml:8:9: exclude.swap: "yes" is neither true nor false. Write true or false.`},
 	{"a word for a number", good + "limits: {tasks: four}\n",
 		`job.yaml:7:17: limits.tasks: "four" is no number from 0 to 1073741824`},
+	{"a limit that lets nothing begin", good + "limits: {datastores: {ds1: 0}}\n",
+		`job.yaml:7:28: limits.datastores.ds1: 0 would never let a VM begin. Leave VMs out by a source's exclude.`},
 	{"a value that is none", good + "compression:\n",
 		`job.yaml:7:13: compression: has no value. Write a value after the colon, or leave the field out.`},
 	{"another level", good + "compression: zstd\n",

@@ -40,6 +40,9 @@ compression: better
 limits:
   tasks: 8
   hosts: {"*": 2, esx1: 1}
+  datastores: {"*": 4}
+  proxies: {build1: 3}
+  repositories: {/backup: 6}
   rate: 100MiB/s
 retry: {attempts: 2, first: 1s, most: 1m}
 schedule:
@@ -83,6 +86,8 @@ func TestWholeFile(t *testing.T) {
 	assert.False(t, *f.Exclude.Swap)
 	assert.Nil(t, f.Exclude.Free, "left out: the default")
 	assert.Equal(t, map[string]int{"*": 2, "esx1": 1}, f.Limits.Hosts)
+	assert.Equal(t, map[string]int{"tasks": 8, "host/*": 2, "host/esx1": 1, "datastore/*": 4, "proxy/build1": 3, "repository//backup": 6}, f.Limits.Of(),
+		"R201, R203: as the engine has them")
 	assert.Equal(t, retention.Policy{Last: 3, Daily: 14, Weekly: retention.All, Within: 48 * time.Hour}, f.Retention.Keep.Policy)
 	assert.Equal(t, "Europe/Berlin", f.Retention.Zone, "the schedule's")
 	assert.Equal(t, "UTC", f.Copies[0].Retention.Zone)
