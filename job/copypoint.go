@@ -21,6 +21,7 @@ const CopiedFrom = "hikae.copied-from"
 type CopyOptions struct {
 	VM          string           // its name where the point goes; empty: the same
 	Fact        string           // the fact by which a copy is known; empty: CopiedFrom
+	Base        string           // full id of the point there that the new one stands on, where that saves room; empty: none
 	Compression pipe.Compression // empty: the default of pipe
 	Workers     int              // zero: one for each processor
 	BufferBytes int64            // zero: the default of pipe
@@ -80,7 +81,7 @@ func (c *pointCopy) run(ctx context.Context) error {
 		facts = map[string]string{}
 	}
 	facts[c.opts.Fact] = c.point.ID
-	w, err := c.to.Begin(ctx, c.res.VM, &pipe.PointOptions{Time: c.point.Time, Consistency: c.point.Consistency, Facts: facts})
+	w, err := c.to.Begin(ctx, c.res.VM, &pipe.PointOptions{Base: c.opts.Base, Time: c.point.Time, Consistency: c.point.Consistency, Facts: facts})
 	if err != nil {
 		return err
 	}
@@ -150,7 +151,8 @@ func IsDamaged(err error) bool { return isDamaged(err) }
 // isDamaged reports whether an error of a listing is about one point, so that the listing goes on behind it.
 func isDamaged(err error) bool {
 	_, ok := errors.AsType[*repo.ErrCorrupt](err)
-	return ok || errors.Is(err, mover.ErrCorrupt)
+	var other interface{ Damaged() bool } // of a backend that is no repository
+	return ok || errors.Is(err, mover.ErrCorrupt) || errors.As(err, &other) && other.Damaged()
 }
 
 func (c *pointCopy) disk(ctx context.Context, w pipe.PointWriter, d pipe.DiskInfo) (err error) {

@@ -89,6 +89,7 @@ func TestPruneOfManyBlocks(t *testing.T) {
 	case "release":
 		blocks = 10_000_000
 	}
+	defer debug.SetGCPercent(debug.SetGCPercent(25)) // as the tool does
 	ctx := t.Context()
 	st, err := dirstore.Init(t.TempDir())
 	require.NoError(t, err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo/internal/cell"
+	"github.com/hikae/hikae/repo/store"
 )
 
 // repackBatch is how many bytes of packs are written anew before the old ones go: so much room it takes at once.
@@ -226,6 +227,7 @@ func (m *marking) framesOf(s *survey, batch []candidate) (frames []packFrames, e
 
 // readBack looks at every cell of the packs that were just written, before anything is given up for them.
 func (p *prune) readBack(ctx context.Context, m *marking, lease uint64, from int) error {
+	var file []byte
 	for num := from; ; num++ {
 		m.x.mu.RLock()
 		end := num >= len(m.x.packs)
@@ -240,9 +242,9 @@ func (p *prune) readBack(ctx context.Context, m *marking, lease uint64, from int
 		if ref.Lease != lease {
 			continue
 		}
-		file, err := readAll(ctx, p.r.st, ref.name(), maxPackFile)
-		if err != nil {
-			return fmt.Errorf("%s, just written, cannot be read back: %w", ref.name(), err)
+		var err error
+		if file, err = store.ReadInto(ctx, p.r.st, ref.name(), file, maxPackFile); err != nil {
+			return fmt.Errorf("%s, just written, cannot be read back: %w", ref.name(), storeError(err))
 		}
 		if _, damaged, err := cell.Repair(file); err != nil || len(damaged) > 0 {
 			return &ErrCorrupt{Object: ref.name(), Reason: "just written, and cells are damaged when it is read back: nothing is given up for it", Err: err}

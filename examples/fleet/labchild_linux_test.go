@@ -50,6 +50,7 @@ type spec struct {
 	Lease          time.Duration
 	Slots          int
 	Run            string
+	Full           bool // read disks whole
 }
 
 // vsphere is how to log in to the fake.
@@ -251,6 +252,7 @@ type labWorker struct {
 	r        *repo.Repository
 	client   *vmware.Client
 	sweepers map[string]hikae.Sweeper
+	full     bool
 	journal  *hikae.FileJournal
 	sessions *job.Sessions
 
@@ -260,7 +262,7 @@ type labWorker struct {
 
 // beWorker works until it is killed, or told to end. Told to "hold", it stops before each commit until it is told to "go".
 func beWorker(ctx context.Context, s spec, lines <-chan string) error {
-	w := &labWorker{going: make(chan struct{})}
+	w := &labWorker{going: make(chan struct{}), full: s.Full}
 	close(w.going)
 	var err error
 	if w.r, err = openShared(ctx, s.Dir, s.Name); err != nil {
@@ -346,7 +348,7 @@ func (w *labWorker) backup(ctx context.Context, task *jobfleet.Work) (jobfleet.R
 	if err != nil {
 		return jobfleet.Report{}, err
 	}
-	res, err := job.Backup(ctx, provider, "", &holding{fenced, w, behind}, &job.BackupOptions{Journal: task.Journal(w.journal), Sessions: w.sessions, Workers: 1})
+	res, err := job.Backup(ctx, provider, "", &holding{fenced, w, behind}, &job.BackupOptions{Journal: task.Journal(w.journal), Sessions: w.sessions, Workers: 1, Full: w.full})
 	return jobfleet.Report{Point: res.Point, Warnings: res.Warnings}, err
 }
 

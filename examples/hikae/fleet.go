@@ -33,6 +33,7 @@ func (t *tool) fleetCommand() *cobra.Command {
 // queueFlags are where the queue is, and how to log on there.
 type queueFlags struct {
 	url, credentials, ca string
+	cert, key            string
 	replicas             int
 	lease                time.Duration
 }
@@ -42,6 +43,9 @@ func (f *queueFlags) flags(cmd *cobra.Command) {
 	flags.StringVar(&f.url, "queue", "", "`URL`s of the queue's servers, with commas: nats://127.0.0.1:4222, tls://HOST:PORT")
 	flags.StringVar(&f.credentials, "credentials-file", "", "`FILE` with user= and password=, token=, the seed of an nkey, or credentials of NATS")
 	flags.StringVar(&f.ca, "ca", "", "`FILE` with the certificate authorities of the servers, as PEM; default: the system's")
+	flags.StringVar(&f.cert, "tls-cert", "", "`FILE` with a certificate of this machine, as PEM, where the servers ask for one")
+	flags.StringVar(&f.key, "tls-key", "", "`FILE` with its key")
+	cmd.MarkFlagsRequiredTogether("tls-cert", "tls-key")
 	flags.IntVar(&f.replicas, "replicas", 1, "on how many servers a new queue is kept; 3 on a cluster")
 	flags.DurationVar(&f.lease, "lease", time.Minute, "of a new queue: how long a worker may be silent before another one takes its tasks")
 }
@@ -66,15 +70,8 @@ func (f *queueFlags) open(ctx context.Context, t *tool) (*natsqueue.Queue, error
 	}
 	opts := &natsqueue.Options{Credentials: login, Replicas: f.replicas, Lease: f.lease,
 		Warn: func(s string) { t.tell("%s", s) }}
-	if f.ca != "" {
-		pem, err := readSmall(f.ca, 1<<20)
-		if err != nil {
-			return nil, &outcome.Error{Object: f.ca, Text: "--ca", Err: err}
-		}
-		opts.TLS = &tls.Config{RootCAs: x509.NewCertPool()}
-		if !opts.TLS.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, outcome.Usage("", "--ca %s has no certificate", f.ca)
-		}
+	if opts.TLS, err = (&queueTLS{ca: f.ca, cert: f.cert, key: f.key}).config(); err != nil {
+		return nil, err
 	}
 	q, err := natsqueue.Open(ctx, f.url, opts)
 	insecure, _ := errors.AsType[*natsqueue.InsecureError](err)
@@ -87,13 +84,57 @@ func (f *queueFlags) open(ctx context.Context, t *tool) (*natsqueue.Queue, error
 	return q, nil
 }
 
+// queueTLS are the files of a TLS configuration.
+type queueTLS struct{ ca, clientCA, cert, key string }
+
+// config is nil where no file is named.
+func (f *queueTLS) config() (_ *tls.Config, err error) {
+	if *f == (queueTLS{}) {
+		return nil, nil
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS13}
+	if c.RootCAs, err = authorities("--ca", f.ca); err != nil {
+		return nil, err
+	}
+	if c.ClientCAs, err = authorities("--client-ca", f.clientCA); err != nil {
+		return nil, err
+	}
+	if c.ClientCAs != nil {
+		c.ClientAuth = tls.RequireAndVerifyClientCert
+	}
+	if f.cert != "" {
+		pair, err := tls.LoadX509KeyPair(f.cert, f.key)
+		if err != nil {
+			return nil, &outcome.Error{Object: f.cert, Text: "--tls-cert", Err: err}
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}
+
+// authorities are the certificates in a file; nil: none is named.
+func authorities(flag, file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := readSmall(file, 1<<20)
+	if err != nil {
+		return nil, &outcome.Error{Object: file, Text: flag, Err: err}
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, outcome.Usage("", "%s %s has no certificate", flag, file)
+	}
+	return pool, nil
+}
+
 // fleetServeFlags are a server of the queue.
 type fleetServeFlags struct {
 	dir, listen, credentials string
-	cert, key                string
-	nkeys                    []string
-	name, cluster            string
-	peers                    []string
+	queueTLS
+	nkeys         []string
+	name, cluster string
+	peers         []string
 }
 
 func (t *tool) fleetServeCommand() *cobra.Command {
@@ -107,7 +148,7 @@ certificate, and nobody gets in without credentials. The command stays in the fo
 is ready, and ends with SIGTERM. A cluster that is there already serves as well: see docs/fleet.md.`),
 		Example: example(`
 hikae fleet serve --dir /var/lib/hikae-queue --credentials-file /etc/hikae/queue
-hikae fleet serve --dir /var/lib/hikae-queue --credentials-file /etc/hikae/queue --listen :4222 --tls-cert node1.pem --tls-key node1.key --cluster :6222 --name node1 --peer node2:6222 --peer node3:6222`),
+hikae fleet serve --dir /var/lib/hikae-queue --credentials-file /etc/hikae/queue --listen :4222 --tls-cert node1.pem --tls-key node1.key --ca ca.pem --cluster :6222 --name node1 --peer node2:6222 --peer node3:6222`),
 		Args: want(),
 	}
 	flags := cmd.Flags()
@@ -117,6 +158,8 @@ hikae fleet serve --dir /var/lib/hikae-queue --credentials-file /etc/hikae/queue
 	flags.StringArrayVar(&f.nkeys, "nkey", nil, "public `KEY` (U…) of a further user; may repeat")
 	flags.StringVar(&f.cert, "tls-cert", "", "`FILE` with the certificate, as PEM")
 	flags.StringVar(&f.key, "tls-key", "", "`FILE` with its key")
+	flags.StringVar(&f.ca, "ca", "", "`FILE` with the certificate authorities of the cluster's other nodes, as PEM; default: the system's")
+	flags.StringVar(&f.clientCA, "client-ca", "", "`FILE` with certificate authorities: who connects, also another node, must show a certificate of theirs")
 	flags.StringVar(&f.cluster, "cluster", "", "`HOST:PORT` for the other nodes of a cluster")
 	flags.StringVar(&f.name, "name", "", "`NAME` of this node in its cluster")
 	flags.StringArrayVar(&f.peers, "peer", nil, "`HOST:PORT` of another node; may repeat")
@@ -139,12 +182,11 @@ func (t *tool) fleetServe(ctx context.Context, f *fleetServeFlags) (err error) {
 		return &outcome.Error{Kind: outcome.KindSecret, Object: f.credentials, Text: "--credentials-file", Err: err}
 	}
 	opts := natsserver.Options{Dir: f.dir, Listen: f.listen, Credentials: login, NKeys: f.nkeys}
-	if f.cert != "" {
-		pair, err := tls.LoadX509KeyPair(f.cert, f.key)
-		if err != nil {
-			return &outcome.Error{Object: f.cert, Text: "--tls-cert", Err: err}
-		}
-		opts.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
+	if f.cert == "" && f.ca+f.clientCA != "" {
+		return outcome.Usage("", "--ca and --client-ca are for a server with a certificate: --tls-cert, --tls-key")
+	}
+	if opts.TLS, err = f.config(); err != nil {
+		return err
 	}
 	if f.cluster != "" {
 		opts.Cluster = &natsserver.Cluster{Name: f.name, Listen: f.cluster, Peers: f.peers}

@@ -21,11 +21,9 @@ import (
 // after does what comes after the VMs: copies first, since what is forgotten cannot be copied any more; then what goes; then the look
 // at what is left. Points go only where no VM failed: who has no new point needs the old ones. A step that fails does not keep the others from being done.
 // Each is begun inside the window, and waits for it like a VM.
-func (r *jobRun) after(ctx context.Context) error {
-	list := r.steps()
-	if len(list) == 0 {
-		return ctx.Err()
-	}
+func (r *jobRun) after(ctx context.Context) error { return r.runSteps(ctx, r.steps()) }
+
+func (r *jobRun) runSteps(ctx context.Context, list []engine.Task) error {
 	o := r.options(ctx)
 	o.Limits, o.Progress, o.Claims, o.Retry = map[string]int{"tasks": 1}, nil, nil, engine.Retry{Attempts: 1}
 	o.Events = func(e engine.Event) { r.stepEvent(e) }
@@ -36,9 +34,7 @@ func (r *jobRun) after(ctx context.Context) error {
 // steps are what comes after the VMs, one after the other.
 func (r *jobRun) steps() (list []engine.Task) {
 	add := func(what, where string, do func(context.Context) (jobStep, error)) {
-		list = append(list, engine.Task{ID: fmt.Sprint(len(list), " ", what), VM: what, Kind: what, Do: func(ctx context.Context, _ *engine.Attempt) (engine.Outcome, error) {
-			return engine.Outcome{}, r.step(ctx, what, where, do)
-		}})
+		list = append(list, r.stepTask(fmt.Sprint(len(list), " ", what), what, where, do))
 	}
 	for i := range r.file.Copies {
 		c := &r.file.Copies[i]
@@ -66,6 +62,12 @@ func (r *jobRun) steps() (list []engine.Task) {
 		add("verify", here, func(ctx context.Context) (jobStep, error) { return r.verify(ctx, v) })
 	}
 	return list
+}
+
+func (r *jobRun) stepTask(id, what, where string, do func(context.Context) (jobStep, error)) engine.Task {
+	return engine.Task{ID: id, VM: what, Kind: what, Do: func(ctx context.Context, _ *engine.Attempt) (engine.Outcome, error) {
+		return engine.Outcome{}, r.step(ctx, what, where, do)
+	}}
 }
 
 // step does one thing, and puts what came of it into the document. One that the window or a pause ended is begun again, and is not

@@ -42,10 +42,17 @@ func TestJobBootCheck(t *testing.T) {
 	step := doc["steps"].([]any)[0].(map[string]any)
 	require.Equal(t, "boot-check", step["what"])
 	require.Equal(t, "done", step["state"])
+	point := command(t, dir, outcome.Done, "points", "--repo", dir+"/repo")["points"].([]any)[0].(map[string]any)
+	require.Equal(t, true, point["boot"].(map[string]any)["passed"], "the point is marked")
 
 	doc = command(t, dir, outcome.Failed, "job", "run", file("lies", "3s"))
 	require.Equal(t, "failed", doc["state"])
 	step = doc["steps"].([]any)[0].(map[string]any)
 	require.Equal(t, "failed", step["state"])
-	require.Len(t, command(t, dir, outcome.Done, "points", "--repo", dir+"/repo")["points"], 2)
+	points := command(t, dir, outcome.Done, "points", "--repo", dir+"/repo")["points"].([]any)
+	require.Len(t, points, 2)
+	for _, p := range points {
+		point := p.(map[string]any)
+		require.Equal(t, point["vm"] == "boots", point["boot"].(map[string]any)["passed"])
+	}
 }

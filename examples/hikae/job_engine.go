@@ -54,16 +54,18 @@ func (r *jobRun) held(e engine.Event, what string) {
 	text, now := "", time.Now().Format("15:04:05 MST")
 	switch e.What {
 	case engine.Closed:
-		text = fmt.Sprintf("the window was closed at %s: %s waited for it", now, what)
+		until := ""
 		if !e.Until.IsZero() {
-			text += " until " + e.Until.Format("Mon 2006-01-02 15:04 MST")
+			until = e.Until.Format("Mon 2006-01-02 15:04 MST")
+			text, until = " until "+until, ", and opens "+until
 		}
-		r.t.tell("%s", text)
+		text = fmt.Sprintf("the window was closed at %s: %s waited for it%s", now, what, text)
+		r.t.tell("the window is closed%s: what waits is not begun", until)
 	case engine.Paused:
-		text = fmt.Sprintf("paused at %s: %s waited", now, what)
+		text = fmt.Sprintf("the run was paused at %s: %s waited", now, what)
 		r.t.tell("paused: what runs goes on, and nothing is begun until SIGUSR2")
 	case engine.Resumed:
-		text = "went on at " + now
+		text = "it went on at " + now
 		r.t.tell("it goes on")
 	default:
 		return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/examples/hikae/internal/show"
+	"github.com/hikae/hikae/job"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo"
 )
@@ -25,6 +27,9 @@ List the restore points of a repository, or of one VM, in the order in which the
 A point is named by its id, by the first digits of it as long as they fit no other, or as VM@latest, VM@latest~1 for the
 one before, and so on. NEW is what was stored for that point alone; a machine
 that may only append is not told (-, in JSON 0), because it would show what others have stored.
+
+BOOTS is there once a point was started by a boot check from this machine: yes or no, as the last one found; - is not tried. In
+JSON it is "boot", with its time and session.
 
 With --all also what sessions left that did not commit: no points, and nothing restores them. The VM's next backup goes on
 from there, and then they are gone; forget takes one away by its id.`),
@@ -47,9 +52,50 @@ hikae points --repo /backup/hikae web1 --json | jq -r '.points[-1].id'`),
 
 // pointsDoc is what points prints for scripts.
 type pointsDoc struct {
-	Points []pipe.PointInfo `json:"points"`
+	Points []pointDoc `json:"points"`
 	// Unfinished are no points: with --all.
 	Unfinished []unfinishedDoc `json:"unfinished,omitempty"`
+}
+
+// pointDoc is one point, with what this machine knows of it.
+type pointDoc struct {
+	pipe.PointInfo
+	Boot *bootMark `json:"boot,omitempty"` // of its last boot check on this machine
+}
+
+// bootMark says whether a point was seen to boot.
+type bootMark struct {
+	Passed  bool      `json:"passed"`
+	Time    time.Time `json:"time"`
+	Session string    `json:"session"`
+}
+
+// bootMarks are the last boot checks of points, by their ids, as the sessions of this machine have them. One in which nothing
+// was started says nothing.
+func (t *tool) bootMarks() (map[string]*bootMark, error) {
+	sessions, err := t.sessions()
+	if err != nil {
+		return nil, err
+	}
+	marks := map[string]*bootMark{}
+	_, err = sessions.List(1, func(r *job.Record) bool { // newest first
+		if b := r.Boot; b != nil && len(b.Checks) > 0 && marks[b.Point] == nil {
+			marks[b.Point] = &bootMark{Passed: b.Passed, Time: b.Started.UTC(), Session: b.Session}
+		}
+		return false // a record has a picture of the screen: none is kept
+	})
+	return marks, err
+}
+
+// word is the mark in a table.
+func (b *bootMark) word() string {
+	switch {
+	case b == nil:
+		return "-"
+	case b.Passed:
+		return "yes"
+	}
+	return "no"
 }
 
 // unfinishedDoc is what a session left that did not commit.
@@ -115,7 +161,11 @@ func (t *tool) points(ctx context.Context, a *access, vm string, all bool) (*rep
 	if err := r.ownName(vm); err != nil {
 		return nil, err
 	}
-	doc, left := pointsDoc{Points: []pipe.PointInfo{}}, &reply{loud: true}
+	doc, left := pointsDoc{Points: []pointDoc{}}, &reply{loud: true}
+	marks, err := t.bootMarks()
+	if err != nil {
+		left.warnings = append(left.warnings, fmt.Sprintf("what boot checks found is not known for all points: %v", err))
+	}
 	for p, err := range r.Points(ctx, vm) {
 		if left.unreadable(err) {
 			continue
@@ -124,7 +174,7 @@ func (t *tool) points(ctx context.Context, a *access, vm string, all bool) (*rep
 			return nil, about(a.repo, "list points", err)
 		}
 		p.Time = p.Time.UTC()
-		doc.Points = append(doc.Points, p)
+		doc.Points = append(doc.Points, pointDoc{PointInfo: p, Boot: marks[p.ID]})
 	}
 	if all {
 		if doc.Unfinished, err = unfinished(ctx, r, vm); err != nil {
@@ -157,8 +207,17 @@ func (d pointsDoc) print(w *show.Printer, withheld bool) error {
 	if len(d.Points) == 0 {
 		return w.Printf("no points\n")
 	}
-	table := show.NewTable("POINT", "VM", "TIME", ">DISKS", ">SIZE", ">DATA", ">NEW", "CONSISTENCY")
-	short := shortIDs(d.Points)
+	head := []string{"POINT", "VM", "TIME", ">DISKS", ">SIZE", ">DATA", ">NEW", "CONSISTENCY"}
+	marked := slices.ContainsFunc(d.Points, func(p pointDoc) bool { return p.Boot != nil })
+	if marked {
+		head = slices.Insert(head, len(head)-1, "BOOTS")
+	}
+	table := show.NewTable(head...)
+	infos := make([]pipe.PointInfo, len(d.Points))
+	for i, p := range d.Points {
+		infos[i] = p.PointInfo
+	}
+	short := shortIDs(infos)
 	for i, p := range d.Points {
 		size, data := int64(0), int64(0)
 		for _, disk := range p.Disks {
@@ -173,8 +232,11 @@ func (d pointsDoc) print(w *show.Printer, withheld bool) error {
 		if p.Held != "" {
 			consistency += "; held: " + p.Held
 		}
-		table.Row(short[i], p.VM, show.Time(p.Time), fmt.Sprint(len(p.Disks)), show.Size(size), show.Size(data),
-			news, consistency)
+		row := []string{short[i], p.VM, show.Time(p.Time), fmt.Sprint(len(p.Disks)), show.Size(size), show.Size(data), news, consistency}
+		if marked {
+			row = slices.Insert(row, len(row)-1, p.Boot.word())
+		}
+		table.Row(row...)
 	}
 	return table.Print(w)
 }

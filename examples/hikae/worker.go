@@ -82,13 +82,22 @@ func (t *tool) work(ctx context.Context, f *workerFlags) error {
 	}
 	defer q.Close()
 	backup := func(ctx context.Context, w *fleet.Work) (fleet.Report, error) {
-		return t.fleetBackup(ctx, files[w.Job], w)
+		one := *t // what a task is logged in to is let go of with it
+		one.ends = nil
+		defer one.end()
+		return one.fleetBackup(ctx, files[w.Job], w)
 	}
 	worker := fleet.NewWorker(q, f.reach, map[string]fleet.Handler{string(job.KindBackup): backup},
-		&fleet.WorkerOptions{Name: f.name, Slots: f.slots, Permanent: permanent, Events: t.tellFleet})
+		&fleet.WorkerOptions{Name: f.name, Slots: f.slots, Permanent: permanentInFleet, Events: t.tellFleet})
 	t.tell("this machine works for %s", strings.Join(f.reach, ", "))
 	service.Ready()
 	return worker.Run(ctx)
+}
+
+// permanentInFleet are errors that another try cannot mend, on any machine. A VM that somebody is at is free later.
+func permanentInFleet(err error) bool {
+	busy, _ := errors.AsType[*hikae.BusyError](err)
+	return permanent(err) && busy == nil
 }
 
 func (t *tool) tellFleet(e fleet.Event) {

@@ -151,9 +151,3 @@ func (b *board) cancelled(ctx context.Context, job, run string) bool {
 	doc, _, err := b.run(ctx, job, run)
 	return err == nil && doc.Cancelled
 }
-
-// forgotten reports that the queue's tables know nothing of a run: it was one too many.
-func (b *board) forgotten(ctx context.Context, job, run string) bool {
-	_, _, err := b.run(ctx, job, run)
-	return errors.Is(err, fs.ErrNotExist)
-}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,7 +13,6 @@ import (
 	"github.com/hikae/hikae/job/fleet"
 	"github.com/hikae/hikae/job/natsqueue"
 	"github.com/hikae/hikae/job/natsqueue/natsserver"
-	"github.com/hikae/hikae/job/queue"
 	"github.com/hikae/hikae/pipe"
 )
 
@@ -60,12 +57,9 @@ func (c *cluster) open(t *testing.T, lease time.Duration) *natsqueue.Queue {
 }
 
 // Six workers on a cluster of three: a node goes, two workers die in the middle of a task, one is cut off and comes back. Each task has
-// one outcome, each VM one point, and none is lost.
+// one outcome, each VM one point, and none is lost. examples/fleet has the same with real processes, which are killed.
 func TestClusterLosesANodeAndWorkers(t *testing.T) {
-	tasks, lease, away, limit := 30, 2*time.Second, time.Duration(0), 2*time.Minute
-	if tier := os.Getenv("HIKAE_TEST_TIER"); tier == "long" || tier == "release" {
-		tasks, lease, away, limit = 500, 10*time.Second, 5*time.Minute, 10*time.Minute
-	}
+	const tasks, lease, limit = 30, 2 * time.Second, 5 * time.Minute
 	st, c := site(t), startCluster(t)
 	front := c.open(t, lease)
 	var begun, stuck atomic.Int32
@@ -89,7 +83,6 @@ func TestClusterLosesANodeAndWorkers(t *testing.T) {
 	}
 	result := dispatchFor(t, front, run(tasks), limit)
 	require.Eventually(t, func() bool { return begun.Load() >= 8 }, time.Minute, 5*time.Millisecond)
-	gone := time.Now()
 	for _, l := range lines[3:] { // two that die and one that comes back look the same until then
 		l.cut.Store(true)
 	}
@@ -98,7 +91,6 @@ func TestClusterLosesANodeAndWorkers(t *testing.T) {
 	require.NoError(t, done.err)
 	require.Len(t, done.res.Outcomes, tasks)
 
-	time.Sleep(time.Until(gone.Add(away)))
 	lines[5].cut.Store(false) // back, with what it had copied
 	close(wake)
 	for _, stop := range stops {
@@ -112,33 +104,7 @@ func TestClusterLosesANodeAndWorkers(t *testing.T) {
 		require.Equal(t, o.Point, list[0].ID)
 	}
 	t.Logf("%d copies of %d VMs, %d stuck, %d ended for nothing, %.1f s", begun.Load(), tasks, stuck.Load(), heard.count(), done.res.Seconds)
-	if tasks > 30 { // with few, chance may have none of the lost workers at work just then
-		require.Positive(t, stuck.Load())
-	}
 	counts, err := front.Counts(context.Background())
 	require.NoError(t, err)
 	require.Zero(t, counts.Dead)
-}
-
-// Four workers that are each limited by a link of their own do more than three times what one does.
-func TestFourWorkersAreThreeTimesOne(t *testing.T) {
-	const tasks, each = 40, 25 * time.Millisecond
-	seconds := func(workers int) float64 {
-		q := queue.NewMemory(nil)
-		for range workers {
-			var link sync.Mutex // carries one VM's blocks at a time
-			workBeside(t, q, func(context.Context, *fleet.Work) (fleet.Report, error) {
-				link.Lock()
-				defer link.Unlock()
-				time.Sleep(each)
-				return fleet.Report{}, nil
-			}, &fleet.WorkerOptions{Slots: 2})
-		}
-		done := <-dispatchBeside(t, q, run(tasks))
-		require.NoError(t, done.err)
-		return done.res.Seconds
-	}
-	one, four := seconds(1), seconds(4)
-	t.Logf("%.2f s by one, %.2f s by four", one, four)
-	require.Greater(t, one/four, 3.0)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"time"
 
@@ -134,7 +135,7 @@ func (b *board) forgetEffects(ctx context.Context, age time.Duration) error {
 func (b *board) concluded(ctx context.Context, job, run string, states map[State]int) error {
 	for {
 		doc, revision, err := b.run(ctx, job, run)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && doc.States != nil {
+		if errors.Is(err, fs.ErrNotExist) || err == nil && maps.Equal(doc.States, states) {
 			return nil
 		}
 		if err != nil {

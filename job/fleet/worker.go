@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -192,10 +193,6 @@ func (w *Worker) attempt(ctx context.Context, d queue.Delivery, t *work) error {
 	} else if o != nil {
 		return d.Done(ctx)
 	}
-	if w.b.forgotten(ctx, t.Job, t.Run) { // who still waits for it puts it again
-		w.tell(w.event(Ended, t, 0, ErrForgotten))
-		return d.Done(ctx)
-	}
 	handler := w.handlers[t.Task.Kind]
 	if handler == nil { // another worker may know the kind
 		return d.Fail(ctx, w.opts.Lease)
@@ -234,7 +231,13 @@ func (w *Worker) do(ctx context.Context, d queue.Delivery, t *work, handler Hand
 		return err
 	}
 	out := &Outcome{Job: t.Job, Run: t.Run, Task: t.Task.ID, VM: t.Task.VM, Worker: w.opts.Name, Begun: time.Now().UTC(), Token: rand.Text()}
-	if w.b.cancelled(ctx, t.Job, t.Run) {
+	switch doc, _, err := w.b.run(ctx, t.Job, t.Run); {
+	case errors.Is(err, fs.ErrNotExist): // who waits for it still puts it again
+		w.tell(w.event(Ended, t, 0, ErrForgotten))
+		return d.Done(ctx)
+	case err != nil:
+		return err
+	case doc.Cancelled:
 		out.State = Cancelled
 		return w.settle(ctx, d, t, held, out)
 	}

@@ -27,6 +27,15 @@ func (r *Report) HTML(w io.Writer) error {
 	}{v, charts(v.Trend)})
 }
 
+//go:embed jobpage.html
+var jobPageText string
+
+var jobPage = template.Must(template.Must(page.Clone()).New("job").Parse(jobPageText))
+
+// HTML writes the report as one page that needs nothing else. The sessions of its VMs are folded into it, two hundred of them: first
+// those of VMs that are not simply done.
+func (j *Job) HTML(w io.Writer) error { return jobPage.Execute(w, j.view()) }
+
 // chart is a row of columns over a VM's points.
 type chart struct {
 	Title, Top, First, Last string

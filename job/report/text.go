@@ -114,7 +114,8 @@ func (p *printer) table(title string, t table) {
 func numeric(head string) bool {
 	switch head {
 	case "Check", "Outcome", "What was seen", "Disk", "Started", "Method", "From", "To", "Why", "File", "Read back",
-		"Volume", "Kind", "Label", "On", "Stored whole because":
+		"Volume", "Kind", "Label", "On", "Stored whole because",
+		"VM", "State", "Point", "Consistency", "What to do", "What", "Where", "Result", "When":
 		return false
 	}
 	return true

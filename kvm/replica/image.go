@@ -46,7 +46,7 @@ func (x *image) Extents(ctx context.Context, off, n int64) iter.Seq2[pipe.Extent
 			yield(pipe.Extent{}, &pipe.RangeError{Op: "extents", Off: off, Len: n, Err: fs.ErrInvalid})
 			return
 		}
-		for i := x.kinds.at(off); i < len(x.kinds) && x.kinds[i].Off < off+n; i++ {
+		for i := x.kinds.at(off); n > 0 && i < len(x.kinds) && x.kinds[i].Off < off+n; i++ {
 			if err := ctx.Err(); err != nil {
 				yield(pipe.Extent{}, err)
 				return

@@ -56,7 +56,7 @@ func (s *Site) Keep(ctx context.Context, vm string, n int) (removed []string, er
 
 // dropOne lets the oldest point go that can; empty: none needs to, or none can.
 func (s *Site) dropOne(ctx context.Context, dir, vm string, n int) (id string, err error) {
-	list, _, err := listFolder(dir)
+	list, err := s.allPoints(dir)
 	if err != nil || len(list) <= n || ctx.Err() != nil {
 		return "", errors.Join(err, ctx.Err())
 	}
@@ -74,6 +74,13 @@ func (s *Site) dropOne(ctx context.Context, dir, vm string, n int) (id string, e
 		}
 	}
 	return "", nil
+}
+
+// allPoints are all points of a VM. Where the record of one cannot be read, nobody knows what it stands on, and nothing is
+// moved.
+func (s *Site) allPoints(dir string) ([]*record, error) {
+	list, damaged, err := listFolder(dir)
+	return list, errors.Join(err, errors.Join(damaged...))
 }
 
 // dropLeaf removes a point that nothing stands on.
@@ -118,7 +125,7 @@ func (s *Site) merge(dir, path string) error {
 	if err != nil {
 		return err
 	}
-	list, _, err := listFolder(dir)
+	list, err := s.allPoints(dir)
 	if err != nil {
 		return err
 	}
@@ -204,7 +211,7 @@ func (s *Site) mergeContent(dir string, old, next *record, d *diskRecord) error 
 		return err
 	}
 	s.step("content merged")
-	return s.mergeMaps(filepath.Join(dir, next.Info.ID, d.Name)+mapSuffix, w.next<<clusterBits, below.mapFile, above.mapFile)
+	return s.mergeMaps(filepath.Join(dir, next.Info.ID, d.Name)+mapSuffix, w.next<<clusterBits, below.mapFile, above.mapFile, below.based)
 }
 
 // copyRows writes the clusters of a layer into the file below it. A cluster that is not what its sum says is copied as it
@@ -233,9 +240,9 @@ func (s *Site) copyRows(w *layerWriter, above *layer) error {
 }
 
 // mergeMaps writes the map of a layer that another was merged into, beside that other's.
-func (s *Site) mergeMaps(path string, fileBytes int64, below, above *mapFile) error {
+func (s *Site) mergeMaps(path string, fileBytes int64, below, above *mapFile, based bool) error {
 	m := &sumMap{size: above.size, fileBytes: fileBytes, kinds: above.kinds.over(below.kinds)}
-	if err := m.join(below.sumMap, above.sumMap); err != nil {
+	if err := m.join(below.sumMap, above.sumMap, based); err != nil {
 		return err
 	}
 	err := writeMap(path+newSuffix, m, func(c int64) (uint64, error) {
@@ -252,11 +259,11 @@ func (s *Site) mergeMaps(path string, fileBytes int64, below, above *mapFile) er
 	return errors.Join(err, syncDir(filepath.Dir(path)))
 }
 
-// join makes the rows of two layers one: those above hide those below.
-func (m *sumMap) join(below, above *sumMap) error {
+// join makes the rows of two layers one: those above hide those below. Where nothing is below both, zeros need not be told.
+func (m *sumMap) join(below, above *sumMap, based bool) error {
 	sum, i := int64(0), 0
 	put := func(first, end int64, zero bool) error {
-		if first >= end {
+		if first >= end || zero && !based {
 			return nil
 		}
 		if last := len(m.rows) - 1; last >= 0 && m.rows[last].first+m.rows[last].n == first && m.rows[last].zero == zero {

@@ -10,7 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
+	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/pipe"
 )
 
@@ -123,7 +125,7 @@ func (s *Site) Open(ctx context.Context, point, disk string) (pipe.Image, error)
 		return nil, err
 	}
 	vmDir := filepath.Dir(dir)
-	lock, err := takeReader(ctx, vmDir, filepath.Base(vmDir))
+	lock, err := s.enterReading(ctx, vmDir)
 	if err != nil {
 		return nil, err
 	}
@@ -133,4 +135,37 @@ func (s *Site) Open(ctx context.Context, point, disk string) (pipe.Image, error)
 	}
 	img.lock = lock
 	return img, nil
+}
+
+// mergeTaken is how often it is looked again whether somebody has taken up a merge that a killed process left.
+const mergeTaken = 500
+
+// enterReading keeps the files of a VM's points where they are, once no merge is half way.
+func (s *Site) enterReading(ctx context.Context, vmDir string) (*held, error) {
+	for tries := 0; ; tries++ {
+		left := s.tidyFolder(vmDir)
+		lock, err := takeReader(ctx, vmDir, filepath.Base(vmDir))
+		if err != nil {
+			return nil, err
+		}
+		var busy *hikae.BusyError
+		// What cannot be taken up, such as a merge on a disk that is full, leaves points that read as they did.
+		if left != nil && !errors.As(left, &busy) || tries == mergeTaken || !merging(vmDir) {
+			return lock, nil
+		}
+		if err := lock.release(); err != nil {
+			return nil, err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// merging reports whether a point of a VM is half way to being merged.
+func merging(vmDir string) bool {
+	found, err := fs.Glob(os.DirFS(vmDir), "*/"+mergingName)
+	return err == nil && len(found) > 0
 }

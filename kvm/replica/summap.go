@@ -81,6 +81,9 @@ func (m *sumMap) add(cluster int64, zero bool, sum int64) error {
 
 // writeMap makes a map's file, durable on return but for its name. sumOf gives the sums in the order of the clusters.
 func writeMap(path string, m *sumMap, sumOf func(cluster int64) (uint64, error)) (err error) {
+	if err := removeIfThere(path); err != nil { // what was left there may be read-only
+		return err
+	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err

@@ -195,6 +195,11 @@ func device(s string) bool {
 
 // ReadAll reads a whole object of at most max bytes. A larger one is an error, not a larger allocation.
 func ReadAll(ctx context.Context, st Store, name string, max int64) ([]byte, error) {
+	return ReadInto(ctx, st, name, nil, max)
+}
+
+// ReadInto is ReadAll into memory of the caller's, as far as that is large enough.
+func ReadInto(ctx context.Context, st Store, name string, buf []byte, max int64) ([]byte, error) {
 	info, err := st.Stat(ctx, name)
 	if err != nil {
 		return nil, err
@@ -202,7 +207,10 @@ func ReadAll(ctx context.Context, st Store, name string, max int64) ([]byte, err
 	if info.Size < 0 || info.Size > max {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: errTooLarge}
 	}
-	p := make([]byte, info.Size)
+	if int64(cap(buf)) < info.Size {
+		buf = make([]byte, info.Size)
+	}
+	p := buf[:info.Size]
 	n, err := st.ReadAt(ctx, name, p, 0)
 	switch {
 	case n == len(p):

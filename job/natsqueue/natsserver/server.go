@@ -28,10 +28,12 @@ type Options struct {
 	Listen      string                 // HOST:PORT; empty: 127.0.0.1:4222; port 0 or -1: any
 	Credentials *natsqueue.Credentials // of the one user: name and password, or a token
 	NKeys       []string               // public keys (U…) of further users
-	TLS         *tls.Config            // for clients, and between nodes; needed where Listen is not this machine alone
-	Plain       bool                   // no TLS on other addresses, where the network itself is encrypted and keeps others out
-	Cluster     *Cluster               // nil: a server by itself
-	MaxStore    int64                  // bytes on disk; zero: 10 GiB
+	// TLS is for clients, and between nodes; needed where Listen is not this machine alone. RootCAs are whom a node believes that another
+	// one is who it says, nil: the system's authorities. With ClientAuth and ClientCAs clients and other nodes show certificates, too.
+	TLS      *tls.Config
+	Plain    bool     // no TLS on other addresses, where the network itself is encrypted and keeps others out
+	Cluster  *Cluster // nil: a server by itself
+	MaxStore int64    // bytes on disk; zero: 10 GiB
 }
 
 // Cluster makes a server one node of several.

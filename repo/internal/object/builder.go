@@ -142,9 +142,11 @@ func (b *Builder) Seal() ([]byte, error) {
 		return nil, errSealed
 	}
 	b.done = true
-	b.buf = b.cipher.seal(b.buf, b.table, tableRef(b.Len(), len(b.table)))
-	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(len(b.buf)))
-	if err := b.write(b.buf); err != nil {
+	// In memory of its own: of small frames the table is a third of the object, and the builder lives on.
+	sealed := make([]byte, 0, len(b.table)+Overhead+lengthLen)
+	sealed = b.cipher.seal(sealed, b.table, tableRef(b.Len(), len(b.table)))
+	sealed = binary.LittleEndian.AppendUint32(sealed, uint32(len(sealed)))
+	if err := b.write(sealed); err != nil {
 		return nil, err
 	}
 	return b.cells.Finish()

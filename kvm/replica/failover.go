@@ -1,0 +1,309 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/kvm"
+	"github.com/hikae/hikae/kvm/qmp"
+	"github.com/hikae/hikae/pipe"
+)
+
+// FailoverOptions change how a replica is failed over to. Nil and zero fields are good defaults.
+type FailoverOptions struct {
+	// Point is the full id of the point to run from. Empty: the newest.
+	Point string
+	// Command starts the VM, with slots as in [kvm.StartOptions]. Nil: the files are made, and somebody else starts it.
+	Command []string
+	// Monitor is the path of the VM's monitor. Empty: qmp.sock in the folder run of the VM's folder.
+	Monitor string
+	// Deep reads all of the point before, and compares it with its sums. Else that is done for what the guest reads by
+	// nobody: QEMU knows no sums.
+	Deep bool
+	// Within is how long the program may take until the VM's monitor answers. Zero: 2 minutes.
+	Within time.Duration
+	// Journal takes the failover before it happens: what had not come to anything is undone by [Sweeper]. Nil: none; the
+	// next Open of the site does so too.
+	Journal hikae.Journal
+}
+
+// Failed is a replica that was failed over to.
+type Failed struct {
+	State State
+	Info  pipe.PointInfo // the point that it runs from
+}
+
+// Options are options for QEMU that attach all disks and open the monitor: for who starts the VM.
+func (f *Failed) Options() (options []string) {
+	for _, d := range f.State.Disks {
+		options = append(options, d.Options()...)
+	}
+	return append(options, kvm.MonitorOptions(f.State.Monitor)...)
+}
+
+const (
+	answersWithin = 2 * time.Minute
+	// maxSocket is the longest path of a unix socket on Linux, in bytes.
+	maxSocket = 107
+)
+
+// KindFailover is the kind of the effect of a failover that has begun.
+const KindFailover = "kvm.replica.failover"
+
+// Failover puts a fresh image over each disk of a point, and starts the VM on them where the options have a command. Nothing
+// that was committed is written to. From then on the replica is FailedOver, whatever becomes of this process, until Undo or
+// Seal; it takes no points meanwhile.
+//
+// The point's files are looked at before: a [*DamagedError] where they do not hold together. On any error the replica is
+// Ready as it was, but for a [*NotAnsweringError]: the program was started, and nobody knows whether the VM runs. A replica
+// that is failed over already is a [*StateError].
+func (s *Site) Failover(ctx context.Context, vm string, opts *FailoverOptions) (_ *Failed, err error) {
+	o := FailoverOptions{}
+	if opts != nil {
+		o = *opts
+	}
+	if o.Within <= 0 {
+		o.Within = answersWithin
+	}
+	if err := errors.Join(ctx.Err(), checkVM(vm)); err != nil {
+		return nil, err
+	}
+	dir := s.folder(vm)
+	if _, err := os.Lstat(dir); err != nil {
+		return nil, fmt.Errorf("the replica of %s: %w", vm, fs.ErrNotExist)
+	}
+	lock, err := s.enter(dir, vm, "fail over")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, lock.release()) }()
+	if err := mustBeReady(dir, vm, "fail over"); err != nil {
+		return nil, err
+	}
+	st, command, err := s.planFailover(ctx, dir, vm, &o)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.makeReady(ctx, dir, st, &o); err != nil {
+		return nil, err
+	}
+	failed := &Failed{State: st.State, Info: *st.Under}
+	if command == nil {
+		return failed, nil
+	}
+	return failed, s.start(ctx, dir, st, o.Within)
+}
+
+// planFailover chooses and checks the point, and says what is going to be where.
+func (s *Site) planFailover(ctx context.Context, dir, vm string, o *FailoverOptions) (*stateText, []string, error) {
+	r, err := choose(dir, vm, o.Point)
+	if err != nil {
+		return nil, nil, err
+	}
+	if strings.ContainsAny(dir, ",\x00\n") {
+		return nil, nil, &fs.PathError{Op: "fail over in", Path: dir, Err: errors.New("QEMU's options divide at commas: move the site to a folder without one")}
+	}
+	if found, err := s.checkPoint(ctx, dir, r, o.Deep); err != nil || len(found) > 0 {
+		for _, f := range found {
+			err = errors.Join(err, f.Err)
+		}
+		return nil, nil, err
+	}
+	st := &stateText{Under: &r.Info, State: State{VM: vm, Stage: FailingOver, Since: time.Now(), Point: r.Info.ID, Monitor: o.Monitor}}
+	own := st.Monitor == ""
+	if own {
+		st.Monitor = filepath.Join(dir, runName, "qmp.sock")
+	}
+	if st.Monitor, err = filepath.Abs(st.Monitor); err != nil {
+		return nil, nil, err
+	}
+	if len(st.Monitor) > maxSocket {
+		return nil, nil, fmt.Errorf("%s: %w: a socket's path has at most %d bytes, choose a shorter one for the monitor", st.Monitor, fs.ErrInvalid, maxSocket)
+	}
+	for _, d := range r.Disks {
+		st.Disks = append(st.Disks, kvm.StartedDisk{Key: d.Key, Size: d.Size, Path: filepath.Join(dir, runName, d.Name+diskSuffix)})
+	}
+	if len(o.Command) > 0 {
+		st.Command, err = kvm.FillCommand(o.Command, st.Disks, st.Monitor, own)
+	}
+	return st, st.Command, err
+}
+
+// choose finds a point of a VM; empty: the newest. The newest that cannot be read is not passed over in silence.
+func choose(dir, vm, id string) (*record, error) {
+	list, damaged, err := listFolder(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range list {
+		if r.Info.ID == id {
+			return r, nil
+		}
+	}
+	switch {
+	case id != "":
+		return nil, fmt.Errorf("point %q of %s: %w", id, vm, fs.ErrNotExist)
+	case len(damaged) > 0:
+		return nil, fmt.Errorf("the newest point of %s may be one that cannot be read; choose another by its id: %w", vm, errors.Join(damaged...))
+	case len(list) == 0:
+		return nil, fmt.Errorf("a point of %s: %w", vm, fs.ErrNotExist)
+	}
+	return list[len(list)-1], nil
+}
+
+// makeReady makes the files, and makes it durable that they are somebody else's from now on.
+func (s *Site) makeReady(ctx context.Context, dir string, st *stateText, o *FailoverOptions) (err error) {
+	settle := func(context.Context) error { return nil }
+	if o.Journal != nil {
+		settle, err = o.Journal.Intend(ctx, hikae.Effect{Kind: KindFailover, VM: st.VM, Facts: map[string]string{"site": s.dir}})
+		if err != nil {
+			return err
+		}
+	}
+	err = st.save(dir)
+	s.step("failing over")
+	if err == nil {
+		err = s.makeOverlays(dir, st)
+	}
+	s.step("overlays made")
+	if err == nil {
+		st.Stage = FailedOver
+		err = st.save(dir)
+	}
+	s.step("failed over")
+	if err != nil { // nobody has seen the files
+		err = errors.Join(err, s.discardRun(dir, st))
+	}
+	return errors.Join(err, settle(context.WithoutCancel(ctx)))
+}
+
+func (s *Site) makeOverlays(dir string, st *stateText) error {
+	run := filepath.Join(dir, runName)
+	if err := os.Mkdir(run, 0o700); err != nil {
+		return roomError(err)
+	}
+	for _, d := range st.Disks {
+		w, err := createLayer(d.Path, d.Size, backingName(st.Point, nameFor(d.Key)))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(w.finish(), w.close()); err != nil {
+			return err
+		}
+		s.step("overlay made")
+	}
+	return errors.Join(syncDir(run), syncDir(dir))
+}
+
+// discardRun makes the replica Ready, and removes what was written by whatever ran.
+func (s *Site) discardRun(dir string, st *stateText) error {
+	if err := st.forget(dir); err != nil {
+		return err
+	}
+	s.step("state forgotten")
+	return os.RemoveAll(filepath.Join(dir, runName))
+}
+
+// start starts the VM and waits until it answers.
+func (s *Site) start(ctx context.Context, dir string, st *stateText, within time.Duration) error {
+	p, err := kvm.Launch(st.Command, filepath.Join(dir, runName, logName))
+	if err != nil {
+		return errors.Join(fmt.Errorf("start the replica of %s: %w", st.VM, err), s.discardRun(dir, st))
+	}
+	s.step("launched")
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for {
+		err := greeted(ctx, st.Monitor)
+		if err == nil {
+			return nil
+		}
+		if over, why := p.Over(); over && nobodyThere(err) {
+			if by, err := st.Running(ctx); err != nil || by != "" { // a program may end and leave the VM behind
+				return &NotAnsweringError{st.Monitor, errors.Join(why, err, errors.New(by))}
+			}
+			return errors.Join(fmt.Errorf("the replica of %s ended at once: %w", st.VM, errors.Join(why, err)), s.discardRun(dir, st))
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return &NotAnsweringError{st.Monitor, errors.Join(err, ctx.Err())}
+		}
+	}
+}
+
+// greeted asks whether a VM answers at its monitor.
+func greeted(ctx context.Context, monitor string) error {
+	ctx, cancel := context.WithTimeout(ctx, monitorWithin)
+	defer cancel()
+	mon, err := qmp.Dial(ctx, monitor)
+	if err != nil {
+		return err
+	}
+	return mon.Close()
+}
+
+// nobodyThere reports that no process listens at a socket.
+func nobodyThere(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// Undo ends a failover: what the VM wrote is discarded, and the replica is Ready again. Also one that has begun to be
+// sealed. A VM that runs is a [*hikae.BusyError]; a replica that is Ready stays so.
+func (s *Site) Undo(ctx context.Context, vm string) (err error) {
+	if err := errors.Join(ctx.Err(), checkVM(vm)); err != nil {
+		return err
+	}
+	dir := s.folder(vm)
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	lock, err := takeLock(dir, vm, "undo a failover")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.release()) }()
+	st, err := loadState(dir, vm)
+	if err != nil {
+		return err
+	}
+	if st.Stage == Ready {
+		return s.tidy(dir)
+	}
+	if err := st.mustBeOff(ctx); err != nil {
+		return err
+	}
+	if err := s.discardRun(dir, st); err != nil {
+		return err
+	}
+	return s.tidy(dir)
+}
+
+// Sweeper undoes what a failover left that was killed before anybody got its files. A VM that has them keeps them.
+type Sweeper struct{}
+
+var _ hikae.Sweeper = Sweeper{}
+
+// Undo implements [hikae.Sweeper].
+func (Sweeper) Undo(_ context.Context, e hikae.Effect, _ []hikae.ChangeID) error {
+	dir := e.Facts["site"]
+	if e.Kind != KindFailover || !filepath.IsAbs(dir) || checkVM(e.VM) != nil {
+		return fmt.Errorf("effect %s of %s: %w: site %q", e.ID, e.Kind, fs.ErrInvalid, dir)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, siteFile)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	s := &Site{dir: dir, warn: func(string) {}, step: func(string) {}}
+	if _, err := os.Lstat(s.folder(e.VM)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return s.tidyFolder(s.folder(e.VM))
+}
