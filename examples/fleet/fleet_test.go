@@ -11,9 +11,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hikae/hikae"
+	"github.com/hikae/hikae/job"
+	"github.com/hikae/hikae/job/diskvm"
 	jobfleet "github.com/hikae/hikae/job/fleet"
 	"github.com/hikae/hikae/job/natsqueue"
 	"github.com/hikae/hikae/job/natsqueue/natsserver"
+	jobqueue "github.com/hikae/hikae/job/queue"
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo"
 	"github.com/hikae/hikae/repo/store/memstore"
@@ -121,13 +125,68 @@ func TestFiguresOfAQueue(t *testing.T) {
 	require.InEpsilon(t, taskBytes, short.bytes, 0.35)
 	const beats = 10 // thirds of the lease
 	require.InEpsilon(t, beatMessages, (long.messages-short.messages)/beats, 0.5)
+	require.InEpsilon(t, outcomeBytes, short.outcome, 0.5)
 	require.InEpsilon(t, beatBytes, (long.bytes-short.bytes)/beats, 0.5)
 }
 
-type perTask struct{ messages, bytes float64 }
+type perTask struct{ messages, bytes, outcome float64 }
+
+// effectsOfTask are the effects that a backup of a VM of a vSphere notes: its snapshot, and what holds the VM where it is meanwhile.
+const effectsOfTask = 2
+
+// backupFor is a handler that does what a backup does to the queue, and nothing else: it enters a repository, notes effects and a lease, and takes its time.
+func backupFor(r *repo.Repository, journal hikae.Journal, takes time.Duration, detail any) jobfleet.Handler {
+	return func(ctx context.Context, w *jobfleet.Work) (jobfleet.Report, error) {
+		b, err := w.Fence(ctx, "repository/"+r.ID(), r)
+		if err != nil {
+			return jobfleet.Report{}, err
+		}
+		if _, err := w.Sweep(ctx, r.ID(), nil, nil); err != nil {
+			return jobfleet.Report{}, err
+		}
+		for i := range effectsOfTask {
+			done, err := w.Journal(journal).Intend(ctx, hikae.Effect{Kind: "vmware.snapshot", VM: "vm-4711",
+				Facts: map[string]string{"server": "vcenter.example.org", "mark": strings.Repeat("m", 26), "uuid": strings.Repeat("u", 36), "n": fmt.Sprint(i)}})
+			if err != nil {
+				return jobfleet.Report{}, err
+			}
+			defer func() { _ = done(ctx) }()
+		}
+		pw, err := b.Begin(ctx, w.VM, nil)
+		if err != nil {
+			return jobfleet.Report{}, err
+		}
+		defer pw.Close()
+		select {
+		case <-time.After(takes):
+		case <-ctx.Done():
+		}
+		return jobfleet.Report{Point: strings.Repeat("0", 32), Detail: detail}, w.Confirm(ctx) // as before a commit
+	}
+}
+
+// resultOf is what a backup of one disk says of itself, which is what outcomes consist of.
+func resultOf(t *testing.T) job.Result {
+	r, err := repo.Init(t.Context(), memstore.New(nil), nil, &repo.InitOptions{BlockSize: 64 << 10, NoEncryption: true}, &repo.OpenOptions{StateDir: t.TempDir()})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, r.Close()) })
+	disk := t.TempDir() + "/disk.raw"
+	require.NoError(t, os.WriteFile(disk, make([]byte, 1<<20), 0o600))
+	vm, err := diskvm.Open(t.Context(), "vm00001", []diskvm.File{{Key: "disk0", Path: disk}}, nil)
+	require.NoError(t, err)
+	res, err := job.Backup(t.Context(), vm, "", r, &job.BackupOptions{})
+	require.NoError(t, err)
+	return res
+}
 
 // traffic runs tasks through a queue, twelve at once, and tells what went over the wire for each.
 func traffic(t *testing.T, url string, login *natsqueue.Credentials, name string, tasks int, takes time.Duration) (per perTask) {
+	r, err := repo.Init(t.Context(), memstore.New(nil), nil, &repo.InitOptions{BlockSize: 64 << 10, NoEncryption: true}, &repo.OpenOptions{StateDir: t.TempDir()})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, r.Close()) })
+	journal, err := hikae.OpenFileJournal(t.TempDir())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, journal.Close()) })
 	open := func() *natsqueue.Queue {
 		q, err := natsqueue.Open(t.Context(), url, &natsqueue.Options{Credentials: login, Lease: time.Second})
 		require.NoError(t, err)
@@ -136,13 +195,7 @@ func traffic(t *testing.T, url string, login *natsqueue.Credentials, name string
 	}
 	front, back := open(), open()
 	ctx, cancel := context.WithCancel(t.Context())
-	w := jobfleet.NewWorker(back, []string{"site"}, map[string]jobfleet.Handler{"backup": func(ctx context.Context, _ *jobfleet.Work) (jobfleet.Report, error) {
-		select {
-		case <-time.After(takes):
-		case <-ctx.Done():
-		}
-		return jobfleet.Report{Point: strings.Repeat("0", 32)}, nil
-	}}, &jobfleet.WorkerOptions{Slots: 12})
+	w := jobfleet.NewWorker(back, []string{"site"}, map[string]jobfleet.Handler{"backup": backupFor(r, journal, takes, resultOf(t))}, &jobfleet.WorkerOptions{Slots: 12})
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
 	run := jobfleet.Run{Job: "nightly", Run: name}
@@ -150,7 +203,7 @@ func traffic(t *testing.T, url string, login *natsqueue.Credentials, name string
 		id := fmt.Sprintf("vm%05d", i)
 		run.Tasks = append(run.Tasks, jobfleet.Task{ID: id, VM: id, Kind: "backup", Claim: "vm/host/" + id, Label: "site"})
 	}
-	_, err := jobfleet.Dispatch(t.Context(), front, run, nil)
+	_, err = jobfleet.Dispatch(t.Context(), front, run, nil)
 	require.NoError(t, err)
 	cancel()
 	require.NoError(t, <-done)
@@ -158,6 +211,12 @@ func traffic(t *testing.T, url string, login *natsqueue.Credentials, name string
 		n := q.Traffic()
 		per.messages += float64(n.SentMessages+n.ReceivedMessages) / float64(tasks)
 		per.bytes += float64(n.SentBytes+n.ReceivedBytes) / float64(tasks)
+	}
+	table, err := front.Table(t.Context(), "outcomes")
+	require.NoError(t, err)
+	for e, err := range table.List(t.Context(), jobqueue.Key("nightly", name)) {
+		require.NoError(t, err)
+		per.outcome += float64(len(e.Key)+len(e.Value)) / float64(tasks)
 	}
 	return per
 }

@@ -60,10 +60,12 @@ const (
 	recordBytes   = 12288.0 // bytes of one log record, in one of its three places
 	recordsPoint  = 3       // log records of a backup: lease, commit, end
 	pointBytes    = 12288.0 // bytes of a point's manifest, in one of its three places
-	taskMessages  = 30.0    // messages to and from the queue for a task that takes no time
-	taskBytes     = 3800.0  // bytes of them
-	beatMessages  = 6.0     // messages for each third of a lease that a task takes
-	beatBytes     = 860.0   // bytes of them
+	taskMessages  = 52.0    // messages to and from the queue for a task that takes no time
+	taskBytes     = 9000.0  // bytes of them
+	outcomeBytes  = 1500.0  // bytes of the outcome of a task (1 kB of a VM of disk files, 2 kB of a vSphere), which stays in the queue's table
+	outcomeNights = 30      // that outcomes are kept
+	beatMessages  = 7.0     // messages for each third of a lease that a task takes
+	beatBytes     = 1050.0  // bytes of them
 )
 
 // sums are what comes out. Sizes are bytes, rates bytes a second.
@@ -107,6 +109,7 @@ type queue struct {
 	PerSecond float64 `json:"perSecond"` // messages, on average
 	Rate      float64 `json:"rate"`      // bytes a second, on average, at the servers; times three between the nodes of a cluster
 	Stored    float64 `json:"stored"`    // when all tasks wait
+	Outcomes  float64 `json:"outcomes"`  // of a run each night, for as long as they are kept
 }
 
 func (f *fleet) sums() *sums {
@@ -134,6 +137,7 @@ func (f *fleet) sums() *sums {
 	s.Queue.PerSecond = s.Queue.Messages / s.Nightly.Seconds
 	s.Queue.Rate = s.Queue.Bytes / s.Nightly.Seconds
 	s.Queue.Stored = float64(f.VMs) * 500
+	s.Queue.Outcomes = float64(f.VMs) * outcomeBytes * outcomeNights
 	return s
 }
 
@@ -149,7 +153,7 @@ func (s *sums) text() string {
 	line("network, nightly", "%s/s into workers, %s/s into stores, on average", size(s.Nightly.Read/s.Nightly.Seconds), size(s.Nightly.Sent/s.Nightly.Seconds))
 	line("index", "%s blocks, %s in stores; one repository: %s blocks, %s in memory", count(s.Index.Blocks), size(s.Index.Stored), count(s.Index.PerRepo), size(s.Index.Memory))
 	line("log", "one repository: %s records and %s a night, %s records a year; %.2f records/s", count(s.Log.RecordsNight), size(s.Log.BytesNight), count(s.Log.RecordsYear), s.Log.PerSecond)
-	line("queue", "%s messages and %s a night; %.0f messages/s, %s/s; %s when all wait", count(s.Queue.Messages), size(s.Queue.Bytes), s.Queue.PerSecond, size(s.Queue.Rate), size(s.Queue.Stored))
+	line("queue", "%s messages and %s a night; %.0f messages/s, %s/s; %s when all wait, %s of outcomes", count(s.Queue.Messages), size(s.Queue.Bytes), s.Queue.PerSecond, size(s.Queue.Rate), size(s.Queue.Stored), size(s.Queue.Outcomes))
 	return b.String()
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/hikae/hikae/job"
 	"github.com/hikae/hikae/job/diskvm"
 	"github.com/hikae/hikae/kvm"
+	kvmreplica "github.com/hikae/hikae/kvm/replica"
 	"github.com/hikae/hikae/pipe"
 )
 
@@ -419,7 +420,7 @@ func (t *tool) journal(ctx context.Context, r *opened) (*hikae.FileJournal, erro
 
 // sweepers take back what sessions that backed up into a repository left.
 func (t *tool) sweepers(r *opened) map[string]hikae.Sweeper {
-	return map[string]hikae.Sweeper{"diskvm.": diskvm.Sweeper{}, "kvm.start": kvm.StartSweeper{}, "kvm.boot": kvm.BootSweeper{}, "kvm.": kvmSweeper{r}, "vmware.": vsphereSweeper{t},
+	return map[string]hikae.Sweeper{"diskvm.": diskvm.Sweeper{}, "kvm.start": kvm.StartSweeper{}, "kvm.boot": kvm.BootSweeper{}, "kvm.replica": kvmreplica.Sweeper{}, "kvm.": kvmSweeper{r}, "vmware.": vsphereSweeper{t},
 		"hyperv.": hypervSweeper{t, r}}
 }
 

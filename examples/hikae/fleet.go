@@ -244,6 +244,7 @@ them back. Copies, retention and checks of the file are not done here: run them 
 		if err := j.Close(); err != nil {
 			return nil, err
 		}
+		t.end() // the wait may be long, and hosts' sessions are few
 		q, err := f.open(ctx, t)
 		if err != nil {
 			return nil, err

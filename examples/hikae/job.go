@@ -101,7 +101,7 @@ func readJob(t *tool, path string) (*jobfile.File, error) {
 	bad, ok := errors.AsType[*jobfile.Error](err)
 	switch {
 	case err == nil:
-		return file, notYet(path, file)
+		return file, nil
 	case !ok:
 		return nil, &outcome.Error{Object: path, Text: "job file", Err: err}
 	case len(bad.Problems) == 1:
@@ -116,12 +116,4 @@ func readJob(t *tool, path string) (*jobfile.File, error) {
 		text += ": " + bad.Error()
 	}
 	return nil, &outcome.Error{Kind: outcome.KindUsage, Object: path, Text: text, Hint: "docs/jobs.md describes the file."}
-}
-
-// notYet refuses what a file may say and this program cannot do yet: nobody is to believe that it is done.
-func notYet(path string, file *jobfile.File) error {
-	if len(file.Replicas) > 0 {
-		return &outcome.Error{Kind: outcome.KindUsage, Object: path, Text: "replicas in a job file are not there yet", Hint: "Leave them out."}
-	}
-	return nil
 }

@@ -40,6 +40,10 @@ func (r *jobRun) steps() (list []engine.Task) {
 		c := &r.file.Copies[i]
 		add("copy", c.Repository.URL, func(ctx context.Context) (jobStep, error) { return r.copyTo(ctx, c) })
 	}
+	for i := range r.file.Replicas {
+		c := &r.file.Replicas[i]
+		add("replicate", c.To, func(ctx context.Context) (jobStep, error) { return r.replicate(ctx, c) })
+	}
 	here := r.file.Repository.URL
 	switch failed := r.doc.failed(); {
 	case r.file.Retention == nil:

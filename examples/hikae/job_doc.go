@@ -29,12 +29,15 @@ type jobDoc struct {
 type vmDone struct {
 	VM       string           `json:"vm"`
 	State    string           `json:"state"`
+	Begun    time.Time        `json:"begun,omitzero"`
 	Attempts int              `json:"attempts"`
 	Waited   float64          `json:"waited"` // seconds
 	Seconds  float64          `json:"seconds"`
 	Point    string           `json:"point,omitempty"`
 	Error    *outcome.Problem `json:"error,omitempty"`
 	Result   *job.Result      `json:"result,omitempty"` // of the last attempt, as hikae backup has it
+
+	earlier bool // it was done before the run was begun again
 }
 
 // jobStep is one thing that was done after the VMs.

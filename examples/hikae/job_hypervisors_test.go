@@ -49,11 +49,15 @@ func TestJobVSphere(t *testing.T) {
 	listed := l.hikae(outcome.Done, "vsphere", "list", l.address("&vm=web0"))["vms"].([]any)
 	id := listed[0].(map[string]any)["id"].(string)
 	file := jobFile(t, l.home, repository, labPassword, l.address("&quiesce=off"),
-		"    include: \"web*\"\n    exclude: web1\nlimits: {tasks: 2, hosts: {\"*\": 2}}\nretry: {first: 10ms}\n")
+		"    include: \"web*\"\n    exclude: web1\nlimits: {tasks: 2, hosts: {\"*\": 2}, datastores: {\"*\": 2}}\nretry: {first: 10ms}\n")
 	doc := l.hikae(outcome.Done, "job", "plan", file)
 	vms := vmsOf(t, doc)
 	require.Len(t, vms, 2)
 	require.NotEqual(t, "localhost", vms["web0"]["host"])
+	needs := fmt.Sprint(vms["web0"]["needs"])
+	require.Contains(t, needs, "datastore/", "R201: limits know where its disks lie")
+	require.Contains(t, needs, "host/"+vms["web0"]["host"].(string))
+	require.Contains(t, needs, "repository/"+repository)
 	l.clean()
 
 	require.NoError(t, l.Fail(t.Context(), vmwaretest.Fault{Method: "CreateSnapshot_Task", Object: id, Times: 6, Cut: true})) // as often as the driver asks, for its tracking and for the snapshot

@@ -2,28 +2,30 @@ package main
 
 import (
 	"bytes"
-	_ "embed"
+	"cmp"
 	"errors"
-	"html/template"
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/examples/hikae/internal/show"
 	"github.com/hikae/hikae/job"
+	"github.com/hikae/hikae/job/report"
 )
 
 // writeReports writes the files that the job's report goes to. What cannot be written is a warning: the points are there.
 func (r *jobRun) writeReports() error {
 	var errs []error
+	told := sync.OnceValue(r.report) // reads what sessions left, which only people's reports need
 	for _, target := range []struct {
 		file  string
 		write func(io.Writer) error
 	}{
 		{r.file.Report.JSON, func(w io.Writer) error { return outcome.WriteJSON(w, &r.doc) }},
-		{r.file.Report.Text, func(w io.Writer) error { return r.doc.print(&show.Printer{W: w}) }},
-		{r.file.Report.HTML, r.page},
+		{r.file.Report.Text, func(w io.Writer) error { return told().Text(w) }},
+		{r.file.Report.HTML, func(w io.Writer) error { return told().HTML(w) }},
 	} {
 		if target.file == "" {
 			continue
@@ -55,12 +57,6 @@ func replaceFile(name string, data []byte) error {
 	return os.Rename(f.Name(), name)
 }
 
-//go:embed job_page.html
-var jobPageText string
-
-// jobPage is the report as one page that needs nothing else and runs nothing. Names and errors come from outside: all text is escaped.
-var jobPage = template.Must(template.New("job").Funcs(template.FuncMap{"took": show.Seconds, "size": show.Size, "short": short, "read": readOf}).Parse(jobPageText))
-
 // readOf is what was read of all disks.
 func readOf(r *job.Result) string {
 	n := int64(0)
@@ -70,17 +66,43 @@ func readOf(r *job.Result) string {
 	return show.Size(n)
 }
 
-// page writes the report as HTML.
-func (r *jobRun) page(w io.Writer) error {
-	var failures []vmDone
-	for _, vm := range r.doc.VMs {
+// report is the run for people, each VM with its own session and what is usual for it.
+func (r *jobRun) report() *report.Job {
+	d := &r.doc
+	j := &report.Job{Name: d.Job, Run: d.Run, Started: d.Started, Seconds: d.Seconds, State: d.State, Error: d.Error, Warnings: d.Warnings, Notes: d.Notes}
+	earlier := r.earlier()
+	for i := range d.VMs {
+		vm := &d.VMs[i]
+		one := report.JobVM{VM: vm.VM, State: vm.State, Begun: vm.Begun, Waited: vm.Waited, Seconds: vm.Seconds, Attempts: vm.Attempts, Earlier: vm.earlier, Point: vm.Point}
 		if vm.Error != nil {
-			failures = append(failures, vm)
+			one.Error, one.Hint = vm.Error.Message, vm.Error.Hint
 		}
+		if vm.Result != nil {
+			one.Session = report.New(job.Record{Kind: job.KindBackup, Backup: vm.Result, Error: one.Error}, earlier[vm.VM])
+		}
+		j.VMs = append(j.VMs, one)
 	}
-	return jobPage.Execute(w, struct {
-		*jobDoc
-		Failures []vmDone
-		Good     int
-	}{&r.doc, failures, len(r.doc.VMs) - len(failures)})
+	for _, s := range d.Steps {
+		j.Steps = append(j.Steps, report.JobStep{What: s.What, Where: s.Where, State: s.State, Begun: s.Started, Seconds: s.Seconds, Text: s.Text})
+	}
+	for _, h := range d.Hooks {
+		j.Hooks = append(j.Hooks, report.JobHook{When: string(h.Hook), VM: h.VM, What: h.What, Seconds: h.Seconds, Result: cmp.Or(h.Error, "well"), Output: h.Output})
+	}
+	return j
+}
+
+// earlier are the records of this run's VMs that this machine has, by their VMs. One that cannot be read is missing in a trend, and nowhere else.
+func (r *jobRun) earlier() map[string][]job.Record {
+	if r.sessions == nil {
+		return nil
+	}
+	mine := map[string]bool{}
+	for _, vm := range r.doc.VMs {
+		mine[vm.VM] = true
+	}
+	list, err := r.sessions.List(0, func(rec *job.Record) bool { return rec.Backup != nil && mine[rec.VM()] })
+	if err != nil {
+		r.t.tell("note: %v", err)
+	}
+	return report.Earlier(list)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -135,12 +136,20 @@ func (r *jobRun) runVMs(ctx context.Context) error {
 		err = nil // it is theirs
 	}
 	for _, task := range result.Tasks {
-		done := vmDone{VM: task.VM, State: string(task.State), Attempts: task.Attempts, Waited: task.Waited, Seconds: task.Seconds, Point: task.Point}
+		done := vmDone{VM: task.VM, State: string(task.State), Attempts: task.Attempts, Waited: task.Waited, Seconds: task.Seconds, Point: task.Point, earlier: task.Earlier}
+		if task.Attempts > 0 && !task.Earlier {
+			done.Begun = result.Started.Add(time.Duration(task.Waited * float64(time.Second))).UTC()
+		}
 		if task.Record != nil {
 			done.Result = task.Record.Backup
 		}
 		if task.Err != nil {
 			done.Error = errorOf(task.VM, task.Err)
+		}
+		for _, w := range task.Warnings { // the session's own stand in its result
+			if done.Result == nil || !slices.Contains(done.Result.Warnings, w) {
+				r.doc.warn("%s: %s", task.VM, w)
+			}
 		}
 		r.doc.VMs = append(r.doc.VMs, done)
 	}

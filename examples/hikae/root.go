@@ -28,7 +28,7 @@ hikae verify --repo /backup/hikae --data all`),
 	root.PersistentFlags().BoolVar(&t.json, "json", false, "print one JSON document on stdout, and nothing else there")
 	root.PersistentFlags().BoolVarP(&t.quiet, "quiet", "q", false, "say only what went wrong")
 	root.AddCommand(t.initCommand(), t.backupCommand(), t.jobCommand(), t.fleetCommand(), t.workerCommand(), t.pointsCommand(), t.restoreCommand(), t.copyCommand(), t.verifyCommand(), t.forgetCommand(), t.pruneCommand(), t.holdCommand(), t.unholdCommand(),
-		t.lsCommand(), t.catCommand(), t.findCommand(), t.serveCommand(), t.bootcheckCommand(), t.kvmCommand(), t.vsphereCommand(), t.hypervCommand(), t.moverCommand(), t.guestCommand(), t.proxyCommand(), t.keyCommand(), t.repoCommand(), t.statsCommand(), t.reportCommand(), t.completionCommand(), t.versionCommand(), t.guardCommand())
+		t.lsCommand(), t.catCommand(), t.findCommand(), t.serveCommand(), t.replicaCommand(), t.bootcheckCommand(), t.kvmCommand(), t.vsphereCommand(), t.hypervCommand(), t.moverCommand(), t.guestCommand(), t.proxyCommand(), t.keyCommand(), t.repoCommand(), t.statsCommand(), t.reportCommand(), t.completionCommand(), t.versionCommand(), t.guardCommand())
 	root.AddCommand(topics()...)
 	return root
 }

@@ -183,7 +183,7 @@ func (r *jobRun) fenced(ctx context.Context, vm *jobVM, w *fleet.Work) (end, err
 	repo := *r.repo
 	repo.place = &fencedPlace{b, r.repo.place}
 	to.repo = &repo
-	undone, err := w.Sweep(ctx, r.repo.ID(), vm.source.tool.sweepers(r.repo), nil)
+	undone, err := w.Sweep(ctx, r.repo.ID(), vm.source.tool.fleetSweepers(r.repo), nil)
 	if undone > 0 {
 		r.t.tell("%s: of what a worker that was lost left, %s", vm.name, removed(undone))
 	}
@@ -192,6 +192,14 @@ func (r *jobRun) fenced(ctx context.Context, vm *jobVM, w *fleet.Work) (end, err
 	}
 	to.journal = w.Journal(vm.source.journal)
 	return to, nil
+}
+
+// fleetSweepers take back what another machine's backup left. Whoever has the queue's credentials can write what they are given, so they are for what a backup makes on the
+// server that this source is, by its mark, and for nothing that lies on this machine or that a restore makes.
+func (t *tool) fleetSweepers(r *opened) map[string]hikae.Sweeper {
+	v, h := vsphereSweeper{t}, hypervSweeper{t, r}
+	return map[string]hikae.Sweeper{"vmware.snapshot": v, "vmware.relocation": v, "vmware.tracking": v,
+		"hyperv.checkpoint": h, "hyperv.reference": h, "hyperv.base": h, "hyperv.set": h, "hyperv.volume.": h}
 }
 
 // besideFleet is an attempt at a VM that workers of a fleet may be at, too.

@@ -208,8 +208,10 @@ func (f *File) checkWork(d *decoder) {
 	for i, r := range f.Replicas {
 		at := fmt.Sprintf("replicas[%d]", i)
 		d.patterns(at+".vms", r.VMs)
-		d.address(at+".to", r.To)
-		d.templates(at+".to", r.To, "{vm}")
+		if strings.Contains(r.To, "://") {
+			d.at(at+".to", "Name a folder of the machine that would run them.", "replicas are in a folder, and at no address yet")
+		}
+		d.most(at+".keep", r.Keep, 30)
 	}
 	f.Retention.check(d, "retention")
 }

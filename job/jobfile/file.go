@@ -158,9 +158,10 @@ type BootCheck struct {
 
 // Replica is where VMs are kept ready.
 type Replica struct {
-	VMs    Strings `yaml:"vms" doc:"Names of the VMs; * ? [a-z] are wild. None: all."`
-	To     string  `yaml:"to,required" doc:"Where the replica is, as hikae replica takes it. {vm} stands for the VM's name."`
-	Suffix string  `yaml:"suffix" doc:"What the replica's name has after the VM's. Default -replica."`
+	VMs  Strings `yaml:"vms" doc:"Names of the VMs; * ? [a-z] are wild. None: all."`
+	To   string  `yaml:"to,required" doc:"The folder of the replicas on this machine, a site as hikae replica takes it."`
+	Keep int     `yaml:"keep" doc:"How many points of each stay, 1 to 30. Default 8."`
+	Rate Rate    `yaml:"rate" doc:"No more than this is read from the repository."`
 }
 
 // Hook is a program or an address.

@@ -60,7 +60,7 @@ copies:
     retention: {keep: "monthly=12", zone: UTC}
 verify: {data: 5%}
 boot-check: {vms: "web*", wait-for: [agent, "tcp:22"]}
-replicas: [{to: "kvm:///replica/{vm}"}]
+replicas: [{to: /srv/replicas, vms: "web*", keep: 4, rate: 100MiB/s}]
 hooks:
   - when: before-job
     run: [/usr/local/bin/warm-up, --all]

@@ -116,6 +116,8 @@ func decodeEntry(text []byte) (*UnderWay, error) {
 		return nil, fmt.Errorf("more than %d bytes", maxEntry)
 	case err != nil:
 		return nil, err
+	case d.More():
+		return nil, fmt.Errorf("something behind its end: %w", fs.ErrInvalid)
 	case e.Version != bookVersion:
 		return nil, fmt.Errorf("version %d is not known: %w", e.Version, errors.ErrUnsupported)
 	case e.VM == "" || len(e.VM) > maxVM || !stepOf(e.What, e.Step):

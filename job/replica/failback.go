@@ -82,12 +82,12 @@ func (r *Replica) PlanFailback(ctx context.Context, opts *FailbackOptions) (Fail
 //
 // A call that was killed is gone on with by the same call. Before the seal Undo gives the failback up, and what the replica
 // wrote with it; afterwards Failover starts the replica again, with all that it wrote.
-func (r *Replica) Failback(ctx context.Context, opts *FailbackOptions) (_ Result, err error) {
+func (r *Replica) Failback(ctx context.Context, opts *FailbackOptions) (res Result, err error) {
 	c, end, err := r.begin(ctx, failback)
 	if err != nil {
 		return Result{VM: r.vm, What: failback}, err
 	}
-	defer end(&err)
+	defer end(&res, &err)
 	step, err := c.failbackStep()
 	if err != nil {
 		return c.res, err

@@ -26,7 +26,7 @@ type FailoverOptions struct {
 //
 // After a failback that was ended midway it starts the replica again, from the point that was sealed; the original may hold
 // a mixture of two states then.
-func (r *Replica) Failover(ctx context.Context, opts *FailoverOptions) (_ Result, err error) {
+func (r *Replica) Failover(ctx context.Context, opts *FailoverOptions) (res Result, err error) {
 	o := FailoverOptions{}
 	if opts != nil {
 		o = *opts
@@ -35,7 +35,7 @@ func (r *Replica) Failover(ctx context.Context, opts *FailoverOptions) (_ Result
 	if err != nil {
 		return Result{VM: r.vm, What: unplanned}, err
 	}
-	defer end(&err)
+	defer end(&res, &err)
 	if c.under != nil && c.state.Stage == FailedOver && (c.under.Step == stepStarting || c.under.Step == stepRunning) && c.under.What != failback {
 		if o.Point != "" && o.Point != c.state.Point {
 			return c.res, &StageError{VM: r.vm, Op: unplanned, State: c.state}
@@ -129,7 +129,7 @@ type UndoOptions struct {
 // Undo ends a failover, and throws away what the replica wrote: it is a replica again, with the points that it had. A VM
 // that a planned failover stopped is started again. While the replica runs it is a *hikae.BusyError. A failback that has
 // sealed its point cannot be undone: an *[UnderWayError].
-func (r *Replica) Undo(ctx context.Context, opts *UndoOptions) (_ Result, err error) {
+func (r *Replica) Undo(ctx context.Context, opts *UndoOptions) (res Result, err error) {
 	o := UndoOptions{}
 	if opts != nil {
 		o = *opts
@@ -138,7 +138,7 @@ func (r *Replica) Undo(ctx context.Context, opts *UndoOptions) (_ Result, err er
 	if err != nil {
 		return Result{VM: r.vm, What: "undo"}, err
 	}
-	defer end(&err)
+	defer end(&res, &err)
 	u := c.under
 	if u != nil && u.What == failback && (u.Step == stepSealing || u.Step == stepRestoring || u.Step == stepStarting) {
 		return c.res, c.busy()

@@ -17,12 +17,12 @@ import (
 // The source must read the VM itself: the last point has to be of a VM that is off, else a *[NotOfflineError].
 //
 // A call that was killed is gone on with by the same call, or undone by Undo.
-func (r *Replica) PlannedFailover(ctx context.Context, from Source, source Machine) (_ Result, err error) {
+func (r *Replica) PlannedFailover(ctx context.Context, from Source, source Machine) (res Result, err error) {
 	c, end, err := r.begin(ctx, planned)
 	if err != nil {
 		return Result{VM: r.vm, What: planned}, err
 	}
-	defer end(&err)
+	defer end(&res, &err)
 	switch {
 	case c.under != nil && c.under.What == planned && c.state.Stage == FailedOver && (c.under.Step == stepStarting || c.under.Step == stepRunning):
 		return c.res, c.started(ctx)

@@ -58,7 +58,7 @@ type call struct {
 }
 
 // begin takes the VM, and looks where it stands.
-func (r *Replica) begin(ctx context.Context, what string) (_ *call, end func(*error), err error) {
+func (r *Replica) begin(ctx context.Context, what string) (_ *call, end func(*Result, *error), err error) {
 	c := &call{Replica: r, last: time.Now()}
 	c.res = Result{VM: r.vm, What: what, Started: time.Now().UTC(), Syncs: []Synced{}, Steps: []StepDone{}, Warnings: []string{}}
 	if r.vm == "" || len(r.vm) > maxVM {
@@ -68,16 +68,16 @@ func (r *Replica) begin(ctx context.Context, what string) (_ *call, end func(*er
 	if err != nil {
 		return nil, nil, err
 	}
-	end = func(err *error) {
+	end = func(res *Result, err *error) {
 		c.stepDone()
 		c.res.Seconds = seconds(time.Since(c.res.Started))
-		*err = errors.Join(*err, claim.Release(context.WithoutCancel(ctx)))
+		*res, *err = c.res, errors.Join(*err, claim.Release(context.WithoutCancel(ctx)))
 	}
 	if c.under, err = r.book.Load(r.vm); err == nil {
 		c.state, err = r.site.State(ctx, r.vm)
 	}
 	if err != nil {
-		end(&err)
+		end(&c.res, &err)
 		return nil, nil, err
 	}
 	if c.under != nil {
@@ -171,12 +171,12 @@ func (r *Replica) State(ctx context.Context) (State, *UnderWay, error) {
 
 // Sync makes a new point of the VM at the site, and merges the oldest, so that as many are left as Options.Keep says. It is
 // refused while the replica is failed over, or on its way there or back.
-func (r *Replica) Sync(ctx context.Context, from Source) (_ Result, err error) {
+func (r *Replica) Sync(ctx context.Context, from Source) (res Result, err error) {
 	c, end, err := r.begin(ctx, "sync")
 	if err != nil {
 		return Result{VM: r.vm, What: "sync"}, err
 	}
-	defer end(&err)
+	defer end(&res, &err)
 	switch {
 	case c.under != nil:
 		return c.res, c.busy()

@@ -121,6 +121,9 @@ func pages(t *testing.T) map[string]string {
 	for name, r := range reports() {
 		out[name] = page_(t, r)
 	}
+	for name, j := range jobs() {
+		out[name] = jobPage_(t, j)
+	}
 	return out
 }
 

@@ -15,6 +15,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"px":      func(share, width float64) string { return fmt.Sprintf("%.2f", share*width) },
 	"at":      func(from, share, width float64) string { return fmt.Sprintf("%.2f", from+share*width) },
 	"row":     func(i int, top, height float64) string { return fmt.Sprintf("%.1f", top+float64(i)*height) },
+	"least":   func(share float64) float64 { return max(share, 0.003) }, // a line that can be seen
 	"size":    size, "duration": duration, "stamp": stamp,
 }).Parse(pageText))
 

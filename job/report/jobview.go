@@ -120,7 +120,7 @@ func (j *Job) cards(sum job.DiskResult, parity int64) []fact {
 	}
 	return []fact{
 		{"New points", fmt.Sprintf("%d of %d", j.Good(), len(j.VMs)), "VMs"},
-		{"Disks", size(sum.Size), "of these VMs"},
+		{"Disks", size(sum.Size), "of the VMs that were read"},
 		{"Read", size(sum.Read), percent(part(sum.Read, sum.Size)) + " of the disks"},
 		{"Moved", size(sum.Moved), "new data, before compression"},
 		{"Stored", size(sum.Stored), "and " + size(max(parity, sum.Parity)) + " of parity"},
@@ -232,7 +232,11 @@ func (v *jobView) lines(j *Job) {
 	}
 	for _, s := range j.Steps {
 		if !s.Begun.IsZero() && len(v.Lines) < 2*maxLines {
-			line(s.What, "at-step", s.Begun, s.Seconds)
+			class := "at-step"
+			if stateClasses[s.State] == "bad" {
+				class = "at-bad"
+			}
+			line(s.What, class, s.Begun, s.Seconds)
 		}
 	}
 }

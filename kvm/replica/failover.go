@@ -80,11 +80,14 @@ func (s *Site) Failover(ctx context.Context, vm string, opts *FailoverOptions) (
 	if _, err := os.Lstat(dir); err != nil {
 		return nil, fmt.Errorf("the replica of %s: %w", vm, fs.ErrNotExist)
 	}
-	lock, err := s.enter(dir, vm, "fail over")
+	lock, err := takeLock(dir, vm, "fail over")
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, lock.release()) }()
+	if err := s.tidy(dir); err != nil { // a merge that finds no room, say, is no reason not to run
+		s.warn(fmt.Sprintf("what was begun about the replica of %s could not be taken up: %v", vm, err))
+	}
 	if err := mustBeReady(dir, vm, "fail over"); err != nil {
 		return nil, err
 	}
@@ -99,7 +102,65 @@ func (s *Site) Failover(ctx context.Context, vm string, opts *FailoverOptions) (
 	if command == nil {
 		return failed, nil
 	}
-	return failed, s.start(ctx, dir, st, o.Within)
+	over, err := s.start(ctx, dir, st, o.Within)
+	if over {
+		err = errors.Join(err, s.discardRun(dir, st))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return failed, nil
+}
+
+// Resume starts the VM of a failover again, on what it wrote before: after its host was started anew, say. The command is the
+// one that Failover had, unless opts has another; of opts only Command and Within count. A VM that runs is a
+// [*hikae.BusyError], and a replica that is not failed over a [*StateError]. Whatever the error, what the VM wrote stays.
+func (s *Site) Resume(ctx context.Context, vm string, opts *FailoverOptions) (_ *Failed, err error) {
+	o := FailoverOptions{}
+	if opts != nil {
+		o = *opts
+	}
+	if o.Within <= 0 {
+		o.Within = answersWithin
+	}
+	if err := errors.Join(ctx.Err(), checkVM(vm)); err != nil {
+		return nil, err
+	}
+	dir := s.folder(vm)
+	if _, err := os.Lstat(dir); err != nil {
+		return nil, &StateError{Op: "resume", State: State{VM: vm, Stage: Ready}}
+	}
+	lock, err := takeLock(dir, vm, "resume")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, lock.release()) }()
+	st, err := loadState(dir, vm)
+	if err == nil && st.Stage != FailedOver {
+		err = &StateError{Op: "resume", State: st.State}
+	}
+	if err == nil {
+		err = st.mustBeOff(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(o.Command) > 0 {
+		own := st.Monitor == filepath.Join(dir, runName, "qmp.sock")
+		if st.Command, err = kvm.FillCommand(o.Command, st.Disks, st.Monitor, own); err == nil {
+			err = st.save(dir)
+		}
+	}
+	if err == nil && st.Command == nil {
+		err = fmt.Errorf("the replica of %s was started by somebody else: say how: %w", vm, fs.ErrInvalid)
+	}
+	if err == nil {
+		_, err = s.start(ctx, dir, st, o.Within)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Failed{State: st.State, Info: *st.Under}, nil
 }
 
 // planFailover chooses and checks the point, and says what is going to be where.
@@ -117,7 +178,7 @@ func (s *Site) planFailover(ctx context.Context, dir, vm string, o *FailoverOpti
 		}
 		return nil, nil, err
 	}
-	st := &stateText{Under: &r.Info, State: State{VM: vm, Stage: FailingOver, Since: time.Now(), Point: r.Info.ID, Monitor: o.Monitor}}
+	st := &stateText{Under: &r.Info, State: State{VM: vm, Stage: FailingOver, Since: time.Now().UTC().Round(0), Point: r.Info.ID, Monitor: o.Monitor}}
 	own := st.Monitor == ""
 	if own {
 		st.Monitor = filepath.Join(dir, runName, "qmp.sock")
@@ -212,11 +273,11 @@ func (s *Site) discardRun(dir string, st *stateText) error {
 	return os.RemoveAll(filepath.Join(dir, runName))
 }
 
-// start starts the VM and waits until it answers.
-func (s *Site) start(ctx context.Context, dir string, st *stateText, within time.Duration) error {
+// start starts the VM and waits until it answers. It tells where there is none for sure.
+func (s *Site) start(ctx context.Context, dir string, st *stateText, within time.Duration) (over bool, err error) {
 	p, err := kvm.Launch(st.Command, filepath.Join(dir, runName, logName))
 	if err != nil {
-		return errors.Join(fmt.Errorf("start the replica of %s: %w", st.VM, err), s.discardRun(dir, st))
+		return true, fmt.Errorf("start the replica of %s: %w", st.VM, err)
 	}
 	s.step("launched")
 	ctx, cancel := context.WithTimeout(ctx, within)
@@ -224,18 +285,18 @@ func (s *Site) start(ctx context.Context, dir string, st *stateText, within time
 	for {
 		err := greeted(ctx, st.Monitor)
 		if err == nil {
-			return nil
+			return false, nil
 		}
 		if over, why := p.Over(); over && nobodyThere(err) {
 			if by, err := st.Running(ctx); err != nil || by != "" { // a program may end and leave the VM behind
-				return &NotAnsweringError{st.Monitor, errors.Join(why, err, errors.New(by))}
+				return false, &NotAnsweringError{st.Monitor, errors.Join(why, err, errors.New(by))}
 			}
-			return errors.Join(fmt.Errorf("the replica of %s ended at once: %w", st.VM, errors.Join(why, err)), s.discardRun(dir, st))
+			return true, fmt.Errorf("the replica of %s ended at once: %w", st.VM, errors.Join(why, err))
 		}
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
-			return &NotAnsweringError{st.Monitor, errors.Join(err, ctx.Err())}
+			return false, &NotAnsweringError{st.Monitor, errors.Join(err, ctx.Err())}
 		}
 	}
 }
@@ -256,8 +317,8 @@ func nobodyThere(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// Undo ends a failover: what the VM wrote is discarded, and the replica is Ready again. Also one that has begun to be
-// sealed. A VM that runs is a [*hikae.BusyError]; a replica that is Ready stays so.
+// Undo ends a failover: what the VM wrote is discarded, and the replica is Ready again. A seal that has begun is undone too,
+// unless its point is there already. A VM that runs is a [*hikae.BusyError]; a replica that is Ready stays so.
 func (s *Site) Undo(ctx context.Context, vm string) (err error) {
 	if err := errors.Join(ctx.Err(), checkVM(vm)); err != nil {
 		return err

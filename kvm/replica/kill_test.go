@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/hikae/hikae"
 )
 
 // victimEnv makes this test program do one thing to a site and end itself by SIGKILL at a step of it:
@@ -63,6 +65,13 @@ func perform(s *Site, op string, seed uint64) error {
 	case "failover":
 		_, err := s.Failover(ctx, killVM, nil)
 		return err
+	case "failover with journal":
+		j, err := hikae.OpenFileJournal(s.dir + "-journal")
+		if err != nil {
+			return err
+		}
+		_, err = s.Failover(ctx, killVM, &FailoverOptions{Journal: j})
+		return errors.Join(err, j.Close())
 	case "undo":
 		return s.Undo(ctx, killVM)
 	case "seal":

@@ -37,6 +37,8 @@ const (
 	entryZero       = 1
 
 	extBackingFormat = 0xe2792aca
+	extDataFile      = 0x44415441
+	extCrypto        = 0x0537be77
 )
 
 var layerMagic = []byte{'Q', 'F', 'I', 0xfb}
@@ -91,10 +93,39 @@ func readHead(r io.ReaderAt, fileBytes int64) (*layerHead, error) {
 	case backingAt != 0 && (backingAt > clusterSize-maxBackingName || backingLen > maxBackingName):
 		return nil, badLayer("its backing file's name is not in its header")
 	}
+	extensionsEnd := int64(clusterSize)
 	if backingAt != 0 {
 		h.backing = string(b[backingAt:][:backingLen])
+		extensionsEnd = int64(backingAt)
 	}
-	return h, nil
+	format, err := backingFormat(b[:extensionsEnd], u32(100))
+	if err == nil && h.backing != "" && format != "qcow2" {
+		err = badLayer("it does not say that its backing file is qcow2")
+	}
+	return h, err
+}
+
+// backingFormat reads the extensions of a header, which begin at a place, for the format of the backing file.
+func backingFormat(b []byte, at int64) (format string, err error) {
+	if at < headerLen || at > 1024 || at&7 != 0 {
+		return "", badLayer("a header of %d bytes", at)
+	}
+	for at+8 <= int64(len(b)) {
+		kind, n := binary.BigEndian.Uint32(b[at:]), int64(binary.BigEndian.Uint32(b[at+4:]))
+		at += 8
+		switch {
+		case kind == 0:
+			return format, nil
+		case n > int64(len(b))-at:
+			return "", badLayer("an extension of its header is too long")
+		case kind == extBackingFormat:
+			format = string(b[at : at+n])
+		case kind == extDataFile || kind == extCrypto:
+			return "", badLayer("its content is encrypted or in another file")
+		}
+		at += (n + 7) &^ 7
+	}
+	return "", badLayer("the extensions of its header have no end")
 }
 
 // inFile reports whether a range that begins with a cluster is in the file.

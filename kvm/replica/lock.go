@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,15 +35,20 @@ func (h *held) release() error {
 	return err
 }
 
-// takeLock takes the lock of a VM's folder for somebody who is going to do what.
+// takeLock takes the lock of a VM's folder for somebody who is going to do what. A folder that is removed meanwhile is
+// fs.ErrNotExist.
 func takeLock(dir, vm, what string) (*held, error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	path := filepath.Join(dir, lockName)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	taken, err := flock(f, true)
 	if err == nil && !taken {
 		err = &hikae.BusyError{What: "the replica of " + vm, Owner: ownerIn(f)}
+	}
+	if err == nil {
+		err = stillThere(f, path)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -52,6 +58,19 @@ func takeLock(dir, vm, what string) (*held, error) {
 		_, _ = f.WriteAt(fmt.Appendf(nil, "process %d, which began to %s at %s", os.Getpid(), what, time.Now().UTC().Format(time.RFC3339)), 0)
 	}
 	return &held{f}, nil
+}
+
+// stillThere holds that a file is the one at its path: a lock on one that was removed keeps nobody away.
+func stillThere(f *os.File, path string) error {
+	mine, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	there, err := os.Lstat(path)
+	if err == nil && !os.SameFile(mine, there) {
+		err = &fs.PathError{Op: "lock", Path: path, Err: fs.ErrNotExist}
+	}
+	return err
 }
 
 // ownerIn is who wrote a lock's file.

@@ -289,6 +289,10 @@ func (t *target) mark(ctx context.Context, e pipe.Extent) error {
 		return err
 	}
 	for off := e.Off; off < e.End(); {
+		if skip := t.untouched(off, e.Kind); skip > off {
+			off = min(skip, e.End())
+			continue
+		}
 		cluster, in := off>>clusterBits, off&(clusterSize-1)
 		n := min(e.End()-off, clusterSize-in)
 		if err := t.markPart(ctx, cluster, in, n, e.Kind == pipe.Unchanged); err != nil {
@@ -297,6 +301,15 @@ func (t *target) mark(ctx context.Context, e pipe.Extent) error {
 		off += n
 	}
 	return nil
+}
+
+// untouched is up to where nothing was written and a mark changes nothing: most of a large disk.
+func (t *target) untouched(off int64, kind pipe.Kind) int64 {
+	i := off / tableCovers
+	if len(t.pending) > 0 || t.layer.tables[i] != nil || kind != pipe.Unchanged && t.base != nil {
+		return off
+	}
+	return (i + 1) * tableCovers
 }
 
 // markPart makes a part of a cluster zero, or as in the base.

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -43,7 +44,9 @@ func (s *Site) tidy(dir string) error {
 	case FailingOver: // nobody has seen its disks
 		err = st.forget(dir)
 	case FailingBack:
-		_, err = s.finishSeal(dir, st)
+		if err = st.mustBeOff(context.Background()); err == nil {
+			_, err = s.finishSeal(dir, st)
+		}
 	}
 	if err != nil {
 		return err
@@ -84,7 +87,9 @@ func (s *Site) tidyPoint(dir, path string) error {
 		switch {
 		case err == nil && name == mergingName:
 			return s.finishMerge(dir, path)
-		case err == nil || !errors.Is(err, fs.ErrNotExist):
+		case err == nil:
+			return removeIfThere(filepath.Join(path, recordName+newSuffix)) // of a merge that was killed
+		case !errors.Is(err, fs.ErrNotExist):
 			return err
 		}
 	}

@@ -57,14 +57,13 @@ func (s *Site) Begin(ctx context.Context, vm string, opts *pipe.PointOptions) (p
 
 // enter takes a VM's folder, which is made where it is missing, for a change, and puts it in order.
 func (s *Site) enter(dir, vm, what string) (*held, error) {
-	if err := os.Mkdir(dir, 0o700); err == nil {
-		if err := syncDir(s.dir); err != nil {
-			return nil, err
+	lock, err := s.takeFolder(dir, vm, what)
+	for range 10 { // it may be removed while we come
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
 		}
-	} else if !errors.Is(err, fs.ErrExist) {
-		return nil, roomError(err)
+		lock, err = s.takeFolder(dir, vm, what)
 	}
-	lock, err := takeLock(dir, vm, what)
 	if err != nil {
 		return nil, err
 	}
@@ -72,6 +71,17 @@ func (s *Site) enter(dir, vm, what string) (*held, error) {
 		return nil, errors.Join(err, lock.release())
 	}
 	return lock, nil
+}
+
+func (s *Site) takeFolder(dir, vm, what string) (*held, error) {
+	if err := os.Mkdir(dir, 0o700); err == nil {
+		if err := syncDir(s.dir); err != nil {
+			return nil, err
+		}
+	} else if !errors.Is(err, fs.ErrExist) {
+		return nil, roomError(err)
+	}
+	return takeLock(dir, vm, what)
 }
 
 func (w *pointWriter) begin(opts *pipe.PointOptions) error {
@@ -114,10 +124,10 @@ func findBase(vmDir string, points []*record, id string) (*record, error) {
 		return nil, fmt.Errorf("base %q: %w", id, fs.ErrNotExist)
 	}
 	depth := 1
-	for r := base; r != nil && r.Base != "" && depth <= maxChain; r = byID[r.Base] {
+	for r := base; r != nil && r.Base != "" && depth < maxChain; r = byID[r.Base] {
 		depth++
 	}
-	if depth > maxChain {
+	if depth >= maxChain {
 		return nil, fmt.Errorf("base %s stands on %d points: keep fewer, so that they are merged: %w", id, maxChain, fs.ErrInvalid)
 	}
 	return base, nil

@@ -122,7 +122,7 @@ func (m *Machine) tell(ctx context.Context, command string) error {
 		return err
 	}
 	defer mon.Close()
-	if err := mon.Do(ctx, command, nil, nil); err != nil && !errors.Is(err, qmp.ErrClosed) {
+	if err := mon.Execute(ctx, command, nil, nil); err != nil && !errors.Is(err, qmp.ErrClosed) {
 		return fmt.Errorf("%s: %w", command, err)
 	}
 	return nil
