@@ -158,7 +158,6 @@ func TestFleetOverTLSLosesAWorker(t *testing.T) {
 	background(t, l.home, "works for", slices.Concat([]string{"worker", "--job", file, "--name", "w2", "--slots", "1"}, queue)...)
 	doc = command(t, l.home, outcome.Done, slices.Concat([]string{"fleet", "run", file, "--run", "r1"}, queue)...)
 	require.Len(t, doc["outcomes"], 2)
-	t.Logf("%v", doc["outcomes"].([]any)[0])
 	require.Len(t, command(t, l.home, outcome.Done, "points", "--repo", repository)["points"], 2)
 	for _, name := range []string{"web0", "web1"} {
 		l.restored(repository, name, l.sums(name, 1))

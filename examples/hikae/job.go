@@ -32,7 +32,7 @@ func (t *tool) jobRunCommand() *cobra.Command {
 		Use:   "run FILE [--only VM]… [--follow]",
 		Short: "Run a job, now or by its schedule",
 		Long: text(`
-Do what the job file says: back up its VMs, as many at once as it allows; then copy, forget, check and tell as it says. One VM
+Do what the job file says: back up its VMs, as many at once as it allows; then copy, replicate, forget, check and tell as it says. One VM
 that fails does not keep the others from their points; it is tried again, and in the end the command ends with 1. docs/jobs.md
 describes the file.
 

@@ -42,7 +42,7 @@ type vmDone struct {
 
 // jobStep is one thing that was done after the VMs.
 type jobStep struct {
-	What    string    `json:"what"` // copy, forget, prune, boot-check, verify
+	What    string    `json:"what"` // copy, replicate, forget, prune, boot-check, verify
 	Where   string    `json:"where"`
 	State   string    `json:"state"`
 	Started time.Time `json:"started"`

@@ -68,8 +68,11 @@ func (t *tool) openSite(ctx context.Context, dir string, make bool) (_ *replicaS
 		return nil, &outcome.Error{Object: dir, Text: "replica site", Err: err, Hint: "A site is a folder that `hikae replica sync` has made."}
 	}
 	inner, err := kvmreplica.Open(dir, &kvmreplica.Options{Warn: func(text string) { t.tell("warning: %s", text) }})
+	if errors.Is(err, fs.ErrInvalid) {
+		return nil, &outcome.Error{Kind: outcome.KindUsage, Object: dir, Err: err, Hint: "A site is a folder of its own: name an empty one, or one that is not there yet."}
+	}
 	if err != nil {
-		return nil, &outcome.Error{Object: dir, Text: "replica site " + dir, Err: err, Hint: "A site is a folder of its own: name an empty one, or one that is not there yet."}
+		return nil, &outcome.Error{Object: dir, Text: "replica site " + dir, Err: err}
 	}
 	s := &replicaSite{Site: &kvmsite.Site{Site: inner}}
 	s.place = &opened{place: inner, said: &said{}, target: "replica site " + dir}

@@ -101,18 +101,9 @@ func (t *tool) replicaFailback(ctx context.Context, f *replicaFailbackFlags, dir
 		}
 		return showFailbackPlan(plan), nil
 	}
-	if machine != nil && machine.StartWith == nil {
-		opts.Original = askedOnly{machine}
-	}
 	res, err := rep.Failback(ctx, opts)
 	return site.replied(res, err, nil)
 }
-
-// askedOnly is a VM that can be asked whether it runs, and that a person starts.
-type askedOnly struct{ replica.Machine }
-
-// Start does nothing: the hint says who starts it.
-func (askedOnly) Start(context.Context) error { return nil }
 
 // home writes a point of the site over the original.
 func (t *tool) home(ctx context.Context, f *replicaFailbackFlags, site *replicaSite, point pipe.PointInfo) (none job.RestoreResult, err error) {

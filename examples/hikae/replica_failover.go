@@ -186,7 +186,7 @@ func (t *tool) replicaUndo(ctx context.Context, f *replicaUndoFlags, dir, vm str
 		return nil, err
 	}
 	opts := &replica.UndoOptions{}
-	if machine != nil && machine.StartWith != nil {
+	if machine != nil {
 		opts.Source = machine
 	}
 	if f.stop {

@@ -15,7 +15,7 @@
 //
 // A task waits only for what it needs itself: one that stands behind it and needs something else goes first. It takes all that it needs at once
 // or nothing, so that no two wait for each other. Who came first is asked first, and one that could begin but for a resource that others share
-// is not passed for ever: after [Options.Patience] nobody behind it takes what it needs.
+// is not passed for ever: after [Options.Patience] nobody behind it takes what it needs. [Waiting] says what it is passed for.
 //
 // # Hosts that are away
 //

@@ -89,6 +89,7 @@ func (r *runner) probing(i *item) bool {
 
 // blame counts for each resource how its tasks fare.
 func (r *runner) blame(i *item, failed bool) {
+	var away []string // what cannot be told apart rests together
 	for _, need := range i.needs {
 		if need == "tasks" {
 			continue
@@ -110,12 +111,13 @@ func (r *runner) blame(i *item, failed bool) {
 			s.last = i.err
 			s.with[i.others[need]] = true
 			if s.row >= restAfter && r.atFault(need, s) {
-				r.restFor(need, s)
+				away = append(away, need)
 			}
 		case i.err == nil:
 			delete(r.rests, need)
 		}
 	}
+	r.rest(away)
 }
 
 // atFault tells a host that is away from the repository that its tasks need too: a resource is at fault where tasks fail that have nothing
@@ -133,26 +135,34 @@ func (r *runner) atFault(need string, s *rest) bool {
 	return true
 }
 
-func (r *runner) restFor(need string, s *rest) {
-	if s.tries >= r.opts.GiveUp {
-		r.giveUp(need, s)
-		return
+// rest has resources rest that the same tasks failed with, or gives them up.
+func (r *runner) rest(away []string) {
+	names := strings.Join(away, " and ")
+	var wait time.Duration
+	for _, need := range away {
+		s := r.rests[need]
+		if s.tries >= r.opts.GiveUp {
+			r.giveUp(names, need, s)
+			continue
+		}
+		if wait == 0 {
+			wait = r.delay(s.row - restAfter + 1)
+			r.tell(Event{What: Rested, Needs: names, Err: s.last, Wait: wait})
+		}
+		s.until = time.Now().Add(wait)
 	}
-	wait := r.delay(s.row - restAfter + 1)
-	s.until = time.Now().Add(wait)
-	r.tell(Event{What: Rested, Needs: need, Err: s.last, Wait: wait})
 }
 
 // giveUp ends what waits for a resource. Who was tried has an error of its own.
-func (r *runner) giveUp(need string, s *rest) {
+func (r *runner) giveUp(names, need string, s *rest) {
 	for _, i := range r.items {
 		if _, ok := i.others[need]; !ok || i.over || i.runs {
 			continue
 		}
 		if i.err != nil {
-			r.end(i, Failed, fmt.Errorf("%w (%s is away: %d tasks in a row failed)", i.err, need, s.row))
+			r.end(i, Failed, fmt.Errorf("%w (%s is away: %d tasks in a row failed)", i.err, names, s.row))
 		} else {
-			r.end(i, Failed, fmt.Errorf("%s is away: %d tasks in a row failed, the last with: %w", need, s.row, s.last))
+			r.end(i, Failed, fmt.Errorf("%s is away: %d tasks in a row failed, the last with: %w", names, s.row, s.last))
 		}
 	}
 }

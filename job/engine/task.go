@@ -78,7 +78,7 @@ type Event struct {
 	Err     error         // of Retried, Ended, Rested
 	Wait    time.Duration // of Retried, Rested
 	Until   time.Time     // of Closed; zero: never
-	Needs   string        // of Waiting and Rested: the resource
+	Needs   string        // of Waiting and Rested: the resource; where several cannot be told apart, all of them, with " and " between
 	Session job.Event     // of Told
 	Missed  int           // of Told: what sessions said before this, and the listener was too slow for; progress is not counted
 	Result  *TaskResult   // of Ended

@@ -1,9 +1,13 @@
 package replica
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
+
+// ErrByHand is what a [Machine] says that is started by a person.
+var ErrByHand = errors.New("it is started by hand")
 
 // UnderWayError says that something else was begun with the VM and has not come to its end.
 type UnderWayError struct {

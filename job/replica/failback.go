@@ -231,9 +231,14 @@ func (c *call) home(ctx context.Context, write func(context.Context, pipe.Backen
 // startOriginal is the end of a failback.
 func (c *call) startOriginal(ctx context.Context, original Machine) error {
 	c.res.Point = c.under.Point
-	if original == nil {
-		c.warn("%s is whole, and is started by nobody: start it", c.vm)
-	} else if err := original.Start(ctx); err != nil {
+	err := ErrByHand
+	if original != nil {
+		err = original.Start(ctx)
+	}
+	switch {
+	case errors.Is(err, ErrByHand):
+		c.warn("%s is whole, and nothing runs: start it", c.vm)
+	case err != nil:
 		return fmt.Errorf("the original is whole, and does not start: %w", err)
 	}
 	if !c.under.Stopped.IsZero() {

@@ -187,15 +187,19 @@ func (c *call) mayDiscard(ctx context.Context) error {
 
 // startAgain starts the VM that a planned failover stopped.
 func (c *call) startAgain(ctx context.Context, source Machine) error {
-	switch {
-	case c.under.What != planned:
-	case source == nil:
-		c.warn("%s was stopped for the failover, and is started by nobody: start it", c.vm)
-	default:
+	if c.under.What != planned {
+		return nil
+	}
+	err := ErrByHand
+	if source != nil {
 		c.step("starting the source again")
-		if err := source.Start(ctx); err != nil {
-			return fmt.Errorf("start %s again: %w", c.vm, err)
-		}
+		err = source.Start(ctx)
+	}
+	switch {
+	case errors.Is(err, ErrByHand):
+		c.warn("%s was stopped for the failover, and nothing runs: start it", c.vm)
+	case err != nil:
+		return fmt.Errorf("start %s again: %w", c.vm, err)
 	}
 	return nil
 }

@@ -80,7 +80,7 @@ func (r *Replica) begin(ctx context.Context, what string) (_ *call, end func(*Re
 		end(&c.res, &err)
 		return nil, nil, err
 	}
-	if c.under != nil {
+	if c.under != nil && c.under.What == what && c.under.Step != stepRunning {
 		c.res.Resumed = c.under.Step
 	}
 	return c, end, nil

@@ -59,7 +59,7 @@ type Site interface {
 type Machine interface {
 	// Stop ends the VM in good order. On nil it is off. It is nil where it was off already.
 	Stop(ctx context.Context) error
-	// Start starts the VM. It is nil where it runs already.
+	// Start starts the VM. It is nil where it runs already, and ErrByHand where a person starts it.
 	Start(ctx context.Context) error
 	// Running tells whether the VM runs. An error: that cannot be told, and proves nothing.
 	Running(ctx context.Context) (bool, error)

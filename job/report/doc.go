@@ -7,6 +7,8 @@
 //	r := report.New(record, earlier)
 //	err := r.HTML(w)
 //
+// A run of many VMs has a [Job], which [NewJob] makes of what the engine returns.
+//
 // # The page
 //
 // It holds no script, loads nothing, and forbids itself to. Charts are inline SVG; every figure that a chart shows

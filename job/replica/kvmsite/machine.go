@@ -89,7 +89,7 @@ func (m *Machine) Start(ctx context.Context) error {
 		return nil
 	}
 	if m.StartWith == nil {
-		return errors.New("how it is started was not said")
+		return replica.ErrByHand
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.within())
 	defer cancel()
