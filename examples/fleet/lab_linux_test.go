@@ -240,7 +240,7 @@ func (s *site) dispatch(p *place, lease time.Duration, run string, vms int) *chi
 	return p.start(sp)
 }
 
-// pointsOf are the points of all VMs: ids by VM and run's fact.
+// repository is what all wrote to, opened by somebody who only reads.
 func (s *site) repository(ctx context.Context) *repo.Repository {
 	s.t.Helper()
 	r, err := openShared(ctx, s.dir, "reader")

@@ -281,7 +281,7 @@ var layers = []row{
 	{pkg: "./job/queue/queuetest", allow: []string{"./job/queue"}, reason: "the suite for implementers"},
 	{pkg: "./job/natsqueue", allow: []string{"./job/queue", "github.com/nats-io/nats.go", "github.com/nats-io/nkeys"}, tests: []string{"./job/queue/queuetest", "./job/natsqueue/natsserver"},
 		reason: "the one package that a client of NATS comes with; no server"},
-	{pkg: "./job/natsqueue/natsserver", allow: []string{"./job/natsqueue", "github.com/nats-io/nats-server/v2"}, tests: []string{"github.com/nats-io/nkeys"},
+	{pkg: "./job/natsqueue/natsserver", allow: []string{"./job/natsqueue", "github.com/nats-io/nats-server/v2"}, tests: []string{"./job/queue/queuetest", "github.com/nats-io/nkeys"},
 		reason: "the one package that a server of NATS comes with"},
 	{pkg: "./job/fleet", allow: []string{".", "./pipe", "./job/queue", syncs}, tests: []string{"./repo", "./job/natsqueue", "./job/natsqueue/natsserver"},
 		reason: "who does what on which machine: it knows work by its handlers, and backends by what they can refuse"},

@@ -25,6 +25,9 @@ var mistakes = []struct{ name, text, want string }{
 		`job.yaml:7:1: cron: is not known here. Did you mean schedule?`},
 	{"nothing near", good + "colour: blue\n",
 		`job.yaml:7:1: colour: is not known here. There are boot-check, compression, copies, exclude, guest, hooks, limits, name, replicas, report, repository, retention, retry, schedule, sources, verify, window.`},
+	{"a replica at an address", good + "replicas: [{to: 'kvm:///replica', keep: 31}]\n",
+		`job.yaml:7:17: replicas[0].to: replicas are in a folder, and at no address yet. Name a folder of the machine that would run them.
+job.yaml:7:41: replicas[0].keep: 31 is more than 30`},
 	{"the secret itself", "name: a\nrepository:\n  url: r\n  password: hunter2\nsources: [{url: 'kvm:///q'}]\n",
 		`job.yaml:4:3: repository.password: a secret does not stand in a job file. Put it into a file that only this user may read, and name that by password-file.`},
 	{"a password in an address", "name: a\nrepository: {url: r}\nsources:\n  - url: vsphere://me:hunter2@vc/?vm=web1\n",

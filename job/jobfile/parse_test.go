@@ -142,7 +142,7 @@ func TestBounds(t *testing.T) {
 		var e *Error
 		require.ErrorAs(t, err, &e, name)
 		require.LessOrEqual(t, len(e.Problems), maxProblems, name)
-		require.Less(t, time.Since(begun), 10*time.Second, name)
+		require.Less(t, time.Since(begun), 5*time.Minute, name)
 	}
 	_, err := Read(filepath.Join(t.TempDir(), "none.yaml"))
 	require.ErrorIs(t, err, os.ErrNotExist)

@@ -40,7 +40,7 @@ func (r *Replica) Failover(ctx context.Context, opts *FailoverOptions) (res Resu
 		if o.Point != "" && o.Point != c.state.Point {
 			return c.res, &StageError{VM: r.vm, Op: unplanned, State: c.state}
 		}
-		return c.res, c.started(ctx)
+		return c.res, c.resume(ctx, o.Source, o.Force)
 	}
 	if c.state.Stage == FailedOver || c.state.Stage == FailingBack {
 		return c.res, &StageError{VM: r.vm, Op: unplanned, State: c.state}

@@ -158,6 +158,7 @@ func (l *lab) after(t *testing.T, op string, want []byte, where string) {
 		require.Equal(t, replica.FailedOver, state.Stage, "killed at %q", where)
 		require.Equal(t, "running", under.Step)
 		require.False(t, l.runs("source"))
+		require.True(t, l.runs("replica"), "killed at %q", where)
 		require.True(t, bytes.Equal(want, l.readReplica(t)), "something is lost: killed at %q", where)
 	default:
 		require.Equal(t, replica.Ready, state.Stage, "killed at %q", where)

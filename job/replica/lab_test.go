@@ -115,6 +115,11 @@ func (s *site) Failover(ctx context.Context, vm, point string) error {
 	return nil
 }
 
+func (s *site) Resume(ctx context.Context, vm string) error {
+	s.l.tick("resume")
+	return errors.Join(s.Site.Resume(ctx, vm), s.l.start("replica"))
+}
+
 func (s *site) Running(ctx context.Context, vm string) (string, error) {
 	if s.l.runs("replica") {
 		return "the test", nil

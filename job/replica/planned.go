@@ -25,7 +25,7 @@ func (r *Replica) PlannedFailover(ctx context.Context, from Source, source Machi
 	defer end(&res, &err)
 	switch {
 	case c.under != nil && c.under.What == planned && c.state.Stage == FailedOver && (c.under.Step == stepStarting || c.under.Step == stepRunning):
-		return c.res, c.started(ctx)
+		return c.res, c.resume(ctx, source, false)
 	case c.under != nil && (c.under.What != planned || c.under.Step == stepRunning || c.under.Step == stepUndoing):
 		return c.res, c.busy()
 	case c.state.Stage == FailedOver || c.state.Stage == FailingBack:
@@ -80,22 +80,42 @@ func (c *call) over(ctx context.Context, from Source, source Machine) error {
 	return c.started(ctx)
 }
 
+// resume is the end of a failover that an earlier call had brought so far: the replica runs, or is started again on what it
+// wrote.
+func (c *call) resume(ctx context.Context, source Machine, force bool) error {
+	by, err := c.site.Running(ctx, c.vm)
+	if err != nil {
+		return fmt.Errorf("nobody can tell whether the replica runs: %w", err)
+	}
+	c.res.Already = c.under.Step == stepRunning
+	if by == "" {
+		if source != nil && !force { // that it was off then says nothing of now
+			if runs, err := source.Running(ctx); err == nil && runs {
+				return &TwoError{VM: c.vm, Running: true}
+			}
+		}
+		c.step("starting the replica again")
+		if err := c.site.Resume(ctx, c.vm); err != nil {
+			return fmt.Errorf("start the replica again: %w", err)
+		}
+	}
+	return c.started(ctx)
+}
+
 // started is the end of a failover: the replica runs.
 func (c *call) started(ctx context.Context) error {
-	c.res.Already = c.under.Step == stepRunning
 	c.res.Point = c.under.Point
 	p, err := pointByID(ctx, c.site, c.vm, c.under.Point)
 	if err == nil {
 		c.res.Time = p.Time
 	}
-	if !c.res.Already {
-		c.res.Down = seconds(time.Since(c.under.Stopped))
-		if c.under.Stopped.IsZero() {
-			c.res.Down = 0
-		}
-		return c.next(stepRunning)
+	if c.under.Step == stepRunning {
+		return nil
 	}
-	return nil
+	if !c.under.Stopped.IsZero() {
+		c.res.Down = seconds(time.Since(c.under.Stopped))
+	}
+	return c.next(stepRunning)
 }
 
 // back starts the source again, after a failover that did not come to the replica's start.

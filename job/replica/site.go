@@ -41,6 +41,10 @@ type Site interface {
 	// a *[DamagedError].
 	Failover(ctx context.Context, vm, point string) error
 
+	// Resume starts the VM of a failover again, on what it wrote. It is called where nothing runs, and does nothing where
+	// somebody else starts the VM.
+	Resume(ctx context.Context, vm string) error
+
 	// Running tells by what the replica runs, in words; empty: it does not. An error: that cannot be told.
 	Running(ctx context.Context, vm string) (by string, err error)
 

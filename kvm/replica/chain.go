@@ -20,19 +20,11 @@ type layer struct {
 
 func (l *layer) close() error { return errors.Join(l.f.Close(), l.mapFile.f.Close()) }
 
-// links are the points that a disk of a point stands on, the point itself first, by their records. The record of a point
-// that is being merged counts.
+// links are the points that a disk of a point stands on, the point itself first, by their records.
 func links(vmDir, point, key string) (points []*record, err error) {
 	seen := map[string]bool{}
 	for id := point; ; {
-		dir := filepath.Join(vmDir, id)
-		r, err := loadRecord(dir, recordName)
-		if errors.Is(err, fs.ErrNotExist) && id != point {
-			r, err = loadRecord(dir, mergingName)
-			if errors.Is(err, fs.ErrNotExist) {
-				err = &DamagedError{Point: point, Disk: key, Err: fmt.Errorf("point %s, which it stands on, is gone", id)}
-			}
-		}
+		r, err := loadBase(vmDir, point, id)
 		if err != nil {
 			return nil, err
 		}
@@ -49,6 +41,19 @@ func links(vmDir, point, key string) (points []*record, err error) {
 		}
 		id = r.Base
 	}
+}
+
+// loadBase reads the record of a point that another stands on, or of that one itself. The record of one that is being merged counts.
+func loadBase(vmDir, point, id string) (*record, error) {
+	dir := filepath.Join(vmDir, id)
+	r, err := loadRecord(dir, recordName)
+	if errors.Is(err, fs.ErrNotExist) {
+		r, err = loadRecord(dir, mergingName)
+	}
+	if errors.Is(err, fs.ErrNotExist) && id != point {
+		err = &DamagedError{Point: point, Err: fmt.Errorf("point %s, which it stands on, is gone", id)}
+	}
+	return r, err
 }
 
 // openChain opens a disk of a point with all that it stands on.

@@ -70,7 +70,7 @@ func (s *Site) checkPoint(ctx context.Context, dir string, r *record, deep bool)
 		if !based {
 			return found, nil
 		}
-		if at, err = loadRecord(filepath.Join(dir, at.Base), recordName); err != nil {
+		if at, err = loadBase(dir, r.Info.ID, at.Base); err != nil {
 			return found, err
 		}
 	}

@@ -28,7 +28,8 @@
 //	             ▲            Undo: what it wrote is gone
 //	             └────────── Seal: what it wrote is the newest point
 //
-// While it is failed over it takes no points. The state is durable before anything runs, and outlives every process.
+// While it is failed over it takes no points, and [Site.Resume] starts the VM again where its host was started anew. The
+// state is durable before anything runs, and outlives every process.
 //
 // # What may run beside what
 //

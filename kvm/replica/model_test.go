@@ -221,7 +221,7 @@ func same(t testing.TB, path string, content []byte, dir string) {
 
 // Random points, merges and failovers, compared byte by byte (R146, H06).
 func TestModel(t *testing.T) {
-	seeds, steps := 4, 25
+	seeds, steps := 2, 20
 	if long() {
 		seeds, steps = 60, 60
 	}

@@ -207,7 +207,7 @@ func ReadInto(ctx context.Context, st Store, name string, buf []byte, max int64)
 	if info.Size < 0 || info.Size > max {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: errTooLarge}
 	}
-	if int64(cap(buf)) < info.Size {
+	if buf == nil || int64(cap(buf)) < info.Size {
 		buf = make([]byte, info.Size)
 	}
 	p := buf[:info.Size]

@@ -35,6 +35,16 @@ func (s *Site) Failover(ctx context.Context, vm, point string) error {
 	return err
 }
 
+// Resume implements [replica.Site].
+func (s *Site) Resume(ctx context.Context, vm string) error {
+	st, err := s.Site.State(ctx, vm)
+	if err != nil || st.Command == nil && len(s.Options.Command) == 0 {
+		return err
+	}
+	_, err = s.Site.Resume(ctx, vm, &s.Options)
+	return err
+}
+
 // Running implements [replica.Site].
 func (s *Site) Running(ctx context.Context, vm string) (string, error) {
 	st, err := s.Site.State(ctx, vm)

@@ -39,6 +39,8 @@ type LostError struct {
 	Have   int // members or shards that are right
 	Need   int
 	Causes []error // what was wrong with the others
+	// Members are the labels of those that did not answer, where the set as a whole could not be opened.
+	Members []string
 
 	gone bool // a member says that its shard is not there: the object may have been removed, or made anew
 }
@@ -49,6 +51,9 @@ func (e *LostError) Error() string {
 		why = append(why, c.Error())
 	}
 	s := fmt.Sprintf("%v: %s at %d: %d of %d", ErrTooFew, e.Object, e.Off, e.Have, e.Need)
+	if len(e.Members) > 0 {
+		s += ", without " + strings.Join(e.Members, ", ")
+	}
 	if len(why) > 0 {
 		s += ": " + strings.Join(why, "; ")
 	}

@@ -53,7 +53,7 @@ func (l *lab) dying(states int32, without ...int) []store.Store {
 
 // patient are options for sets of which nobody hangs.
 func patient(degraded bool) *stripe.Options {
-	return &stripe.Options{Striped: everything, Degraded: degraded, ReadDeadline: 5 * time.Second}
+	return &stripe.Options{Striped: everything, Degraded: degraded, ReadDeadline: time.Minute}
 }
 
 // Who changes the set's state dies when only the arbiter has it. The next one to come completes it, and nobody has to help.

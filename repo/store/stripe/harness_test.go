@@ -60,7 +60,7 @@ func newLab(t testing.TB, n, k, m int) *lab {
 	for range n {
 		l.mems = append(l.mems, memstore.New(nil))
 	}
-	st, err := stripe.Init(context.Background(), l.stores(), stripe.InitOptions{Data: k, Parity: m, Labels: labels(n)}, quick())
+	st, err := stripe.Init(context.Background(), l.stores(), stripe.InitOptions{Data: k, Parity: m, Labels: labels(n)}, patient(false))
 	require.NoError(t, err)
 	require.NoError(t, st.Close())
 	return l

@@ -64,13 +64,13 @@ func TestRebuildDiesAnywhere(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	base := newLab(t, 4, 2, 1)
-	held := objects(t, base.open(quick()))
+	held := objects(t, base.open(patient(false)))
 	for n := 1; ; n += 2 {
 		l := base.clone()
 		fresh := memstore.New(nil)
 		faulty, faults := l.faulty()
 		faulty[2] = nil
-		st := l.over(quick(), faulty)
+		st := l.over(patient(false), faulty)
 		into := storetest.NewFaulty(kept{fresh})
 		for _, f := range append(faults, into) {
 			f.Add(storetest.Fault{N: n, Sticky: true})

@@ -181,16 +181,18 @@ func (v *view) there() (list []*member) {
 // enough says whether what is acknowledged must be on who answered.
 func (v *view) enough() error {
 	have, current := 0, 0
-	for _, s := range v.seats {
-		if s.member != nil {
-			have++
-			if s.standing == Current {
-				current++
-			}
+	var away []string
+	for i, s := range v.seats {
+		if s.member == nil {
+			away = append(away, v.Members[i].Label)
+			continue
+		}
+		if have++; s.standing == Current {
+			current++
 		}
 	}
 	if need := len(v.seats) - v.Parity; have < need || current == 0 {
-		return &LostError{Object: "members", Have: min(have, have*current), Need: need, Causes: v.odd}
+		return &LostError{Object: "members", Have: min(have, have*current), Need: need, Causes: v.odd, Members: away}
 	}
 	return nil
 }

@@ -49,6 +49,9 @@ func TestAnyThreeLost(t *testing.T) {
 			for c := range b {
 				_, err := stripe.Open(t.Context(), l.stores(a, b, c), quick())
 				require.ErrorIs(t, err, stripe.ErrTooFew)
+				var lost *stripe.LostError
+				require.ErrorAs(t, err, &lost)
+				require.ElementsMatch(t, []string{labels(6)[a], labels(6)[b], labels(6)[c]}, lost.Members)
 
 				faulty, faults := l.faulty()
 				st := l.over(quick(), faulty)
