@@ -29,13 +29,15 @@ type reaper struct {
 	at     int // 0: nobody dies
 	heard  bool
 	victim *os.Process
+	away   bool
+	open   map[net.Conn]bool
 }
 
 func newReaper(t *testing.T, to string) *reaper {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	r := &reaper{Listener: l, to: to}
+	r := &reaper{Listener: l, to: to, open: map[net.Conn]bool{}}
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -51,6 +53,10 @@ func newReaper(t *testing.T, to string) *reaper {
 
 func (r *reaper) serve(client net.Conn) {
 	defer client.Close()
+	if !r.begin(client) {
+		return
+	}
+	defer r.forget(client)
 	server, err := net.DialTimeout("tcp", r.to, time.Minute)
 	if err != nil {
 		return
@@ -70,6 +76,33 @@ func (r *reaper) serve(client net.Conn) {
 			return
 		}
 	}
+}
+
+// cut cuts the line, and keeps it cut until it is told otherwise.
+func (r *reaper) cut(away bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.away = away
+	for c := range r.open {
+		if away {
+			c.Close()
+		}
+	}
+}
+
+func (r *reaper) begin(c net.Conn) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.away {
+		r.open[c] = true
+	}
+	return !r.away
+}
+
+func (r *reaper) forget(c net.Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.open, c)
 }
 
 // count kills where it is time to. It counts what is said before it is heard.
