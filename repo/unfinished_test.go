@@ -89,8 +89,8 @@ func openAgain(t testing.TB, st store.Store) *Repository {
 	return shortLog(t, st, nil)
 }
 
-// An unfinished point is none: whoever lists, restores, holds, counts or keeps by a policy does not see it, and a verification has
-// nothing to say of it.
+// An unfinished point is none: whoever lists, restores, holds, counts or keeps by a policy does not see it. A verification
+// names it, and says nothing else of it.
 func TestUnfinishedIsNoPoint(t *testing.T) {
 	ctx := t.Context()
 	st := memstore.New(nil)
@@ -127,9 +127,8 @@ func TestUnfinishedIsNoPoint(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, plan.Decisions, 1)
 	rep := requireSound(t, r)
-	for _, note := range rep.Notes {
-		require.NotContains(t, note, id)
-	}
+	require.Contains(t, strings.Join(rep.Notes, "\n"), "unfinished point "+id+" of web")
+	require.Zero(t, rep.Reclaimable, "a prune keeps what it needs")
 	list := unfinishedOf(t, r, "")
 	require.Len(t, list, 1)
 	require.Equal(t, []any{id, "web", first}, []any{list[0].ID, list[0].VM, list[0].Base})
@@ -292,6 +291,12 @@ func TestDamagedUnfinishedIsGivenUp(t *testing.T) {
 				}
 			}
 			point, _ := backupBytes(t, r, "mail", chance(10, minBlockSize))
+			rep, err := r.Verify(ctx, &VerifyOptions{DataPercent: 100})
+			require.NoError(t, err)
+			require.Empty(t, rep.Affected, "nobody restores it")
+			notes := strings.Join(rep.Notes, "\n")
+			require.Contains(t, notes, id)
+			require.Contains(t, notes, "given up by the next prune")
 			var warned []string
 			r = shortLog(t, st, &OpenOptions{Warn: func(s string) { warned = append(warned, s) }})
 			if what == "manifest/" {

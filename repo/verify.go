@@ -58,7 +58,7 @@ type VerifyReport struct {
 	// Spent are damaged packs that no point needs and that nothing will refer to: what was worth keeping of them stands
 	// elsewhere. They are no damage; a prune removes them.
 	Spent       []string `json:"spent"`
-	Reclaimable int64    `json:"reclaimable"` // bytes of packs that no committed point needs
+	Reclaimable int64    `json:"reclaimable"` // bytes of packs that no point needs, unfinished ones among them
 	Notes       []string `json:"notes"`
 	Seed        uint64   `json:"seed,omitempty"` // of the sample, where there was one
 }
@@ -233,6 +233,9 @@ func (v *verification) scope(ctx context.Context, s scope, list []committed) err
 		}
 	}
 	v.spend()
+	if err := v.unfinished(ctx, s); err != nil {
+		return err
+	}
 	v.reclaimable()
 	return v.remember(ctx, s)
 }

@@ -130,7 +130,7 @@ func (c *chaos) left() []string {
 func (c *chaos) whole() {
 	for name, sum := range c.sums() {
 		out := filepath.Join(c.TempDir(), name)
-		c.pairOf.run("b", "restore", "--repo", "r", name+"@latest", "--to", out+"/")
+		c.pairOf.run("b", "restore", "--repo", "r", "site-a/"+name+"@latest", "--to", out+"/")
 		files, err := filepath.Glob(out + "/*.raw")
 		require.NoError(c, err)
 		require.Len(c, files, 1, name)
@@ -227,4 +227,3 @@ func TestJobChaos(t *testing.T) {
 	c.whole()
 	c.pairOf.run("b", "verify", "--repo", "r", "--data", "all")
 }
-
