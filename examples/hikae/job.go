@@ -103,7 +103,7 @@ func readJob(t *tool, path string) (*jobfile.File, error) {
 	case err == nil:
 		return file, nil
 	case !ok:
-		return nil, &outcome.Error{Object: path, Text: "job file", Err: err}
+		return nil, &outcome.Error{Object: path, Text: "job file", Err: err, Hint: "Check the path; docs/jobs.md has a file to begin with."}
 	case len(bad.Problems) == 1:
 		return nil, &outcome.Error{Kind: outcome.KindUsage, Object: path, Text: bad.Error(), Hint: "docs/jobs.md describes the file."}
 	}

@@ -84,9 +84,17 @@ func (t *tool) run(ctx context.Context, args []string) outcome.Status {
 		err = asUsage(root, args, err)
 	}
 	if err != nil && context.Cause(ctx) == errInterrupted {
-		err = &outcome.Error{Kind: outcome.KindInterrupted, Text: "interrupted", Err: err, Hint: interruptedHint(err)}
+		err = &outcome.Error{Kind: outcome.KindInterrupted, Text: "interrupted", Err: beyond(err), Hint: interruptedHint(err)}
 	}
 	return t.finish(err)
+}
+
+// beyond is what an error tells beside the interruption itself; nil: nothing.
+func beyond(err error) error {
+	if err == errInterrupted { // what wraps it has more to say
+		return nil
+	}
+	return err
 }
 
 // interruptedHint says what is to be done after a command was ended in mid-work. A restore in place cannot be taken back.

@@ -58,7 +58,7 @@ var (
 	_ hikae.Sweeper          = (*Provider)(nil)
 )
 
-// Open looks at the files and makes a VM of them. Nothing stays open. Arguments that cannot be meant are a *UsageError:
+// Open looks at the files and makes a VM of them, whose id is its name. Nothing stays open. Arguments that cannot be meant are a *UsageError:
 // a key or file given twice, a list of changes for no disk or past its end.
 func Open(ctx context.Context, name string, files []File, opts *Options) (*Provider, error) {
 	p := &Provider{name: name, files: slices.Clone(files), opts: opts.orDefault()}

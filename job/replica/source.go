@@ -121,7 +121,7 @@ func damaged(err error) bool {
 func newest(ctx context.Context, b pipe.Backend, vm string) (pipe.PointInfo, error) {
 	list, err := points(ctx, b, vm)
 	if err == nil && len(list) == 0 {
-		err = fmt.Errorf("a point of %s: %w", vm, fs.ErrNotExist)
+		err = fmt.Errorf("there is no point of %s: %w", vm, fs.ErrNotExist)
 	}
 	if err != nil {
 		return pipe.PointInfo{}, err
