@@ -58,7 +58,7 @@ check:
 
 unit: bin/testsummary
 	@$(if $(race),,echo "race detector: no C compiler" >> bin/not-run;) \
-	$(GO) test $(race) -json -timeout 30m ./... 2>&1 | $(SUMMARY)
+	$(GO) test $(race) -json -timeout 30m ./... 2>&1 | $(SUMMARY) -again "$(GO) test $(race) -json"
 
 test-long: export HIKAE_TEST_TIER = long
 test-long: deps

@@ -289,6 +289,13 @@ func decodeAnchors(b []byte) (list []anchor, err error) {
 	return list, nil
 }
 
+// dropAnchors lets the table go: it is megabytes, and somebody may hold a repository that is closed.
+func (r *Repository) dropAnchors() {
+	r.anchorMu.Lock()
+	defer r.anchorMu.Unlock()
+	r.anchors = nil
+}
+
 // loadAnchors reads all anchor objects. The table is shared by the repository's sessions.
 func (r *Repository) loadAnchors(ctx context.Context, x *index) (*anchorTable, error) {
 	r.anchorMu.Lock()

@@ -111,32 +111,34 @@ func TestRecordsThatAreLostForGood(t *testing.T) {
 					continue
 				}
 				about := fmt.Sprintf("records %d to %d: %s", n, n+count-1, how)
-				st := h.st.Clone()
-				for k := n; k < n+count; k++ {
-					for _, place := range copiesOf(logName(k)) {
-						switch how {
-						case "missing":
-							require.NoError(t, st.Remove(t.Context(), place))
-						case "empty":
-							st.Set(place, []byte{})
-						default:
-							st.Set(place, []byte(strings.Repeat("noise", 2000)))
+				t.Run(about, func(t *testing.T) { // so that what it opens is closed before the next
+					st := h.st.Clone()
+					for k := n; k < n+count; k++ {
+						for _, place := range copiesOf(logName(k)) {
+							switch how {
+							case "missing":
+								require.NoError(t, st.Remove(t.Context(), place))
+							case "empty":
+								st.Set(place, []byte{})
+							default:
+								st.Set(place, []byte(strings.Repeat("noise", 2000)))
+							}
 						}
 					}
-				}
-				r := h.open(t, st)
-				_, err := keepPoint(t.Context(), r, "vm", noiseDisk(1), "")
-				require.Error(t, err, about)
-				before := h.count(t, st)
-				dry, err := r.MendLog(t.Context(), &MendLogOptions{DryRun: true})
-				require.NoError(t, err, about)
-				require.Equal(t, before, h.count(t, st), about)
-				rep, err := r.MendLog(t.Context(), &MendLogOptions{Why: "test"})
-				require.NoError(t, err, about)
-				require.Len(t, rep.Gaps, 1, about)
-				require.Equal(t, dry.Gaps, rep.Gaps, about)
-				require.Equal(t, LogGap{First: n, Last: n + count - 1, Proven: true, Found: rep.Gaps[0].Found, Open: rep.Gaps[0].Open}, rep.Gaps[0], about)
-				h.check(t, st, about)
+					r := h.open(t, st)
+					_, err := keepPoint(t.Context(), r, "vm", noiseDisk(1), "")
+					require.Error(t, err, about)
+					before := h.count(t, st)
+					dry, err := r.MendLog(t.Context(), &MendLogOptions{DryRun: true})
+					require.NoError(t, err, about)
+					require.Equal(t, before, h.count(t, st), about)
+					rep, err := r.MendLog(t.Context(), &MendLogOptions{Why: "test"})
+					require.NoError(t, err, about)
+					require.Len(t, rep.Gaps, 1, about)
+					require.Equal(t, dry.Gaps, rep.Gaps, about)
+					require.Equal(t, LogGap{First: n, Last: n + count - 1, Proven: true, Found: rep.Gaps[0].Found, Open: rep.Gaps[0].Open}, rep.Gaps[0], about)
+					h.check(t, st, about)
+				})
 			}
 		}
 	}

@@ -528,6 +528,7 @@ func (r *Repository) Params() Params {
 // Close ends what the repository holds open. Points that are being written are abandoned by their own Close.
 func (r *Repository) Close() error {
 	err := r.unpinAll()
+	r.dropAnchors()
 	r.indexMu.Lock()
 	defer r.indexMu.Unlock()
 	for _, l := range r.indexes {

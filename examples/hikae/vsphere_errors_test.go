@@ -109,8 +109,8 @@ func TestVSphereFailsOver(t *testing.T) {
 	for off := int64(0); off < disk.Size(); off += 1 << 20 {
 		require.NoError(t, disk.Write(off, bytes.Repeat([]byte{byte(off>>20) + 1}, 1<<20)))
 	}
-	server.DiskService().Fail(nfctest.Fault{Kind: nfctest.Drop, After: 6 << 20, Times: 2}) // a look at its file systems, then the copy
-	server.DiskService().Fail(nfctest.Fault{Kind: nfctest.Drop, Times: -1})                // and it does not come back
+	// A look at its file systems, then some of the copy; and it does not come back.
+	server.DiskService().Fail(nfctest.Fault{Kind: nfctest.Drop, After: 6 << 20, Together: true, Times: -1})
 	home := t.TempDir()
 	repository, out := filepath.Join(home, "repo"), filepath.Join(home, "disk.raw")
 	command(t, home, outcome.Done, "init", repository, "--no-encryption")

@@ -3,6 +3,12 @@
 //
 //	go test -json ./... 2>&1 | go run ./internal/testsummary
 //
+// Some tests bound how long something may take by the clock, so that a hang is found. On a machine that does other things
+// such a bound can strike a test that is right. With -again, which takes the words of the go test command, each of a few
+// tests that failed runs once more, alone, when all the others have ended; one that then passes is not counted as failed,
+// but it is printed with what it said, and counted on the last line. A test that raced, a panic, a deadline of the whole
+// package, a build that failed and a package that never ended get no second try.
+//
 // It ends with 0 only when every package was built and every test passed. A stream that ends before a package has
 // said how it went is a failure: a killed go test must not look like a short one.
 package main
@@ -22,6 +28,7 @@ import (
 
 func main() {
 	notes := flag.String("notes", "", "file with a line for each thing that was not run; it is shown with the skips")
+	again := flag.String("again", "", "command that runs tests, such as \"go test -race -json\", for a second try of the few that failed")
 	flag.Parse()
 	s := newSummary()
 	if text, err := os.ReadFile(*notes); err == nil {
@@ -32,6 +39,9 @@ func main() {
 		os.Exit(1)
 	}
 	s.finish()
+	if *again != "" {
+		s.again(runner(strings.Fields(*again)))
+	}
 	s.print(os.Stdout)
 	if s.failed() {
 		os.Exit(1)
@@ -65,6 +75,7 @@ type summary struct {
 	seen    map[string]bool
 	passed  int
 	fails   []result
+	second  []result // failed among the others, and passed alone
 	skips   []result
 	timed   []result
 	builds  map[string]*strings.Builder // compiler output by import path
@@ -184,12 +195,19 @@ func (s *summary) print(w io.Writer) {
 	for _, f := range s.fails {
 		fmt.Fprintf(w, "=== FAIL %s %s\n%s\n", f.pkg, f.test, withoutProgress(f.output))
 	}
+	for _, f := range s.second {
+		fmt.Fprintf(w, "=== failed, and passed alone: %s %s\n%s\n", f.pkg, f.test, withoutProgress(f.output))
+	}
 	s.printSlowest(w, 10)
 	s.printSkips(w)
 	if s.notes != "" {
 		fmt.Fprintf(w, "Not run, or not to be had here:\n  %s\n", strings.ReplaceAll(s.notes, "\n", "\n  "))
 	}
-	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", s.passed, len(s.fails), len(s.skips))
+	alone := ""
+	if len(s.second) > 0 {
+		alone = fmt.Sprintf(", %d passed only alone", len(s.second))
+	}
+	fmt.Fprintf(w, "%d passed, %d failed, %d skipped%s\n", s.passed, len(s.fails), len(s.skips), alone)
 }
 
 // withoutProgress drops the lines by which go test says that a test runs, waits and goes on.

@@ -1,6 +1,11 @@
 package main
 
 import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -93,5 +98,91 @@ func TestSkipReason(t *testing.T) {
 		"    helper.go:1: a: b: c\n": "a: b: c",
 	} {
 		require.Equal(t, want, skipReason(output))
+	}
+}
+
+// A test that fails gets one more try alone: if that passes, it is shown and does not count; if not, both outputs are there.
+func TestAgain(t *testing.T) {
+	module := t.TempDir()
+	write := func(name, text string) {
+		require.NoError(t, os.WriteFile(filepath.Join(module, name), []byte(text), 0o600))
+	}
+	write("go.mod", "module m\n\ngo 1.21\n")
+	write("m_test.go", `package m
+
+import (
+	"os"
+	"testing"
+)
+
+func TestOnce(t *testing.T) {
+	t.Run("within", func(t *testing.T) {
+		if _, err := os.Stat("been"); err != nil {
+			os.WriteFile("been", nil, 0o600)
+			t.Fatal("too slow")
+		}
+	})
+}
+
+func TestAlways(t *testing.T) {
+	if os.Getenv("ALWAYS") != "" {
+		t.Fatal("wrong for good")
+	}
+}
+
+func TestRaces(t *testing.T) {
+	if os.Getenv("RACES") != "" {
+		t.Fatal("WARNING: DATA RACE")
+	}
+}
+`)
+	t.Chdir(module)
+	command := []string{"go", "test", "-json"}
+	try := func() (text string, failed bool) {
+		require.NoError(t, os.RemoveAll("been"))
+		out, _ := exec.Command(command[0], append(slices.Clone(command[1:]), "-count=1", "./...")...).CombinedOutput()
+		s := newSummary()
+		require.NoError(t, s.read(strings.NewReader(string(out))))
+		s.finish()
+		s.again(runner(command))
+		var b strings.Builder
+		s.print(&b)
+		return b.String(), s.failed()
+	}
+	text, failed := try()
+	require.False(t, failed, text)
+	require.Contains(t, text, "failed, and passed alone: m TestOnce/within")
+	require.Contains(t, text, "too slow")
+	require.Equal(t, "2 passed, 0 failed, 0 skipped, 2 passed only alone", lastLine(text))
+
+	t.Setenv("ALWAYS", "1")
+	text, failed = try()
+	require.True(t, failed)
+	require.Equal(t, 2, strings.Count(text, "wrong for good"), text)
+	require.Contains(t, text, "passed alone: m TestOnce/within")
+	require.Equal(t, "1 passed, 1 failed, 0 skipped, 2 passed only alone", lastLine(text))
+
+	t.Setenv("RACES", "1")
+	text, failed = try()
+	require.True(t, failed)
+	require.NotContains(t, text, "passed alone", "with a race among them nothing is tried again")
+}
+
+// Where something else than a test failed, or many tests did, there is no second try.
+func TestNotAgain(t *testing.T) {
+	never := func(key) (string, error) { t.Fatal("it was tried again"); return "", nil }
+	var many []result
+	for i := range mostAgain + 1 {
+		many = append(many, result{key: key{"p", fmt.Sprint("Test", i)}})
+	}
+	for _, fails := range [][]result{
+		many,
+		{{key: key{"p", "TestA"}}, {key: key{"q", ""}}},
+		{{key: key{"p", "TestA"}, output: "panic: runtime error"}},
+	} {
+		s := newSummary()
+		s.fails = slices.Clone(fails)
+		s.again(never)
+		require.Equal(t, fails, s.fails)
 	}
 }

@@ -22,7 +22,7 @@ func TestWaitingIsTold(t *testing.T) {
 		}
 		var all []said
 		list := []Task{worker("1", time.Minute, "host/a", "datastore/x"), worker("2", time.Minute, "host/a"), worker("3", 3*time.Minute, "datastore/x", "host/b"),
-			worker("4", time.Minute, "host/b"), worker("5", time.Minute)}
+			worker("4", 90*time.Second, "host/b"), worker("5", time.Minute)}
 		_, err := Run(t.Context(), "nightly", list, &Options{Limits: map[string]int{"tasks": 2, "host/*": 1, "datastore/*": 1}, Events: func(e Event) {
 			if e.What != Ended {
 				all = append(all, said{e.What, e.Task, e.Needs})

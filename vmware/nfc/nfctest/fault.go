@@ -28,13 +28,16 @@ const noFault FaultKind = -1
 
 // Fault is something that goes wrong once, or several times, on any connection.
 type Fault struct {
-	Kind  FaultKind
-	Type  uint32        // of the frame that it meets; 0: a transfer, type 7
-	Skip  int           // so many frames of that type pass before
-	Times int           // 0: once; -1: always
-	After int64         // bytes, for Drop
-	Delay time.Duration // for Stall
-	Code  uint32        // for Refuse
+	Kind     FaultKind
+	Type     uint32        // of the frame that it meets; 0: a transfer, type 7
+	Skip     int           // so many frames of that type pass before
+	Times    int           // 0: once; -1: always
+	After    int64         // bytes, for Drop
+	Together bool          // for Drop: After bytes of all the connections that it meets, not of each
+	Delay    time.Duration // for Stall
+	Code     uint32        // for Refuse
+
+	left *atomic.Int64 // what is left of After for all together
 }
 
 // Fail arms a fault. Of several that fit the one armed first is used.
@@ -44,6 +47,10 @@ func (s *Server) Fail(f Fault) {
 	}
 	if f.Times == 0 {
 		f.Times = 1
+	}
+	if f.Together {
+		f.left = new(atomic.Int64)
+		f.left.Store(f.After)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -88,9 +95,11 @@ func (s *Server) dropping(c net.Conn) net.Conn {
 	if !ok {
 		return c
 	}
-	d := &dropper{Conn: c}
-	d.left.Store(f.After)
-	return d
+	if f.left == nil {
+		f.left = new(atomic.Int64)
+		f.left.Store(f.After)
+	}
+	return &dropper{Conn: c, left: f.left}
 }
 
 var errDropped = errors.New("nfctest: dropped, as asked")
@@ -98,7 +107,7 @@ var errDropped = errors.New("nfctest: dropped, as asked")
 // dropper ends a connection in the middle of a write.
 type dropper struct {
 	net.Conn
-	left atomic.Int64
+	left *atomic.Int64
 }
 
 func (d *dropper) Write(p []byte) (int, error) {
