@@ -75,6 +75,7 @@ func TestEveryStoreCallFails(t *testing.T) {
 				}
 			}
 			require.Empty(t, rep.Affected)
+			require.NoError(t, after.Close())
 			if faulty.Fired() == 0 {
 				require.Greater(t, n, 30)
 				break

@@ -56,7 +56,7 @@ func (f *fleet) check() error {
 const (
 	blockSize     = 256 << 10
 	indexPerBlock = 50.0    // bytes in the store, of index objects, for each block
-	memoryBlock   = 130.0   // bytes of memory of a process for each block of a repository, at the most: docs/benchmarks.md, whose bar is 24
+	memoryBlock   = 52.0    // bytes of memory of a process for each block of a repository, at the most: `hikae prune` at 10⁷ blocks, docs/release-tests.md
 	recordBytes   = 12288.0 // bytes of one log record, in one of its three places
 	recordsPoint  = 3       // log records of a backup: lease, commit, end
 	pointBytes    = 12288.0 // bytes of a point's manifest, in one of its three places

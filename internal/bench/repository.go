@@ -20,7 +20,7 @@ const (
 	barPrune   = "prune, 30 % dead, against `restic prune`"
 	barCompact = "prune, 30 % dead, against `borg compact`"
 	barReading = "verify --data all, against `restic check --read-data`"
-	barScrub   = "verify --repair: every cell, without decoding, against `restic check --read-data`"
+	barScrub   = "verify --repair: every cell of every pack, against `restic check --read-data`"
 	barParity  = "CPU of a full backup with parity of 3 %, against the least, 0.1 %"
 	barStriped = "backup to 4+2 folders, against one folder"
 

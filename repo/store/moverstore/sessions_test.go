@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,6 +42,7 @@ const roleVariable = "MOVERSTORE_TEST_TARGET"
 
 // playTarget is this program as a blind target of its own, with a store below dir. It ends with its input.
 func playTarget(dir string) error {
+	debug.SetGCPercent(25) // as the tool does
 	id, err := trust.LoadIdentity(dir)
 	if err != nil {
 		return err
