@@ -208,7 +208,7 @@ func TestCondenseBreaksOff(t *testing.T) {
 	want := listed(t, r)
 	step := 1
 	if tier := os.Getenv("HIKAE_TEST_TIER"); tier != "long" && tier != "release" {
-		step = 5
+		step = 11
 	}
 	for _, mode := range []storetest.Mode{storetest.Before, storetest.After} {
 		fired := true

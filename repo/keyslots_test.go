@@ -2,6 +2,7 @@ package repo_test
 
 import (
 	"context"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
@@ -180,7 +181,8 @@ func TestKeyChangeBreaksOff(t *testing.T) {
 	for name, change := range changes {
 		for _, mode := range []storetest.Mode{storetest.Before, storetest.After} {
 			fired := true
-			for n := 1; fired; n++ {
+			step := sampled(5, 1, 1)
+			for n := 1 + rand.IntN(step); fired; n += step {
 				st := origin.Clone()
 				faulty := storetest.NewFaulty(st, storetest.Fault{Op: storetest.Any, N: n, Mode: mode})
 				if r, err := repo.Open(ctx, faulty, testKey, openOptions(t)); err == nil {

@@ -112,7 +112,7 @@ func TestPruneThatIsCutOff(t *testing.T) {
 	}
 	gone = idsOf(t, r)[:2]
 	require.NoError(t, r.Close())
-	step, from := 19, 1+rand.IntN(19)
+	step, from := 41, 1+rand.IntN(41)
 	if tier := tierOf(); tier == "long" || tier == "release" {
 		step, from = 1, 1
 	}

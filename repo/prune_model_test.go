@@ -382,7 +382,7 @@ var modelStart = sync.OnceValues(func() (*memstore.Store, map[string][]uint64) {
 // RELIABILITY bar 28, hazards H01, H02: histories of three writers, two pruners, one reader, and what takes some of them for
 // dead, whose calls come in any order. Nothing that was reported is ever lost, and nothing refers to what is gone.
 func TestHistoriesOfWritersAndPruners(t *testing.T) {
-	checks := "25"
+	checks := "12"
 	switch os.Getenv("HIKAE_TEST_TIER") {
 	case "long":
 		checks = "1000"

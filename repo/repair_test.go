@@ -169,7 +169,7 @@ func TestRepairOfHoles(t *testing.T) {
 	g := newGolden(t, &repo.InitOptions{BlockSize: testBlock, ParityPermille: 100})
 	rnd := seeded(t)
 	packs := slices.Concat(named(t, g.st, "data/"), named(t, g.st, "meta/"))
-	for i := range sampled(24, 200, 1_000) {
+	for i := range sampled(12, 200, 1_000) {
 		name := packs[rnd.IntN(len(packs))]
 		b := read(t, g.st, name)
 		budget := budgetOf(len(b), 100)
@@ -475,7 +475,7 @@ func TestRepairThatIsCutOff(t *testing.T) {
 		origin := g.st.Clone()
 		origin.Set(named(t, g.st, prefix)[0], b)
 		for _, mode := range []storetest.Mode{storetest.Before, storetest.After} {
-			for n := 1; ; n += sampled(5, 1, 1) {
+			for n := 1; ; n += sampled(9, 1, 1) {
 				st := origin.Clone()
 				faulty := storetest.NewFaulty(st, storetest.Fault{Op: storetest.Create, N: n, Mode: mode, Sticky: true})
 				r, err := repo.Open(ctx, faulty, testKey, openOptions(t))
@@ -600,7 +600,7 @@ func TestRepairOfSwappedPacks(t *testing.T) {
 	} {
 		origin := g.st.Clone()
 		hurt(origin)
-		for n := 1; ; n += sampled(7, 1, 1) {
+		for n := 1; ; n += sampled(13, 1, 1) {
 			st := origin.Clone()
 			faulty := storetest.NewFaulty(st, storetest.Fault{Op: storetest.Any, N: n, Sticky: true})
 			r, err := repo.Open(ctx, faulty, testKey, openOptions(t))

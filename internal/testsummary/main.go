@@ -78,6 +78,7 @@ type summary struct {
 	second  []result // failed among the others, and passed alone
 	skips   []result
 	timed   []result
+	whole   []result                    // packages, with how long their tests took
 	builds  map[string]*strings.Builder // compiler output by import path
 	foreign strings.Builder             // lines that are no event
 	notes   string                      // what was not run at all
@@ -140,6 +141,7 @@ func (s *summary) end(k key, e event) {
 	delete(s.output, k)
 	if k.test == "" {
 		s.ended[k.pkg] = true
+		s.whole = append(s.whole, r)
 		if e.Action == "fail" && e.FailedBuild != "" {
 			r.output += into(s.builds, e.FailedBuild).String()
 		}
@@ -198,7 +200,8 @@ func (s *summary) print(w io.Writer) {
 	for _, f := range s.second {
 		fmt.Fprintf(w, "=== failed, and passed alone: %s %s\n%s\n", f.pkg, f.test, withoutProgress(f.output))
 	}
-	s.printSlowest(w, 10)
+	printSlowest(w, "tests", s.timed)
+	printSlowest(w, "packages", s.whole)
 	s.printSkips(w)
 	if s.notes != "" {
 		fmt.Fprintf(w, "Not run, or not to be had here:\n  %s\n", strings.ReplaceAll(s.notes, "\n", "\n  "))
@@ -221,10 +224,11 @@ func withoutProgress(output string) string {
 	return b.String()
 }
 
-func (s *summary) printSlowest(w io.Writer, most int) {
-	slices.SortStableFunc(s.timed, func(a, b result) int { return cmp.Compare(b.seconds, a.seconds) })
-	fmt.Fprintln(w, "Slowest tests:")
-	for _, r := range s.timed[:min(most, len(s.timed))] {
+// printSlowest prints the ten that took longest, beside whatever else ran.
+func printSlowest(w io.Writer, what string, timed []result) {
+	slices.SortStableFunc(timed, func(a, b result) int { return cmp.Compare(b.seconds, a.seconds) })
+	fmt.Fprintf(w, "Slowest %s:\n", what)
+	for _, r := range timed[:min(10, len(timed))] {
 		fmt.Fprintf(w, "  %7.2f s  %s %s\n", r.seconds, r.pkg, r.test)
 	}
 }
