@@ -12,7 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-
 	"github.com/hikae/hikae/pipe"
 )
 
