@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/hikae/hikae/pipe"
@@ -19,9 +21,11 @@ const CopiedFrom = "hikae.copied-from"
 
 // CopyOptions change how points are copied. Nil and zero fields are good defaults.
 type CopyOptions struct {
-	VM          string           // its name where the point goes; empty: the same
-	Fact        string           // the fact by which a copy is known; empty: CopiedFrom
-	Base        string           // full id of the point there that the new one stands on, where that saves room; empty: none
+	VM   string // its name where the point goes; empty: the same
+	Fact string // the fact by which a copy is known; empty: CopiedFrom
+	// Base is the full id of the point there that the new one stands on, where that saves room. If it is a copy of a point of the same
+	// place that is still there, and that place is a [pipe.Differ], only what differs is read. Empty: none.
+	Base        string
 	Compression pipe.Compression // empty: the default of pipe
 	Workers     int              // zero: one for each processor
 	BufferBytes int64            // zero: the default of pipe
@@ -70,6 +74,7 @@ type pointCopy struct {
 	point    pipe.PointInfo
 	opts     CopyOptions
 	res      Copied
+	base     *pipe.PointInfo // of opts.Base, where it is there
 }
 
 func (c *pointCopy) run(ctx context.Context) error {
@@ -87,8 +92,7 @@ func (c *pointCopy) run(ctx context.Context) error {
 	}
 	defer w.Close()
 	for i, d := range c.point.Disks {
-		c.opts.Events(DiskStarted{Key: d.Key, Size: d.Size, Method: Whole, Index: i, Count: len(c.point.Disks)})
-		if err := c.disk(ctx, w, d); err != nil {
+		if err := c.disk(ctx, w, d, i); err != nil {
 			return fmt.Errorf("disk %s: %w", d.Key, err)
 		}
 	}
@@ -135,6 +139,9 @@ func (c *pointCopy) look(ctx context.Context) error {
 			c.res.To, c.res.Already = p.ID, true
 			return nil
 		}
+		if p.ID == c.opts.Base {
+			c.base = &p
+		}
 		if newest == nil || p.Time.After(newest.Time) {
 			newest = &p
 		}
@@ -155,7 +162,25 @@ func isDamaged(err error) bool {
 	return ok || errors.Is(err, mover.ErrCorrupt) || errors.As(err, &other) && other.Damaged()
 }
 
-func (c *pointCopy) disk(ctx context.Context, w pipe.PointWriter, d pipe.DiskInfo) (err error) {
+// differing is img with what differs from the base as all that there is to copy; whole, where that is not known.
+func (c *pointCopy) differing(ctx context.Context, d pipe.DiskInfo, img pipe.Image) (pipe.Image, Method) {
+	differ, ok := pipe.BackendAs[pipe.Differ](c.from)
+	if !ok || c.base == nil || c.base.Facts[c.opts.Fact] == "" ||
+		!slices.ContainsFunc(c.base.Disks, func(b pipe.DiskInfo) bool { return b.Key == d.Key && b.Size == d.Size }) {
+		return img, Whole
+	}
+	list := pipe.Changed(img, func(ctx context.Context) iter.Seq2[pipe.Extent, error] {
+		return differ.Differences(ctx, c.base.Facts[c.opts.Fact], c.point.ID, d.Key)
+	})
+	for _, err := range list.Extents(ctx, 0, min(1, d.Size)) { // it is read now, while there is a way without it
+		if err != nil {
+			return img, Whole
+		}
+	}
+	return list, Changed
+}
+
+func (c *pointCopy) disk(ctx context.Context, w pipe.PointWriter, d pipe.DiskInfo, at int) (err error) {
 	img, err := c.from.Open(ctx, c.point.ID, d.Key)
 	if err != nil {
 		return err
@@ -164,6 +189,8 @@ func (c *pointCopy) disk(ctx context.Context, w pipe.PointWriter, d pipe.DiskInf
 		img = c.opts.Wrap(d.Key, img)
 	}
 	defer func() { err = errors.Join(err, closeImage(img, err)) }()
+	img, method := c.differing(ctx, d, img)
+	c.opts.Events(DiskStarted{Key: d.Key, Size: d.Size, Method: method, Index: at, Count: len(c.point.Disks)})
 	target, err := w.Disk(ctx, d.Key, d.Size)
 	if err != nil {
 		return err

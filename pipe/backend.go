@@ -24,6 +24,31 @@ type Backend interface {
 	Begin(ctx context.Context, vm string, opts *PointOptions) (PointWriter, error)
 }
 
+// BackendAs returns the first backend in b's chain of wrappers that has the ability T. A wrapper has Unwrap() Backend; one that must
+// hide what it wraps has none.
+func BackendAs[T any](b Backend) (T, bool) {
+	for b != nil {
+		if t, ok := b.(T); ok {
+			return t, true
+		}
+		w, ok := b.(interface{ Unwrap() Backend })
+		if !ok {
+			break
+		}
+		b = w.Unwrap()
+	}
+	var none T
+	return none, false
+}
+
+// Differ is an optional ability of a [Backend]: it knows what differs between two of its points without reading their content.
+type Differ interface {
+	// Differences yields the whole of a disk, ascending and gap-free: Unchanged where point holds the same as base and, where both hold
+	// nothing, for the same reason; Data where it may hold something else. Errors are fs.ErrNotExist where one of the points or the
+	// disk is not there, and [ErrSizeMismatch].
+	Differences(ctx context.Context, base, point, disk string) iter.Seq2[Extent, error]
+}
+
 // PointOptions are what is known of a point when it begins. Nil and zero fields are good defaults.
 type PointOptions struct {
 	// Base is the full id of the point that Unchanged ranges are taken from. Empty: there is no base, and marking

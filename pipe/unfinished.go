@@ -26,20 +26,8 @@ type Resumer interface {
 	OpenUnfinished(ctx context.Context, point, disk string) (Image, error)
 }
 
-// ResumerOf finds the ability behind a backend's wrappers, which have Unwrap.
-func ResumerOf(b Backend) (Resumer, bool) {
-	for b != nil {
-		if r, ok := b.(Resumer); ok {
-			return r, true
-		}
-		w, ok := b.(interface{ Unwrap() Backend })
-		if !ok {
-			break
-		}
-		b = w.Unwrap()
-	}
-	return nil, false
-}
+// ResumerOf finds the ability behind a backend's wrappers.
+func ResumerOf(b Backend) (Resumer, bool) { return BackendAs[Resumer](b) }
 
 // CheckpointDisk is one disk of a checkpoint, also one that was not begun yet.
 type CheckpointDisk struct {

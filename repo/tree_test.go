@@ -166,3 +166,65 @@ func FuzzPage(f *testing.F) {
 		}
 	})
 }
+
+// What differs between two trees, by their pages alone, against a comparison block by block.
+func TestDifferAgainstModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ctx := context.Background()
+		store := &mapPages{m: map[pipe.ID][]byte{}}
+		s := newShape(rapid.SampledFrom([]int64{0, 1, 5, 256, 257, 65_536, 65_537 + 300}).Draw(t, "blocks")*minBlockSize, minBlockSize)
+		kinds := []pipe.Kind{pipe.Zero, pipe.Swap, pipe.Free, pipe.Bad}
+		var base *entry
+		var trees [2]treeReader
+		var models [2][]entry
+		for round := range 2 {
+			w := newTreeWriter(s, store, base)
+			model := make([]entry, s.blocks)
+			if base != nil && s.blocks > 0 {
+				require.NoError(t, w.keep(ctx, 0, s.blocks))
+				copy(model, models[0])
+			} else if s.blocks > 0 {
+				require.NoError(t, w.mark(ctx, 0, s.blocks, pipe.Zero))
+				for i := range model {
+					model[i] = entry{kind: pipe.Zero}
+				}
+			}
+			for range rapid.IntRange(0, 8).Draw(t, "changes") {
+				if s.blocks == 0 {
+					break
+				}
+				lo := rapid.Int64Range(0, s.blocks-1).Draw(t, "lo")
+				hi := min(s.blocks, lo+rapid.SampledFrom([]int64{1, 3, 256, 70_000}).Draw(t, "n"))
+				e := entry{kind: rapid.SampledFrom(kinds).Draw(t, "kind")}
+				if hi-lo < 300 && rapid.Bool().Draw(t, "data") {
+					e = entry{kind: pipe.Data, id: pipe.ID{rapid.ByteRange(0, 3).Draw(t, "id")}}
+					for i := lo; i < hi; i++ {
+						require.NoError(t, w.setBlock(ctx, i, e))
+					}
+				} else {
+					require.NoError(t, w.mark(ctx, lo, hi, e.kind))
+				}
+				for i := lo; i < hi; i++ {
+					model[i] = e
+				}
+			}
+			root, err := w.finish(ctx)
+			require.NoError(t, err)
+			base, models[round] = &root, model
+			trees[round] = treeReader{shape: s, load: store.loadPage, root: root}
+		}
+		next := int64(0)
+		require.NoError(t, differ(ctx, trees[0], trees[1], func(same bool, lo, hi int64) error {
+			require.Equal(t, next, lo)
+			for i := lo; i < hi; i++ {
+				a, b := models[0][i], models[1][i]
+				if want := a.kind == b.kind && a.id == b.id; want != same {
+					t.Fatalf("block %d: %v, not %v", i, same, want)
+				}
+			}
+			next = hi
+			return nil
+		}))
+		require.Equal(t, s.blocks, next)
+	})
+}

@@ -50,6 +50,15 @@ func (t *tool) jobFollow(ctx context.Context, flags *jobFlags, file *jobfile.Fil
 	if err != nil {
 		return nil, err
 	}
+	claims, err := t.claims()
+	if err != nil {
+		return nil, err
+	}
+	own, err := claims.Claim(ctx, "job "+file.Name, "hikae job run --follow") // two would do each run twice
+	if err != nil {
+		return nil, &outcome.Error{Object: file.Name, Err: err, Hint: "One follower of a job is enough. Another job needs a name of its own."}
+	}
+	defer func() { _ = own.Release(context.WithoutCancel(ctx)) }() // it ends with the process at the latest
 	f := &follower{t: t, flags: flags, file: file, state: filepath.Join(dir, "jobs", file.Name+".json")}
 	if err := f.load(); err != nil {
 		return nil, err

@@ -149,3 +149,25 @@ func TestJobMemoryThatCannotBeRead(t *testing.T) {
 	doc := command(t, f.home, outcome.Failed, "job", "run", f.file, "--follow")
 	require.Equal(t, f.memory(), doc["error"].(map[string]any)["object"])
 }
+
+// R203: a job is followed by one process of a machine at a time; who is second hears who the first is, and does nothing. One that was killed
+// is in nobody's way.
+func TestJobFollowedTwice(t *testing.T) {
+	f := newFollowing(t, `test -e $HOME/quick || exec sleep 60`)
+	f.remember(memory{Meant: time.Now().Add(-time.Hour)})
+	said, kill := killed(t, f.home, "a: begun", "job", "run", f.file, "--follow")
+	run := f.known().Open
+	require.NotEmpty(t, run)
+	doc := command(t, f.home, outcome.Failed, "job", "run", f.file, "--follow")
+	problem := doc["error"].(map[string]any)
+	require.Equal(t, "busy", problem["kind"], "%v", doc)
+	require.Regexp(t, `job followed is in use by hikae job run --follow, process \d+, since`, problem["message"])
+	require.Equal(t, run, f.known().Open, "%s", said)
+	kill()
+
+	require.NoError(t, os.WriteFile(f.home+"/quick", nil, 0o600))
+	status, words := f.until("next run", syscall.SIGTERM)
+	require.Zero(t, status, words)
+	require.Contains(t, words, "going on with run "+run)
+	require.Equal(t, 1, f.points())
+}

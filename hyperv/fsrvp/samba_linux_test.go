@@ -26,6 +26,7 @@ import (
 type fileServer struct {
 	*smbtest.Samba
 	t      *testing.T
+	root   string // of a host whose \\fs1\vms the share is
 	folder string // behind the share vms
 	snaps  string // where copies of it are
 }
@@ -51,8 +52,9 @@ func startFileServer(t *testing.T) *fileServer {
 		t.Skip("Samba's program net is not installed (Debian: samba-common-bin)")
 	}
 	dir := t.TempDir()
-	s := &fileServer{t: t, folder: filepath.Join(dir, "vms"), snaps: filepath.Join(dir, "snaps")}
-	require.NoError(t, os.Mkdir(s.folder, 0o755))
+	s := &fileServer{t: t, root: filepath.Join(dir, "host"), snaps: filepath.Join(dir, "snaps")}
+	s.folder = filepath.Join(s.root, "UNC", "fs1", "vms")
+	require.NoError(t, os.MkdirAll(s.folder, 0o755))
 	require.NoError(t, os.Mkdir(s.snaps, 0o755))
 	script := filepath.Join(dir, "snap")
 	require.NoError(t, os.WriteFile(script, []byte(strings.ReplaceAll(scripts, "%SNAPS%", s.snaps)), 0o755))

@@ -3,6 +3,7 @@ package engine
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -12,13 +13,16 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"github.com/hikae/hikae"
 )
 
 // Progress is a file that says what of a run is done, a line for each task, durable before anybody is told. A line that was torn by a kill or a
-// power cut is none: its task is done again, and finds its point by [RunFact].
+// power cut is none: its task is done again, and finds its point by [RunFact]. One process has it at a time, by a lock that ends with it.
 type Progress struct {
-	path string
-	run  string
+	path  string
+	run   string
+	claim hikae.Claim
 
 	mu   sync.Mutex
 	file *os.File
@@ -26,7 +30,10 @@ type Progress struct {
 	done map[string]TaskResult
 }
 
-const maxProgress = 256 << 20 // bytes
+const (
+	maxProgress = 256 << 20 // bytes
+	maxLine     = 4 << 20   // of them, in one line
+)
 
 // progressLine is a line: the first names the run, the others a task's end.
 type progressLine struct {
@@ -34,7 +41,8 @@ type progressLine struct {
 	Task *TaskResult `json:"task,omitempty"`
 }
 
-// OpenProgress opens the progress of a run, which goes on where it was; a file that is not there begins a new run.
+// OpenProgress opens the progress of a run, which goes on where it was; a file that is not there begins a new run. One that somebody has open
+// is a [*hikae.BusyError], which says who.
 func OpenProgress(path string) (*Progress, error) {
 	p := &Progress{path: path, done: map[string]TaskResult{}}
 	if err := p.open(); err != nil {
@@ -44,8 +52,11 @@ func OpenProgress(path string) (*Progress, error) {
 }
 
 func (p *Progress) open() (err error) {
-	if p.file, err = os.OpenFile(p.path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+	if err = p.take(); err != nil {
 		return err
+	}
+	if p.file, err = os.OpenFile(p.path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return errors.Join(err, p.release())
 	}
 	err = p.read()
 	if err == nil && p.run == "" {
@@ -55,10 +66,26 @@ func (p *Progress) open() (err error) {
 		}
 	}
 	if err != nil {
-		err = errors.Join(err, p.file.Close())
+		err = errors.Join(err, p.file.Close(), p.release())
 	}
 	return err
 }
+
+// take keeps others out: two runs would write their lines over each other's. The lock is a file beside it, as this one is removed in the end.
+func (p *Progress) take() error {
+	path, err := filepath.Abs(p.path)
+	if err != nil {
+		return err
+	}
+	claims, err := hikae.OpenFileClaims(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	p.claim, err = claims.Claim(context.Background(), "the run of "+filepath.Base(path), "another run")
+	return err
+}
+
+func (p *Progress) release() error { return p.claim.Release(context.Background()) }
 
 // read takes what is whole.
 func (p *Progress) read() error {
@@ -69,11 +96,13 @@ func (p *Progress) read() error {
 	if info.Size() > maxProgress {
 		return fmt.Errorf("it has more than %d bytes: %w", maxProgress, fs.ErrInvalid)
 	}
-	in := bufio.NewReader(p.file)
-	for {
-		text, err := in.ReadBytes('\n')
+	in := bufio.NewScanner(p.file)
+	in.Buffer(make([]byte, 0, 64<<10), maxLine)
+	in.Split(wholeLines)
+	for in.Scan() {
+		text := in.Bytes()
 		var line progressLine
-		if err != nil || json.Unmarshal(text, &line) != nil {
+		if json.Unmarshal(text, &line) != nil {
 			return nil // torn
 		}
 		switch {
@@ -86,6 +115,18 @@ func (p *Progress) read() error {
 		}
 		p.good += int64(len(text))
 	}
+	if errors.Is(in.Err(), bufio.ErrTooLong) {
+		return fmt.Errorf("a line has more than %d bytes: %w", maxLine, fs.ErrInvalid)
+	}
+	return in.Err()
+}
+
+// wholeLines are those that end, each with its end. What comes behind is torn.
+func wholeLines(data []byte, _ bool) (advance int, token []byte, err error) {
+	if i := bytes.IndexByte(data, '\n'); i >= 0 {
+		return i + 1, data[:i+1], nil
+	}
+	return 0, nil, nil
 }
 
 // Run is the name of the run.
@@ -95,11 +136,15 @@ func (p *Progress) Run() string { return p.run }
 func (p *Progress) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.file.Close()
+	return errors.Join(p.file.Close(), p.release())
 }
 
 // Remove ends it, and removes the file: the run is over.
-func (p *Progress) Remove() error { return errors.Join(p.Close(), os.Remove(p.path)) }
+func (p *Progress) Remove() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return errors.Join(p.file.Close(), os.Remove(p.path), p.release()) // whoever is next finds no file of ours
+}
 
 // earlier is what became of a task before.
 func (p *Progress) earlier(id string) (TaskResult, bool) {
@@ -129,6 +174,9 @@ func (p *Progress) write(l progressLine) error {
 	var b bytes.Buffer
 	if err := json.NewEncoder(&b).Encode(l); err != nil {
 		return err
+	}
+	if b.Len() > maxLine-1 || p.good+int64(b.Len()) > maxProgress {
+		return fmt.Errorf("a line of %d bytes behind %d, at most %d in all and %d of one: %w", b.Len(), p.good, maxProgress, maxLine, fs.ErrInvalid)
 	}
 	if err := p.file.Truncate(p.good); err != nil {
 		return err

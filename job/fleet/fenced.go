@@ -34,7 +34,7 @@ type Fenced struct {
 // Fence enters a backend for the task: sessions that earlier holders of the claim left open there are ended first, whether or not they
 // live. where names the backend the same way on all workers: a repository's id. Errors: ErrCannotFence, queue.ErrLost.
 func (w *Work) Fence(ctx context.Context, where string, b pipe.Backend) (*Fenced, error) {
-	r, ok := revoker(b)
+	r, ok := pipe.BackendAs[Revoker](b)
 	if !ok {
 		return nil, fmt.Errorf("%s: %w", where, ErrCannotFence)
 	}
@@ -50,21 +50,6 @@ func (w *Work) Fence(ctx context.Context, where string, b pipe.Backend) (*Fenced
 		}
 	}
 	return &Fenced{b, w, where}, nil
-}
-
-// revoker finds the ability behind a backend's wrappers.
-func revoker(b pipe.Backend) (Revoker, bool) {
-	for b != nil {
-		if r, ok := b.(Revoker); ok {
-			return r, true
-		}
-		u, ok := b.(interface{ Unwrap() pipe.Backend })
-		if !ok {
-			break
-		}
-		b = u.Unwrap()
-	}
-	return nil, false
 }
 
 // Unwrap is the backend itself.

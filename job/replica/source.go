@@ -52,8 +52,9 @@ func (f *FromVM) Sync(ctx context.Context, to pipe.Backend, vm string) (Synced, 
 	return s, nil
 }
 
-// FromPoints copies points of a repository, so that the VM is not read twice, and nothing has to reach it. A point is read
-// whole; what the site's newest point has already is not written again.
+// FromPoints copies points of a repository, so that the VM is not read twice, and nothing has to reach it. Where the site's newest
+// point is a copy of one that the repository still has, only what differs is read; otherwise the point is read whole. What the site's
+// newest point has already is not written again.
 type FromPoints struct {
 	From  pipe.Backend
 	VM    string // its name there; empty: the same
