@@ -2,9 +2,11 @@ package repo
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -547,11 +549,54 @@ func TestRestlessHeader(t *testing.T) {
 func TestCostOfSlotsIsBounded(t *testing.T) {
 	h := &object.Header{Suite: object.SuiteAES}
 	body := make([]byte, 25+48)
-	copy(body[16:], []byte{64, 0, 0, 0, 0, 0, 64, 0, 1}) // 64 passes over 4 GiB
+	copy(body[16:], []byte{64, 0, 0, 0, 0, 0, 16, 0, 1}) // 64 passes over 1 GiB
 	h.Wraps = append(h.Wraps, object.Wrap{Type: object.WrapPassphrase, Body: body}, object.Wrap{Type: object.WrapPassphrase, Body: body})
 	left := int64(maxStretch)
 	_, err := (&frugal{object.Passphrase{Text: "x"}, &left}).Unwrap(h)
-	require.ErrorIs(t, err, errCostly)
+	require.ErrorIs(t, err, ErrCostlySlot)
+	require.EqualValues(t, maxStretch, left, "the slots after it may still be tried")
+}
+
+// Slots that somebody put into the store ask for more memory than any slot needs. They are refused before anything is allocated, and
+// the owner's passphrase still opens.
+func TestForgedSlotsTakeNoMemory(t *testing.T) {
+	st := memstore.New(nil)
+	own := cheapPassphrase("right")
+	r, err := Init(t.Context(), st, own, nil, nil)
+	require.NoError(t, err)
+	forge := func(memoryKiB uint32) {
+		id, file, err := r.keys.maker(r.header.Suite, []object.Wrapper{costing(memoryKiB)})(kindSlot, []byte("{}"))
+		require.NoError(t, err)
+		for _, place := range copiesOf(slotName(id)) {
+			require.NoError(t, st.Create(t.Context(), place, file))
+		}
+	}
+	for range 8 { // some before the owner's, some after it
+		forge(1<<20 + 64)
+		forge(4 << 20)
+	}
+	require.NoError(t, r.Close())
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err = Open(t.Context(), st, Passphrase("wrong"), nil)
+	runtime.ReadMemStats(&after)
+	require.ErrorIs(t, err, ErrCostlySlot)
+	require.ErrorAs(t, err, new(*ErrCorrupt))
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(128<<20))
+	again, err := Open(t.Context(), st, Passphrase("right"), nil)
+	require.NoError(t, err)
+	require.NoError(t, again.Close())
+}
+
+// costing wraps as for a passphrase whose guess takes so much memory, in KiB, without taking it.
+type costing uint32
+
+func (c costing) Wrap(h *object.Header, key object.Key) (object.Wrap, error) {
+	w, err := object.Passphrase{Text: "x", Cost: object.Cost{Time: 1, MemoryKiB: 64, Threads: 1}}.Wrap(h, key)
+	if err == nil {
+		binary.LittleEndian.PutUint32(w.Body[20:], uint32(c))
+	}
+	return w, err
 }
 
 // One point that never was one, by a client that only appends, ends neither figures nor listings, and is told as what it is.

@@ -3,6 +3,8 @@ package repo
 import (
 	"errors"
 	"fmt"
+
+	"github.com/hikae/hikae/repo/internal/object"
 )
 
 // ErrCorrupt says that something stored is damaged beyond what could be mended on the way.
@@ -69,6 +71,9 @@ func (e *BusyError) Error() string {
 var (
 	// ErrSecret says that no slot of the repository opens with the given secret.
 	ErrSecret = errors.New("the repository does not open with this passphrase, key or identity")
+	// ErrCostlySlot says that a slot, or all of them together, ask for more work of whoever gives a passphrase than any slot that
+	// Hikae makes: somebody else has put it there. It lies within an *ErrCorrupt, and only where no slot opens.
+	ErrCostlySlot = object.ErrCostly
 	// ErrNotRepository says that the store holds no repository.
 	ErrNotRepository = errors.New("no repository here")
 	// ErrExists says that the store holds something already, so that no repository is made in it.

@@ -415,8 +415,8 @@ const (
 	// maxSlots bounds how many slots are tried with one secret.
 	maxSlots = 256
 	// maxStretch bounds what all passphrase slots together may cost who opens them, in KiB times passes of argon2id:
-	// as much as 1,300 slots of the usual cost, or one of the highest that the format allows.
-	maxStretch = 64 * (4 << 20)
+	// as much as 341 slots of the usual cost, which is more than maxSlots, or one of the highest that the format allows.
+	maxStretch = object.MaxStretch
 )
 
 // readHeader reads a header that was not tried yet.

@@ -2,7 +2,6 @@ package repo
 
 import (
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -19,18 +18,18 @@ type Secret interface {
 }
 
 // frugal is a way to open slots that has a bound on its cost: whoever keeps the store could put slots into it that ask for
-// hours of stretching a passphrase.
+// hours of stretching a passphrase. A header that asks for more than is left is passed over, and costs those after it nothing.
 type frugal struct {
 	object.Unwrapper
 	left *int64 // KiB times passes
 }
 
-var errCostly = errors.New("opening the slots asks for more work than anybody needs")
-
 func (f *frugal) Unwrap(h *object.Header) (object.Key, error) {
-	if *f.left -= h.StretchCost(); *f.left < 0 {
-		return object.Key{}, errCostly
+	cost := h.StretchCost()
+	if cost > *f.left {
+		return object.Key{}, fmt.Errorf("all slots together: %w", ErrCostlySlot)
 	}
+	*f.left -= cost
 	return f.Unwrapper.Unwrap(h)
 }
 

@@ -12,6 +12,7 @@ var (
 	errUnsupported = errors.New("not known to this reader")
 	errNoKey       = errors.New("no key for it")
 	errSecret      = errors.New("the secret does not open it")
+	errCostly      = errors.New("it asks for more work than any slot needs")
 	errMissing     = errors.New("not there")
 )
 

@@ -25,7 +25,7 @@ const (
 )
 
 // maxArgonWork is what one slot of the highest cost takes, in passes over KiB; all slots together get no more.
-const maxArgonWork = 64 * (4 << 20)
+const maxArgonWork = 64 * (1 << 20)
 
 // keyring holds whatever may open an object: secrets of people first, and after a slot was opened those of the
 // repository.
@@ -125,12 +125,17 @@ func (k *keyring) byPassphrase(o *opened, body []byte) ([]byte, error) {
 		return nil, errNoKey
 	}
 	time, memory, threads := binary.LittleEndian.Uint32(body[16:]), binary.LittleEndian.Uint32(body[20:]), body[24]
-	if time < 1 || time > 64 || threads < 1 || threads > 64 || memory < 8*uint32(threads) || memory > 4<<20 {
+	if time > 64 || threads > 64 || memory > 1<<20 {
+		return nil, &fault{"", fixedHeader, errCostly, fmt.Sprintf("argon2id with time %d, %d KiB, %d threads", time, memory, threads)}
+	}
+	if time < 1 || threads < 1 || memory < 8*uint32(threads) {
 		return nil, damaged("", fixedHeader, "costs of argon2id: time %d, %d KiB, %d threads", time, memory, threads)
 	}
-	if k.argonWork += uint64(time) * uint64(memory); k.argonWork > maxArgonWork {
-		return nil, damaged("", fixedHeader, "slots that cost more than opening one ever does")
+	work := uint64(time) * uint64(memory)
+	if k.argonWork+work > maxArgonWork {
+		return nil, &fault{"", fixedHeader, errCostly, "all slots together"}
 	}
+	k.argonWork += work
 	key, err := o.openKey(argon2.IDKey(k.passphrase, body[:16], time, memory, threads, 32), body[25:])
 	if err != nil {
 		return nil, &fault{"", -1, errSecret, ""}

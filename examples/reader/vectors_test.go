@@ -156,7 +156,7 @@ func TestObjectVectors(t *testing.T) {
 					_, err = openFrame(o, o.frames[i])
 				}
 			}
-			wantErr := map[string]error{"corrupt": errDamaged, "unsupported": errUnsupported, "noKey": errNoKey, "wrongSecret": errSecret}
+			wantErr := map[string]error{"corrupt": errDamaged, "unsupported": errUnsupported, "noKey": errNoKey, "wrongSecret": errSecret, "costly": errCostly}
 			require.ErrorIs(t, err, wantErr[bad.Error], bad.What)
 		}
 	})

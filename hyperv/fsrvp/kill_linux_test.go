@@ -285,7 +285,7 @@ func (s *scene) killedAt(at int, after bool, byte1 byte) {
 		require.NoError(t, g.Write(0, 2<<20, []byte{byte1, byte(i), 'n'}))
 	}
 	s.right(next, true)
-	require.Equal(t, s.theirs, s.server.left(), where)
+	require.Equal(t, s.theirs, s.server.left(), "%s; then %v", where, s.proxy.seen())
 	require.Equal(t, "content of web1", s.readForeign(), where)
 }
 

@@ -80,8 +80,8 @@ func (c *Conn) Supported(ctx context.Context, share string) (owner string, err e
 	return owner, err
 }
 
-// Take makes a set of shares of this server, all of one moment, and exposes it. begun is told the set as soon as its ids are known,
-// before it is made: an error of its stops the set. On error nothing is left.
+// Take makes a set of shares of this server, all of one moment, and exposes it. begun is told the set when it is begun, and again when
+// its copies have ids, before they are made: an error of its stops the set. On error nothing is left.
 func (c *Conn) Take(ctx context.Context, shares []string, begun func(Set) error) (set Set, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -106,6 +106,12 @@ func (c *Conn) Take(ctx context.Context, shares []string, begun func(Set) error)
 			}
 		}
 	}()
+	if begun == nil {
+		begun = func(Set) error { return nil }
+	}
+	if err := begun(set); err != nil {
+		return set, err
+	}
 	for _, share := range shares {
 		one, err := c.add(ctx, id, share)
 		if err != nil {
@@ -113,10 +119,8 @@ func (c *Conn) Take(ctx context.Context, shares []string, begun func(Set) error)
 		}
 		set.Copies = append(set.Copies, one)
 	}
-	if begun != nil {
-		if err := begun(set); err != nil {
-			return set, err
-		}
+	if err := begun(set); err != nil {
+		return set, err
 	}
 	if err := c.commit(ctx, id, &exposed); err != nil {
 		return set, err
@@ -133,27 +137,30 @@ func (c *Conn) Take(ctx context.Context, shares []string, begun func(Set) error)
 }
 
 // start begins a set. A server makes one at a time: that of another backup ends soon, and one whose session died when the server
-// gives it up.
+// gives it up. So the set is asked for first, and the context set when the server misses it: to one on which a dead session's set is
+// begun, a context is a sign of life, after which Samba never gives that set up.
 func (c *Conn) start(ctx context.Context) (id *dtyp.GUID, err error) {
-	if err := c.setContext(ctx); err != nil {
-		return nil, err
-	}
-	for begun := time.Now(); ; {
-		err = c.call(ctx, "StartShadowCopySet", "", c.opts.CallTimeout, func(ctx context.Context) (uint32, error) {
-			out, err := c.agent.StartShadowCopySet(ctx, &agent.StartShadowCopySetRequest{ClientShadowCopySetID: newGUID()})
-			return returned(out, err, func(o *agent.StartShadowCopySetResponse) uint32 { id = o.ShadowCopySetID; return o.Return })
-		})
-		var refused *Error
-		switch {
-		case !errors.As(err, &refused) || time.Since(begun) > c.opts.TurnTimeout:
-			return id, err
-		case refused.Code == badState:
-			// A server that gives a set up forgets the context with it. Set each time, it would count as a sign of life of the dead one.
-			if err := c.setContext(ctx); err != nil {
+	ours := false // the context that is set
+	for tries, since := 0, time.Now(); ; tries++ {
+		id, err = c.begin(ctx)
+		code := codeOf(err)
+		switch over := tries > 0 && time.Since(since) > c.opts.TurnTimeout; {
+		case err == nil && (ours || id == nil):
+			return id, nil
+		case err != nil && (over || code != badState && code != setInProgress):
+			return nil, err
+		case err == nil: // in a context of somebody else's, which goes with it
+			if err := gone(c.abort(ctx, id)); err != nil {
+				return nil, &LeftError{Set{ID: textOf(id)}, errContext, err}
+			}
+		}
+		if ours = code != setInProgress; ours {
+			if err := c.setContext(ctx); err != nil && codeOf(err) != setInProgress {
 				return nil, err
 			}
-		case refused.Code != setInProgress:
-			return nil, err
+			if tries == 0 {
+				continue
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -161,6 +168,16 @@ func (c *Conn) start(ctx context.Context) (id *dtyp.GUID, err error) {
 		case <-time.After(min(time.Second, c.opts.TurnTimeout)):
 		}
 	}
+}
+
+var errContext = errors.New("the set was begun in the context of another backup")
+
+func (c *Conn) begin(ctx context.Context) (id *dtyp.GUID, err error) {
+	err = c.call(ctx, "StartShadowCopySet", "", c.opts.CallTimeout, func(ctx context.Context) (uint32, error) {
+		out, err := c.agent.StartShadowCopySet(ctx, &agent.StartShadowCopySetRequest{ClientShadowCopySetID: newGUID()})
+		return returned(out, err, func(o *agent.StartShadowCopySetResponse) uint32 { id = o.ShadowCopySetID; return o.Return })
+	})
+	return id, err
 }
 
 func (c *Conn) setContext(ctx context.Context) error {
@@ -293,7 +310,7 @@ func (c *Conn) abort(ctx context.Context, id *dtyp.GUID) error {
 	})
 }
 
-// Delete ends the copies of a set, be it whole or not. Those that are gone are no error.
+// Delete ends the copies of a set, be it whole or not; one without copies that was begun is given up. Those that are gone are no error.
 func (c *Conn) Delete(ctx context.Context, set Set) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -304,6 +321,9 @@ func (c *Conn) delete(ctx context.Context, set Set) error {
 	id, err := parseGUID(set.ID)
 	if err != nil {
 		return err
+	}
+	if len(set.Copies) == 0 {
+		return gone(c.abort(ctx, id))
 	}
 	var errs []error
 	for _, one := range set.Copies {

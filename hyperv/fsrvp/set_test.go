@@ -39,6 +39,7 @@ func (j *journal) Intend(_ context.Context, e hikae.Effect) (func(context.Contex
 type refusing struct {
 	agent.FileServerVSSAgentClient
 	remove, abort Code
+	context       *bool // it is set
 }
 
 func (a refusing) GetSupportedVersion(context.Context, *agent.GetSupportedVersionRequest, ...dcerpc.CallOption) (*agent.GetSupportedVersionResponse, error) {
@@ -46,10 +47,14 @@ func (a refusing) GetSupportedVersion(context.Context, *agent.GetSupportedVersio
 }
 
 func (a refusing) SetContext(context.Context, *agent.SetContextRequest, ...dcerpc.CallOption) (*agent.SetContextResponse, error) {
+	*a.context = true
 	return &agent.SetContextResponse{}, nil
 }
 
 func (a refusing) StartShadowCopySet(context.Context, *agent.StartShadowCopySetRequest, ...dcerpc.CallOption) (*agent.StartShadowCopySetResponse, error) {
+	if !*a.context {
+		return &agent.StartShadowCopySetResponse{Return: uint32(badState)}, nil
+	}
 	return &agent.StartShadowCopySetResponse{ShadowCopySetID: &dtyp.GUID{Data1: 1, Data4: make([]byte, 8)}}, nil
 }
 
@@ -72,6 +77,7 @@ func (a refusing) AbortShadowCopySet(context.Context, *agent.AbortShadowCopySetR
 func refusingConn(t *testing.T, a refusing) *Conn {
 	t.Helper()
 	ours, theirs := net.Pipe()
+	a.context = new(bool)
 	c := &Conn{server: "fs1", opts: (&Options{}).withDefaults(), line: smbwire.NewLine(ours, time.Minute), agent: a}
 	t.Cleanup(func() {
 		c.line.Kill()
@@ -107,7 +113,7 @@ func TestLeft(t *testing.T) {
 		require.ErrorContains(t, err, "PrepareShadowCopySet")
 		var e *LeftError
 		require.Equal(t, left, errors.As(err, &e), "%v", err)
-		require.Len(t, j.effects, 1)
-		require.Equal(t, left, j.done == 0)
+		require.Len(t, j.effects, 2)
+		require.Equal(t, left, j.done == 1, "that it was begun is written down once more, with its copies")
 	}
 }

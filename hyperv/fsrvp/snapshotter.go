@@ -117,7 +117,8 @@ func (p *pinned) take(ctx context.Context, server, mark string, shares []string,
 	return p.made(ctx, c, server, owner, mark, shares, j)
 }
 
-// made makes the set of one server. Its effect stays in the journal where it could not be taken back.
+// made makes the set of one server. Its effect is written down when it is begun, as a server waits half an hour for one whose session died
+// then, and again with its copies. It stays in the journal where the set could not be taken back.
 func (p *pinned) made(ctx context.Context, c *Conn, server, owner, mark string, shares []string, j hikae.Journal) error {
 	t := &taken{server: server, done: func(context.Context) error { return nil }}
 	set, err := c.Take(ctx, shares, func(set Set) error {
@@ -129,10 +130,12 @@ func (p *pinned) made(ctx context.Context, c *Conn, server, owner, mark string, 
 			e.Facts[fmt.Sprintf("copy%d", i)] = one.ID + " " + one.Share
 		}
 		done, err := j.Intend(ctx, e)
-		if err == nil {
-			t.done = done
+		if err != nil {
+			return err
 		}
-		return err
+		first := t.done
+		t.done = done
+		return first(ctx)
 	})
 	if err != nil {
 		if left := (*LeftError)(nil); !errors.As(err, &left) {
@@ -206,8 +209,8 @@ func (s *Snapshotter) Undo(ctx context.Context, e hikae.Effect) error {
 		}
 		set.Copies = append(set.Copies, Copy{ID: id, Share: share})
 	}
-	if e.Facts["server"] == "" || len(set.Copies) == 0 {
-		return fmt.Errorf("effect %s: it names no server or no copies: %w", e.ID, fs.ErrInvalid)
+	if e.Facts["server"] == "" || set.ID == "" {
+		return fmt.Errorf("effect %s: it names no server or no set: %w", e.ID, fs.ErrInvalid)
 	}
 	return s.drop(ctx, e.Facts["server"], set)
 }

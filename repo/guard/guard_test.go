@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -275,6 +276,14 @@ func TestWhatAnAppendPeerSees(t *testing.T) {
 	}
 	require.Equal(t, before, s.content())
 	require.Contains(t, s.said.String(), "web-host", "refusals are told, with the peer")
+
+	large := make([]byte, 16<<20+1)
+	p, err := repo.OpenPublic(ctx, s.st, nil)
+	require.NoError(t, err)
+	record := fmt.Sprintf("log/%016x", p.Head()+1)
+	for _, name := range []string{record, "copy1/" + record} {
+		require.ErrorIs(t, v.Create(ctx, name, large), fs.ErrPermission, "more than a record ever has: %s", name)
+	}
 }
 
 // Whose a key is stays known across a restart, and a damaged note is not taken for an empty one.

@@ -15,6 +15,7 @@ import (
 	"github.com/hikae/hikae/repo/guard"
 	"github.com/hikae/hikae/repo/internal/object"
 	"github.com/hikae/hikae/repo/store/memstore"
+	"github.com/hikae/hikae/repo/store/storetest"
 )
 
 // beats creates the next heartbeat of a lease.
@@ -170,4 +171,18 @@ func TestMayCreate(t *testing.T) {
 		require.ErrorIs(t, v.(guard.Asker).MayCreate(ctx, "log/1", 1), fs.ErrClosed)
 	}
 	require.Contains(t, s.said.String(), "op=create", "these refusals are told")
+}
+
+// A peer sees the heartbeats of its own leases, and of nobody else's: so a session that lasts knows its own.
+func TestOwnHeartbeatsAreListed(t *testing.T) {
+	s := newSite(t)
+	a := takeOver(s, "web-host", s.enrol("web"))
+	lease := a.lease()
+	a.beats(lease, 0)
+	own := fmt.Sprintf("beat/%016x/", lease)
+	found, err := storetest.Collect(s.g.For("web-host", false).List(t.Context(), own))
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	_, err = storetest.Collect(s.g.For("other-host", false).List(t.Context(), own))
+	require.ErrorIs(t, err, fs.ErrPermission)
 }

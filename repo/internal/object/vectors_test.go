@@ -56,7 +56,7 @@ type refusal struct {
 	At     int     `json:"at"`
 	Xor    uint8   `json:"xor"`
 	Secret *secret `json:"secret,omitempty"`
-	Error  string  `json:"error"` // corrupt, noKey, wrongSecret, unsupported
+	Error  string  `json:"error"` // corrupt, noKey, wrongSecret, unsupported, costly
 }
 
 func unhex(t *testing.T, s string) []byte {
@@ -167,6 +167,15 @@ func (v *vector) complete(t *testing.T) {
 		refusal{What: "commitment", At: 44, Xor: 1, Error: "corrupt"},
 		refusal{What: "no wraps", At: 76, Xor: 1, Error: "corrupt"},
 		refusal{What: "length of the wrap", At: 79, Xor: 0x80, Error: "corrupt"},
+	)
+	if v.Secret.Type == "passphrase" { // behind the wrap's salt, which begins at 80
+		v.Refuse = append(v.Refuse,
+			refusal{What: "memory of 1 GiB and 64 KiB", At: 102, Xor: 0x10, Error: "costly"},
+			refusal{What: "65 passes", At: 96, Xor: 64, Error: "costly"},
+			refusal{What: "no threads", At: 104, Xor: 1, Error: "corrupt"},
+		)
+	}
+	v.Refuse = append(v.Refuse,
 		refusal{What: "wrapped key", At: h.Len() - 1, Xor: 1, Error: inWrap},
 		refusal{What: "first byte of frame 0", At: h.Len(), Xor: 1, Error: "corrupt"},
 		refusal{What: "last byte of the last frame", At: table - 1, Xor: 1, Error: "corrupt"},
@@ -247,6 +256,9 @@ func (v *vector) checkRefused(t *testing.T, r refusal) {
 		require.NotErrorIs(t, err, object.ErrWrongSecret, r.What)
 	case "wrongSecret":
 		require.ErrorIs(t, err, object.ErrWrongSecret, r.What)
+	case "costly":
+		require.ErrorIs(t, err, object.ErrCostly, r.What)
+		require.NotErrorIs(t, err, object.ErrNoKey, r.What)
 	default:
 		require.Fail(t, "unknown error", r.Error)
 	}

@@ -3,7 +3,9 @@ package object
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"runtime"
 
 	"golang.org/x/crypto/argon2"
 )
@@ -16,12 +18,19 @@ type Cost struct {
 	Threads   uint8
 }
 
-// Bounds of what a header may ask of a reader.
+// Bounds of what a header may ask of a reader. Whoever keeps the store writes headers too, so the memory is what any machine that
+// restores can spare, and still sixteen times what our own wraps take.
 const (
 	maxArgonTime      = 64
-	maxArgonMemoryKiB = 4 << 20
+	maxArgonMemoryKiB = 1 << 20
 	maxArgonThreads   = 64
 )
+
+// MaxStretch is what one guess of the highest cost takes, in KiB times passes.
+const MaxStretch = maxArgonTime * maxArgonMemoryKiB
+
+// ErrCostly says that a guess at a passphrase would cost more than a reader spends. Nothing of it was spent.
+var ErrCostly = errors.New("a guess at the passphrase would cost more than any slot needs")
 
 func (c Cost) orDefault() Cost {
 	if c == (Cost{}) {
@@ -30,10 +39,12 @@ func (c Cost) orDefault() Cost {
 	return c
 }
 
-// check: argon2 needs at least 8 KiB for each thread.
+// check: argon2 needs at least 8 KiB for each thread. Errors: ErrCostly; another one for what cannot be computed at all.
 func (c Cost) check() error {
-	if c.Time < 1 || c.Time > maxArgonTime || c.Threads < 1 || c.Threads > maxArgonThreads ||
-		c.MemoryKiB < 8*uint32(c.Threads) || c.MemoryKiB > maxArgonMemoryKiB {
+	if c.Time > maxArgonTime || c.Threads > maxArgonThreads || c.MemoryKiB > maxArgonMemoryKiB {
+		return fmt.Errorf("argon2id with time %d, %d KiB, %d threads: %w", c.Time, c.MemoryKiB, c.Threads, ErrCostly)
+	}
+	if c.Time < 1 || c.Threads < 1 || c.MemoryKiB < 8*uint32(c.Threads) {
 		return fmt.Errorf("argon2id cost out of bounds: time %d, %d KiB, %d threads", c.Time, c.MemoryKiB, c.Threads)
 	}
 	return nil
@@ -78,8 +89,8 @@ func costIn(body []byte) Cost {
 	return Cost{Time: binary.LittleEndian.Uint32(body[16:]), MemoryKiB: binary.LittleEndian.Uint32(body[20:]), Threads: body[24]}
 }
 
-// Unwrap tries every passphrase wrap. One that does not open is ErrWrongSecret: the cells' tags have already told
-// damage apart.
+// Unwrap tries every passphrase wrap, one after the other. One that does not open is ErrWrongSecret: the cells' tags have already
+// told damage apart. One that asks for more than a reader spends is passed over, and is ErrCostly where no other opens.
 func (p Passphrase) Unwrap(h *Header) (Key, error) {
 	last := error(ErrNoKey)
 	for i := range h.Wraps {
@@ -88,7 +99,10 @@ func (p Passphrase) Unwrap(h *Header) (Key, error) {
 			continue
 		}
 		cost := costIn(body)
-		if err := cost.check(); err != nil {
+		if err := cost.check(); errors.Is(err, ErrCostly) {
+			last = err
+			continue
+		} else if err != nil {
 			last = h.corrupt(fixedHeader, err.Error())
 			continue
 		}
@@ -101,5 +115,8 @@ func (p Passphrase) Unwrap(h *Header) (Key, error) {
 }
 
 func (p Passphrase) stretch(salt []byte, c Cost) Key {
+	if c.MemoryKiB > (Cost{}).orDefault().MemoryKiB {
+		defer runtime.GC() // or the memory of several guesses lies about at once
+	}
 	return Key(argon2.IDKey([]byte(p.Text), salt, c.Time, c.MemoryKiB, c.Threads, uint32(len(Key{}))))
 }

@@ -3,6 +3,8 @@ package object_test
 import (
 	"bytes"
 	"encoding/binary"
+	"runtime"
+	"runtime/debug"
 	"testing"
 
 	"filippo.io/age"
@@ -153,7 +155,7 @@ func TestCraftedSecondKey(t *testing.T) {
 
 func TestPassphraseCostBounds(t *testing.T) {
 	for name, cost := range map[string]object.Cost{
-		"no time": {0, 64, 1}, "time": {65, 64, 1}, "no memory": {1, 7, 1}, "memory": {1, 4<<20 + 1, 1},
+		"no time": {0, 64, 1}, "time": {65, 64, 1}, "no memory": {1, 7, 1}, "memory": {1, 1<<20 + 1, 1},
 		"no threads": {1, 64, 0}, "threads": {1, 4096, 65}, "memory for threads": {1, 64, 9},
 	} {
 		_, err := object.NewBuilder(repo, object.SuiteAES, object.KindSlot, 30, 0, []object.Wrapper{object.Passphrase{"tea", cost}})
@@ -163,9 +165,35 @@ func TestPassphraseCostBounds(t *testing.T) {
 		binary.LittleEndian.PutUint32(body[16:], cost.Time)
 		binary.LittleEndian.PutUint32(body[20:], cost.MemoryKiB)
 		body[24] = cost.Threads
-		_, err = object.Unwrap(h, object.Passphrase{Text: "tea"})
-		require.ErrorAs(t, err, new(*object.CorruptError), name) // and at once: nothing of the cost is paid
+		_, err = object.Unwrap(h, object.Passphrase{Text: "tea"}) // and at once: nothing of the cost is paid
+		if cost.Time > 64 || cost.MemoryKiB > 1<<20 || cost.Threads > 64 {
+			require.ErrorIs(t, err, object.ErrCostly, name)
+			require.NotErrorIs(t, err, object.ErrNoKey, name)
+			continue
+		}
+		require.ErrorAs(t, err, new(*object.CorruptError), name)
 	}
+}
+
+// Guesses are made one after the other, and the memory of one is let go of before the next: a header of sixteen wraps takes no more
+// than its most costly one.
+func TestGuessesDoNotAddUp(t *testing.T) {
+	if testing.Short() || raceEnabled {
+		t.Skip("argon2id over 128 MiB is slow under the race detector")
+	}
+	h := headerOf(t, newBuilder(t, object.SuiteAES, object.KindSlot, object.Passphrase{"tea", cheap}))
+	binary.LittleEndian.PutUint32(h.Wraps[0].Body[20:], 128<<10)
+	for range 5 {
+		h.Wraps = append(h.Wraps, h.Wraps[0])
+	}
+	var before, after runtime.MemStats
+	debug.FreeOSMemory()
+	runtime.ReadMemStats(&before)
+	_, err := object.Unwrap(h, object.Passphrase{Text: "tea"})
+	require.ErrorIs(t, err, object.ErrWrongSecret)
+	runtime.ReadMemStats(&after)
+	require.Less(t, after.HeapAlloc, before.HeapAlloc+64<<20, "what the last guess used")
+	require.Less(t, after.HeapSys, before.HeapSys+(128+64)<<20, "what all of them used at once")
 }
 
 // X25519 points of low order make a shared secret that everyone knows.
