@@ -220,6 +220,20 @@ func (h *Host) measure(ctx context.Context, d *Disk) error {
 	return nil
 }
 
+// twins is a *TwinError where several disks of the VM have this id of a file.
+func (m *Machine) twins(id string) error {
+	e := &TwinError{VM: m.ID, ID: id}
+	for i := range m.Disks {
+		if d := &m.Disks[i]; d.twin == id {
+			e.Disks = append(e.Disks, d.place()+" ("+d.Path+")")
+		}
+	}
+	if len(e.Disks) == 0 {
+		return nil
+	}
+	return e
+}
+
 // unique: two disks of one id are a copied file. Neither can have it as its key then.
 func unique(disks []Disk) error {
 	count := map[string]int{}
@@ -228,7 +242,7 @@ func unique(disks []Disk) error {
 	}
 	for i := range disks {
 		if d := &disks[i]; count[d.Key] > 1 {
-			d.Key = d.place()
+			d.twin, d.Key = d.Key, d.place()
 		}
 	}
 	seen := map[string]bool{}

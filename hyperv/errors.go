@@ -41,6 +41,18 @@ func (e *PendingError) Error() string {
 
 func (e *PendingError) Unwrap() error { return e.Err }
 
+// TwinError says that several disks of a VM have one id, as a disk and its copy do: which of them is meant nobody can tell.
+type TwinError struct {
+	VM    string
+	ID    string   // VirtualDiskId
+	Disks []string // where they are attached, and their files
+}
+
+func (e *TwinError) Error() string {
+	return fmt.Sprintf("VM %s: disk %s is meant, and %s all have that id, as a disk and its copy do: detach the copy, or give it an id of its own (Set-VHD -ResetDiskIdentifier)",
+		e.VM, e.ID, strings.Join(e.Disks, " and "))
+}
+
 // ChangedError says that a VM was changed while its backup was begun, so that what was planned is not what its disks are: a checkpoint was
 // taken or applied, a disk added, replaced or moved, or the VM itself. Asked for again it is planned anew.
 type ChangedError struct {

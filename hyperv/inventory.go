@@ -66,6 +66,7 @@ type Disk struct {
 	ParentPath string // of a file with a parent, its parent
 	Problem    string // why Size could not be read; empty where it could
 	instance   string // InstanceID of the setting that names the file
+	twin       string // its file's own id, where another disk of the VM has the same
 }
 
 // Format is that of a disk's file.

@@ -87,7 +87,7 @@ func (f *probed) choose(o *ProviderOptions) (*Plan, error) {
 	if o.Procedure == Auto {
 		must = f.conditions(p.Procedure) // what ruled others out is no obstacle
 	}
-	rest := slices.Concat(f.asker(p.Procedure, o), f.covered(o), f.mode(p, o))
+	rest := slices.Concat(f.asker(p.Procedure, o), f.covered(o), f.shares(p), f.mode(p, o))
 	p.Reasons = append(p.Reasons, rest...)
 	if unmet := slices.DeleteFunc(append(must, rest...), func(r Reason) bool { return r.Met }); len(unmet) > 0 {
 		return nil, &PlanError{VM: p.VM, Name: p.Name, Asked: asked, Unmet: unmet}
@@ -238,7 +238,7 @@ func (f *probed) mode(p *Plan, o *ProviderOptions) []Reason {
 		if r.Found = "by " + strings.Join(names, ", "); !r.Met {
 			r.Found, r.Hint = "nothing is given that does", "use mode "+string(OnHost)+", or give the provider a VolumeSnapshotter of the storage"
 		}
-		return []Reason{r}
+		return append([]Reason{r}, p.transporter(o)...)
 	}
 	return []Reason{{About: aboutMode, Rule: "the mode is known", Found: string(p.Mode), Hint: "use one of " + wordList(Modes)}}
 }

@@ -16,7 +16,7 @@ func anyRequester(context.Context, *Host) (Requester, error) {
 }
 
 // pins is a snapshotter that is only there.
-type pins struct{ VolumeSnapshotter }
+type pins struct{ SetTransporter }
 
 func (pins) Name() string { return "array" }
 

@@ -1,7 +1,6 @@
 package hyperv_test
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -107,8 +106,11 @@ func TestWriterOffHostNeedsTheStorage(t *testing.T) {
 	l.h.SetVSS(hypervtest.VSSOptions{HardwareProvider: true})
 	p := l.provider(hyperv.ProviderOptions{Mode: hyperv.OffHost, Volumes: []hyperv.VolumeSnapshotter{plain{array{l.h.Storage()}}}})
 	_, err := p.Snapshot(t.Context(), l.guests[0].ID(), nil)
-	require.ErrorIs(t, err, errors.ErrUnsupported)
+	var refused *hyperv.PlanError
+	require.ErrorAs(t, err, &refused)
+	require.ErrorContains(t, err, "shadow copies that the host's VSS makes can be mounted elsewhere (nothing is given that does)")
 	l.clean()
+	require.Empty(t, l.h.Events(), "nobody was asked for anything")
 }
 
 func warningsOf(s hikae.Snapshot) []string { return s.(interface{ Warnings() []string }).Warnings() }

@@ -189,6 +189,9 @@ func (d *placeDraft) find(want hikae.Disk) (*placeDisk, error) {
 	all := d.machine.Disks
 	i := slices.IndexFunc(all, func(k Disk) bool { return k.Key == want.Key })
 	if i < 0 {
+		if err := d.machine.twins(want.Key); err != nil {
+			return nil, err
+		}
 		if place, _ := diskFact(d.from, want.Key); place != "" {
 			i = slices.IndexFunc(all, func(k Disk) bool { return k.place() == place && k.Size == want.Size })
 		}

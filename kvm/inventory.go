@@ -40,7 +40,8 @@ type disk struct {
 	Format string `json:"format,omitempty"`
 
 	skip  string
-	limit int64 // bytes of its fleecing image
+	image string // as QEMU names it
+	limit int64  // bytes of its fleecing image
 }
 
 // node is one node of the block graph.
@@ -82,6 +83,7 @@ type device struct {
 	Inserted  *struct {
 		Node     string `json:"node-name"`
 		ReadOnly bool   `json:"ro"`
+		File     string `json:"file"`
 		Image    struct {
 			Size int64 `json:"virtual-size"`
 		} `json:"image"`
@@ -140,7 +142,7 @@ func (inv *inventory) takeDisks(ctx context.Context, mon monitor, devices []devi
 		if err != nil {
 			return err
 		}
-		found := disk{Node: d.Inserted.Node, QDev: d.QDev, Size: d.Inserted.Image.Size}
+		found := disk{Node: d.Inserted.Node, QDev: d.QDev, Size: d.Inserted.Image.Size, image: d.Inserted.File}
 		threaded, err := inThread(ctx, mon, d.QDev)
 		if err != nil {
 			return err
@@ -280,6 +282,18 @@ func (inv *inventory) vm(m Machine) hikae.VM {
 		vm.Disks = append(vm.Disks, hikae.Disk{Key: d.Key, Size: d.Size, Skip: d.skip})
 	}
 	return vm
+}
+
+// images are the files and devices of the disks, by their keys. QEMU may name one by where it was started.
+func (inv *inventory) images(mon monitor) map[string]string {
+	r, out := record{}, map[string]string{}
+	if p, ok := base(mon).(interface{ PeerPID() (int, bool) }); ok {
+		r.Folder = processFolder(p.PeerPID())
+	}
+	for _, d := range inv.disks {
+		out[d.Key] = r.absolute(d.image)
+	}
+	return out
 }
 
 // running reports whether the guest's processors run, now or as soon as QEMU lets them.

@@ -47,6 +47,14 @@ func TestOnline(t *testing.T) {
 	require.LessOrEqual(t, inc.Disks[1].Read, int64(mib), "zeros are not read")
 	require.GreaterOrEqual(t, inc.Disks[1].Skipped["zero"], int64(2*mib), "zeroed ranges are stored as zero")
 
+	t.Run("limits know where its disks lie", func(t *testing.T) {
+		for vm, err := range New([]Machine{l.machine}, nil).VMs(t.Context()) {
+			require.NoError(t, err)
+			for _, key := range []string{system, data} {
+				require.Equal(t, mountOf(l.dir), vm.Facts["datastore."+key])
+			}
+		}
+	})
 	t.Run("a failed backup leaves the base whole", func(t *testing.T) {
 		l.fx("fill", "/dev/vdb", "1048576", "262144", "4")
 		_, err := l.backup(Options{}, job.BackupOptions{Wrap: failing})

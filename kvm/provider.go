@@ -96,7 +96,15 @@ func (p *Provider) VMs(ctx context.Context) iter.Seq2[hikae.VM, error] {
 func (p *Provider) describe(ctx context.Context, m Machine) (hikae.VM, error) {
 	mon, err := p.monitor(ctx, m)
 	if m.isOff(err) {
-		return p.describeOff(ctx, m)
+		vm, err := p.describeOff(ctx, m)
+		if err == nil {
+			images := map[string]string{}
+			for _, d := range m.Disks {
+				images[d.Key] = d.Path
+			}
+			tellPlaces(ctx, vm, images)
+		}
+		return vm, err
 	}
 	if err != nil {
 		return hikae.VM{}, err
@@ -106,7 +114,9 @@ func (p *Provider) describe(ctx context.Context, m Machine) (hikae.VM, error) {
 	if err != nil {
 		return hikae.VM{}, fmt.Errorf("%s: %w", m.ID(), err)
 	}
-	return inv.vm(m), nil
+	vm := inv.vm(m)
+	tellPlaces(ctx, vm, inv.images(mon))
+	return vm, nil
 }
 
 func (p *Provider) dial(ctx context.Context, path string) (*qmp.Conn, error) {

@@ -55,6 +55,15 @@ func allocatedBytes(path string) (int64, error) {
 	return int64(st.Blocks) * 512, nil
 }
 
+// fileSystemOf is the number of the file system that a file is on.
+func fileSystemOf(path string) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return uint64(st.Dev), nil
+}
+
 // detach keeps a guard out of reach of what is sent to our terminal or our process group.
 func detach(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} }
 

@@ -1,6 +1,7 @@
 package kvm
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"syscall"
@@ -29,6 +30,9 @@ func allocatedBytes(path string) (int64, error) {
 	}
 	return info.Size(), nil
 }
+
+// fileSystemOf: QEMU's disks are not looked for here.
+func fileSystemOf(string) (uint64, error) { return 0, errors.ErrUnsupported }
 
 // detach keeps a guard out of reach of what is sent to our console.
 func detach(cmd *exec.Cmd) {

@@ -154,9 +154,13 @@ func inOrder(ids func(func(id16) bool)) []id16 {
 // state is what an opened checkpoint says. Errors: what no writer makes.
 func (d *checkpointDocument) state() (logState, error) {
 	s := logState{
-		n: d.N, from: d.N, keys: map[publicKey]enrolment{}, leases: map[uint64]*leaseState{}, held: map[id16]string{}, tombs: map[objectKey]tomb{},
-		slotNotes: map[id16]slotNote{}, alien: d.Alien, begun: map[uint64]hash{}, hashes: d.Hashes,
+		n: d.N, from: d.N, alien: d.Alien, hashes: d.Hashes,
+		keys: make(map[publicKey]enrolment, len(d.Keys)), leases: make(map[uint64]*leaseState, len(d.Leases)), held: make(map[id16]string, len(d.Held)),
+		tombs: make(map[objectKey]tomb, len(d.Tombs)), slotNotes: make(map[id16]slotNote, len(d.Slots)), begun: make(map[uint64]hash, len(d.Leases)),
 	}
+	s.points = slices.Grow(s.points, len(d.Points))
+	s.leaving, s.unfinished = slices.Grow(s.leaving, len(d.Leaving)), slices.Grow(s.unfinished, len(d.Unfinished))
+	s.deaths, s.bad, s.slots = slices.Grow(s.deaths, len(d.Tombs)), slices.Grow(s.bad, len(d.Bad)), slices.Grow(s.slots, len(d.Slots))
 	s.base, s.last = d.N-uint64(len(d.Hashes)), d.Hashes[len(d.Hashes)-1]
 	for _, k := range d.Keys {
 		s.keys[k.Key] = enrolment{k.Role, k.VMs}
@@ -217,8 +221,8 @@ func (l *ledger) openCheckpoint(content []byte, k uint64) (*checkpointDocument, 
 	if s.key != l.root {
 		return nil, errors.New("it is not signed with the root key")
 	}
-	d := new(checkpointDocument)
-	if err := decodeJSON(s.body, d); err != nil {
+	d, err := decodeCheckpoint(s.body)
+	if err != nil {
 		return nil, err
 	}
 	if d.K != k || d.K == 0 || d.N != k*l.every-1 || uint64(len(d.Hashes)) != min(l.every, d.N) {

@@ -34,6 +34,8 @@ func TestRevokeOnAStoreThatIsAway(t *testing.T) {
 	require.NoError(t, err)
 	defer w.Close()
 	lease := w.(Leased).Lease()
+	_, err = b.signingKey(ctx) // which lets it in
+	require.NoError(t, err)
 	st.gone = true
 	require.ErrorIs(t, b.Revoke(ctx, lease, "its worker lost the task"), fs.ErrNotExist)
 	st.gone = false

@@ -26,6 +26,10 @@ type restated struct {
 
 // bridge takes a gap into the state: what it restates, and where the chain goes on.
 func (l *ledger) bridge(by publicKey, r *record, own hash) {
+	if g, known := l.gaps[r.Mark]; r.Kind == recordGap && by == l.root && r.Mark < r.N && known {
+		g.told = true
+		l.gaps[r.Mark] = g
+	}
 	if r.Kind != recordGap || by != l.root || r.Mark < r.N || r.Mark-r.N >= maxGap || r.Lost == nil && r.Mark != r.N {
 		return // it uses up its number
 	}
@@ -44,7 +48,7 @@ func (l *ledger) bridge(by publicKey, r *record, own hash) {
 	if l.gaps == nil {
 		l.gaps = map[uint64]gapSpan{}
 	}
-	l.gaps[r.N] = gapSpan{own, r.Mark}
+	l.gaps[r.N] = gapSpan{own: own, mark: r.Mark}
 	for l.n < r.Mark {
 		l.n++
 		l.hashes = append(l.hashes, hash{}) // nobody knows
@@ -55,10 +59,21 @@ func (l *ledger) bridge(by publicKey, r *record, own hash) {
 	}
 }
 
+// overlooked reports whether a record says that there is a gap which this client, open all the time, has read the records of. A record of
+// kind gap whose mark is no later number than that of a gap before it says so.
+func (l *ledger) overlooked(by publicKey, r *record) bool {
+	if r.Kind != recordGap || by != l.root || r.Mark >= r.N || r.Mark <= l.from || r.N <= l.heeded {
+		return false
+	}
+	_, known := l.gaps[r.Mark]
+	return !known
+}
+
 // gapSpan is a gap's own hash, and the last record that it stands for.
 type gapSpan struct {
 	own  hash
 	mark uint64
+	told bool // a later record says that it is there: see overlooked
 }
 
 // within reports whether a gap before record n stands for it.

@@ -22,10 +22,11 @@ import (
 // record came first, the creation fails, the state is brought up to date, and the decision is taken again.
 type ledger struct {
 	vitals
-	ahead *logAhead // the store of vitals
-	repo  [16]byte
-	root  publicKey   // signs key records
-	clear objectMaker // seals records: signed, not encrypted
+	ahead  *logAhead // the store of vitals
+	repo   [16]byte
+	root   publicKey   // signs key records
+	header hash        // of the header's document: what the first record follows
+	clear  objectMaker // seals records: signed, not encrypted
 
 	mu sync.Mutex
 	logState
@@ -38,6 +39,7 @@ type ledger struct {
 	mend    bool                                      // put back first places that are lost
 	room    func(ctx context.Context, r *record) bool // makes room for a record where there is none, and says whether it could; nil: nobody does
 	gaps    map[uint64]gapSpan                        // by their numbers
+	heeded  uint64                                    // the last record for which the log was read anew: see overlooked
 	spare   func(ctx context.Context)                 // puts aside what is left of the room that was made
 }
 
@@ -104,12 +106,24 @@ func newLedger(v vitals, repo [16]byte, root publicKey, header hash, clear objec
 	ahead := newLogAhead(v.st)
 	v.st = ahead
 	return &ledger{
-		vitals: v, ahead: ahead, repo: repo, root: root, clear: clear, every: checkpointEvery, mend: true,
-		logState: logState{
-			last: header, keys: map[publicKey]enrolment{}, leases: map[uint64]*leaseState{},
-			held: map[id16]string{}, tombs: map[objectKey]tomb{},
-		},
+		vitals: v, ahead: ahead, repo: repo, root: root, header: header, clear: clear, every: checkpointEvery, mend: true,
+		logState: stateBefore(header),
 	}
+}
+
+// stateBefore is that of a log of which nothing was read.
+func stateBefore(header hash) logState {
+	return logState{
+		last: header, keys: map[publicKey]enrolment{}, leases: map[uint64]*leaseState{},
+		held: map[id16]string{}, tombs: map[objectKey]tomb{},
+	}
+}
+
+// readAnew forgets what was read, so that the next refresh begins at the newest checkpoint.
+func (l *ledger) readAnew() {
+	l.logState, l.broken, l.foreign, l.gaps, l.slotsAt = stateBefore(l.header), nil, nil, nil, 0
+	l.epoch++
+	l.ahead.forget()
 }
 
 // refresh reads every record that has come since. Where one cannot be read in any of its places it stops before it, and
@@ -256,6 +270,11 @@ func (l *ledger) next(ctx context.Context) (bool, error) {
 	if r != nil { // a record whose signature is wrong uses up its number and counts for nothing
 		l.apply(s.key, r)
 		l.bridge(s.key, r, l.last)
+		if l.overlooked(s.key, r) {
+			l.heeded = r.N
+			l.readAnew()
+			return true, l.jump(ctx)
+		}
 	}
 	return true, nil
 }

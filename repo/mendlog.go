@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -91,16 +92,14 @@ func (r *Repository) MendLog(ctx context.Context, opts *MendLogOptions) (LogMend
 			return m.rep, err
 		}
 		if r.log.damage() == nil {
-			return m.rep, m.settled(ctx)
+			return m.rep, errors.Join(m.tellOthers(ctx), m.settled(ctx))
 		}
-		if err := m.mend(ctx); err != nil || m.opts.DryRun {
+		if err := m.mend(ctx); err != nil && !errors.Is(err, errOutrun) || m.opts.DryRun {
 			return m.rep, err
 		}
 		// What is known was read before: it is read anew.
 		r.log.mu.Lock()
-		fresh := newLedger(r.vital, r.header.ID, r.header.Root, r.headerHash, r.sealClear)
-		r.log.logState, r.log.broken, r.log.foreign, r.log.gaps = fresh.logState, nil, nil, nil
-		r.log.epoch++
+		r.log.readAnew()
 		r.log.mu.Unlock()
 	}
 	return m.rep, fmt.Errorf("more than %d gaps: what is left takes another run", maxMendings)
@@ -404,7 +403,9 @@ func (m *logMender) place(ctx context.Context, n uint64, file []byte) error {
 			if !ok {
 				return fmt.Errorf("%s: %w", place, ErrCannotMend)
 			}
-			err = mender.Mend(ctx, place, file)
+			if err = m.outrun(ctx, n, file); err == nil {
+				err = mender.Mend(ctx, place, file)
+			}
 		}
 		if err != nil {
 			return err
@@ -447,6 +448,58 @@ func (m *logMender) close(ctx context.Context, gap *record) error {
 	recovered := m.rep.Recovered
 	err = m.place(ctx, found.First, file)
 	m.rep.Recovered = recovered
+	if err != nil {
+		m.rep.Gaps = m.rep.Gaps[:len(m.rep.Gaps)-1]
+	}
+	return err
+}
+
+// tellOthers says at the log's end which gaps there are by now. Clients that were open all the time have read what the gaps stand for,
+// and sessions that began there are in no other client's state: they read the log anew, and do not take for committed what nobody counts.
+func (m *logMender) tellOthers(ctx context.Context) error {
+	if m.opts.DryRun {
+		return nil
+	}
+	var silent []uint64 // also those of a mender that broke off
+	m.r.log.view(func(l *ledger) {
+		for first, g := range l.gaps {
+			if !g.told {
+				silent = append(silent, first)
+			}
+		}
+	})
+	slices.Sort(silent)
+	for _, first := range silent {
+		_, err := m.r.log.append(ctx, m.r.keys.root, func() (*record, error) {
+			return &record{Kind: recordGap, Mark: first}, nil
+		})
+		if err != nil {
+			return fmt.Errorf("clients that are open are not told of the gap: %w", err)
+		}
+		m.r.log.view(func(l *ledger) {
+			if g, ok := l.gaps[first]; ok {
+				g.told = true
+				l.gaps[first] = g
+			}
+		})
+	}
+	return nil
+}
+
+// errOutrun says that somebody has written a record where the mender was about to.
+var errOutrun = errors.New("a record has come into being while the log was mended")
+
+// outrun reports whether a record stands in a place by now that was not there when it was looked at, and is not the mender's own.
+func (m *logMender) outrun(ctx context.Context, n uint64, own []byte) error {
+	before := m.there[n]
+	m.there[n] = nil
+	err := m.read(ctx, n)
+	for _, e := range m.there[n] {
+		if !bytes.Equal(e.file, own) && !slices.ContainsFunc(before, func(b logEvidence) bool { return b.hash == e.hash }) {
+			return errors.Join(err, errOutrun)
+		}
+	}
+	m.there[n] = before
 	return err
 }
 

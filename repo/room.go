@@ -59,7 +59,7 @@ func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is
 // makesRoom reports whether a record is worth a cache.
 func (r *record) makesRoom() bool {
 	switch r.Kind {
-	case recordCommit:
+	case recordCommit, recordUnfinished:
 		return false
 	case recordLease:
 		return r.Access == accessPrune

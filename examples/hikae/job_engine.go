@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/hikae/hikae"
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/examples/hikae/internal/show"
 	"github.com/hikae/hikae/job/engine"
@@ -18,6 +20,9 @@ func (r *jobRun) options(ctx context.Context) *engine.Options {
 		Retry: engine.Retry{Attempts: f.Retry.Attempts, First: time.Duration(f.Retry.First), Most: time.Duration(f.Retry.Most), Permanent: permanent}}
 	if f.Limits.Tasks == 0 {
 		o.Limits["tasks"] = defaultTasks
+	}
+	if f.Limits.Shared {
+		o.Shared = r.claims
 	}
 	for url, n := range f.Limits.Repositories {
 		o.Limits["repository/"+outcome.Redact(url)] = n
@@ -40,7 +45,11 @@ func (r *jobRun) event(ctx context.Context, e engine.Event) {
 	case engine.Waiting: // one for each resource: the others behind it wait for the same
 		if !r.waiting[e.Needs] {
 			r.waiting[e.Needs] = true
-			r.t.tell("%s: waits for %s, as do others that need it", e.VM, e.Needs)
+			by := ""
+			if busy, ok := errors.AsType[*hikae.BusyError](e.Err); ok {
+				by = " (" + busy.Owner + ")"
+			}
+			r.t.tell("%s: waits for %s, as do others that need it%s", e.VM, e.Needs, by)
 		}
 	case engine.Ended:
 		r.ended(ctx, e.Result)

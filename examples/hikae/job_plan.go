@@ -19,8 +19,9 @@ type planDoc struct {
 	Job        string      `json:"job"`
 	Repository string      `json:"repository"`
 	VMs        []plannedVM `json:"vms"`
-	Tasks      int         `json:"tasks"` // VMs at once
-	Next       []time.Time `json:"next"`  // runs by the schedule
+	Tasks      int         `json:"tasks"`  // VMs at once
+	Shared     bool        `json:"shared"` // the other limits count with other jobs
+	Next       []time.Time `json:"next"`   // runs by the schedule
 	Zone       string      `json:"zone"`
 	Window     string      `json:"window"`
 	Open       bool        `json:"open"`              // the window, now
@@ -31,6 +32,8 @@ type planDoc struct {
 	Hooks      []string    `json:"hooks"`
 	BootCheck  []string    `json:"bootCheck"` // VMs whose new points are started
 	Verify     string      `json:"verify,omitempty"`
+
+	limited bool // there are limits besides
 }
 
 // plannedVM is one VM of a plan.
@@ -61,6 +64,7 @@ func (t *tool) jobPlan(ctx context.Context, f *jobFlags, file *jobfile.File) (_ 
 	now := time.Now()
 	doc := &planDoc{Job: file.Name, Repository: outcome.Redact(file.Repository.URL), VMs: []plannedVM{}, Tasks: file.Limits.Tasks,
 		Next: []time.Time{}, Zone: file.Schedule.Zone, Window: file.Opening().String(), Copies: []string{}, Hooks: []string{}, BootCheck: []string{}}
+	doc.Shared, doc.limited = file.Limits.Shared, file.Limits.Besides()
 	if doc.Tasks == 0 {
 		doc.Tasks = defaultTasks
 	}
@@ -233,6 +237,12 @@ func (d *planDoc) facts() (out []string) {
 		window += " (" + word + d.Changes.Format("Mon 15:04") + ")"
 	}
 	add("window", window)
+	switch {
+	case d.limited && d.Shared:
+		add("limits", "together with the jobs of this machine that share theirs")
+	case d.limited:
+		add("limits", "of this run: other jobs that run at the same time do not count (limits: {shared: true})")
+	}
 	if d.Forget != nil {
 		add("keeps", fmt.Sprintf("%s (%d of %d points would go now)", d.Keep, len(d.Forget.Removed), len(d.Forget.Removed)+len(d.Forget.Kept)))
 	} else {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
 	"github.com/hikae/hikae/repo/store"
@@ -94,7 +95,14 @@ func (f *stripeFile) find(name string) int {
 
 func (f *stripeFile) options() *stripe.Options { return &stripe.Options{Degraded: f.degraded} }
 
-// stores opens the places at once, but the one at without. What cannot be opened is nil, with a reason.
+// placePatience is how long one place of a set may take to be opened before it counts as away. All are opened at once, so that a set of
+// which several are gone is waited for no longer than one of them; a single store waits for a minute, because nobody else has what it has.
+const placePatience = 10 * time.Second
+
+// errMute says that a place did not answer in time.
+var errMute = errors.New("it does not answer")
+
+// stores opens the places at once, but the one at without. What cannot be opened in time is nil, with a reason.
 func (f *stripeFile) stores(ctx context.Context, without int, open func(context.Context, string) (store.Store, error)) ([]store.Store, []error) {
 	list, errs := make([]store.Store, len(f.places)), make([]error, len(f.places))
 	var wg sync.WaitGroup
@@ -103,7 +111,7 @@ func (f *stripeFile) stores(ctx context.Context, without int, open func(context.
 			continue
 		}
 		wg.Go(func() {
-			st, err := open(ctx, place)
+			st, err := openWithin(ctx, placePatience, place, open)
 			if err != nil {
 				errs[i] = fmt.Errorf("member %s: %w", f.names[i], err)
 				return
@@ -113,6 +121,33 @@ func (f *stripeFile) stores(ctx context.Context, without int, open func(context.
 	}
 	wg.Wait()
 	return list, errs
+}
+
+// openWithin opens a place, and waits no longer for one that does not heed its context, as a folder of a server that is gone. What it opens
+// afterwards is closed.
+func openWithin(ctx context.Context, patience time.Duration, place string, open func(context.Context, string) (store.Store, error)) (store.Store, error) {
+	type opened struct {
+		st  store.Store
+		err error
+	}
+	within, cancel := context.WithTimeoutCause(ctx, patience, errMute)
+	defer cancel()
+	got := make(chan opened, 1)
+	go func() {
+		st, err := open(within, place)
+		got <- opened{st, err}
+	}()
+	select {
+	case o := <-got:
+		return o.st, o.err
+	case <-within.Done():
+	}
+	go func() {
+		if o := <-got; o.err == nil {
+			_ = o.st.Close()
+		}
+	}()
+	return nil, context.Cause(within)
 }
 
 func closeStores(list []store.Store) (err error) {

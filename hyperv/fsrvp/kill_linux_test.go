@@ -77,7 +77,9 @@ func openSession(ctx context.Context, folder, host, smb, user string) (s *sessio
 	}
 	s.close = append(s.close, s.site.Close)
 	by := &Snapshotter{Files: siteFiles{s.site}, Options: Options{Address: func(string) string { return smb }, CommitTimeout: time.Minute},
-		Login: func(context.Context, string) (Login, error) { return Login{User: user, Password: smbtest.Password}, nil }}
+		Login: func(context.Context, string) (Login, error) {
+			return Login{User: user, Password: smbtest.Password}, nil
+		}}
 	s.p, err = hyperv.New(s.site, nil, &hyperv.ProviderOptions{Procedure: hyperv.Production, Mode: hyperv.OffHost, Volumes: []hyperv.VolumeSnapshotter{by}})
 	if err != nil {
 		return nil, err
@@ -168,7 +170,7 @@ type scene struct {
 }
 
 func newScene(t *testing.T) *scene {
-	s := &scene{t: t, server: startFileServer(t), folder: t.TempDir()}
+	s := &scene{t: t, server: startFileServerThat(t, 20), folder: t.TempDir()}
 	s.proxy = startProxy(t, s.server.HostPort())
 	var err error
 	s.host, err = hypervtest.Start(&hypervtest.Options{Generation: "2019", JobTime: time.Millisecond, User: s.server.User, Password: smbtest.Password, Dir: s.server.root})
@@ -223,19 +225,6 @@ func (s *scene) right(one *session, changed bool) {
 	require.NoError(t, one.end())
 }
 
-// exposed are the shares of copies that the file server has.
-func (s *scene) exposed() (list []string) {
-	s.t.Helper()
-	out, err := exec.CommandContext(s.t.Context(), "net", "-s", s.server.Config(), "conf", "listshares").CombinedOutput()
-	require.NoError(s.t, err, "%s", out)
-	for line := range strings.Lines(string(out)) {
-		if line = strings.TrimSpace(line); strings.Contains(line, "@") {
-			list = append(list, line)
-		}
-	}
-	return list
-}
-
 // victim starts the session, and returns when it is dead, or done.
 func (s *scene) victim(at int, after bool) (output string, err error) {
 	cmd := exec.CommandContext(s.t.Context(), os.Args[0], "-test.run=^TestVictim$", "-test.timeout=120s")
@@ -279,7 +268,7 @@ func (s *scene) killedAt(at int, after bool, byte1 byte) {
 		require.Failf(t, "an effect is left", "%s: %+v", where, e)
 	}
 	require.Equal(t, s.theirs, s.server.left(), where)
-	require.Len(t, s.exposed(), 1, where)
+	require.Len(t, s.server.exposed(), 1, where)
 	for i, g := range s.guests {
 		require.Empty(t, g.Checkpoints(), where)
 		require.NoError(t, g.Write(0, 2<<20, []byte{byte1, byte(i), 'n'}))

@@ -3,6 +3,7 @@ package fsrvp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -40,7 +41,10 @@ delete) rm -rf "$3" ;;
 esac
 `
 
-func startFileServer(t *testing.T) *fileServer {
+func startFileServer(t *testing.T) *fileServer { t.Helper(); return startFileServerThat(t, 3) }
+
+// startFileServerThat gives a set up after so many seconds without a call.
+func startFileServerThat(t *testing.T, waitsSeconds int) *fileServer {
 	t.Helper()
 	for _, name := range []string{"/usr/libexec/samba/rpcd_fsrvp", "/usr/lib/x86_64-linux-gnu/samba/vfs/shell_snap.so"} {
 		if _, err := os.Stat(name); err != nil {
@@ -59,8 +63,8 @@ func startFileServer(t *testing.T) *fileServer {
 	script := filepath.Join(dir, "snap")
 	require.NoError(t, os.WriteFile(script, []byte(strings.ReplaceAll(scripts, "%SNAPS%", s.snaps)), 0o755))
 	s.Samba = smbtest.StartSamba(t, smbtest.Settings{Helpers: true, NoAdmin: true,
-		Global: []string{"registry shares = yes", "include = registry", "fss: sequence timeout = 3",
-			"rpcd_fsrvp:num_workers = 1"},
+		Global: []string{"registry shares = yes", "include = registry", fmt.Sprint("fss: sequence timeout = ", waitsSeconds),
+			"rpcd_fsrvp:num_workers = 1"}, // each of several would know its own sets alone
 		Shares: []smbtest.Share{{Name: "vms", Path: s.folder, Lines: []string{"vfs objects = shell_snap",
 			"shell_snap:check path command = " + script + " check", "shell_snap:create command = " + script + " create",
 			"shell_snap:delete command = " + script + " delete"}}}})

@@ -96,12 +96,12 @@ func (c *Conn) Take(ctx context.Context, shares []string, begun func(Set) error)
 		return set, fmt.Errorf("StartShadowCopySet on %s: %w: no id", c.server, ErrMalformed)
 	}
 	set.ID = textOf(id)
-	exposed := false
+	made := false
 	defer func() {
 		if err != nil {
 			host, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.opts.CallTimeout)
 			defer cancel()
-			if left := c.abandon(host, id, set, exposed); left != nil {
+			if left := c.abandon(host, id, set, made); left != nil {
 				err = &LeftError{set, err, left}
 			}
 		}
@@ -122,7 +122,7 @@ func (c *Conn) Take(ctx context.Context, shares []string, begun func(Set) error)
 	if err := begun(set); err != nil {
 		return set, err
 	}
-	if err := c.commit(ctx, id, &exposed); err != nil {
+	if err := c.commit(ctx, id, &made); err != nil {
 		return set, err
 	}
 	for i := range set.Copies {
@@ -220,7 +220,7 @@ func (c *Conn) add(ctx context.Context, set *dtyp.GUID, share string) (one Copy,
 }
 
 // commit makes the set and exposes it.
-func (c *Conn) commit(ctx context.Context, id *dtyp.GUID, exposed *bool) error {
+func (c *Conn) commit(ctx context.Context, id *dtyp.GUID, made *bool) error {
 	limit, millis := c.opts.CommitTimeout, uint32(c.opts.CommitTimeout.Milliseconds())
 	if err := c.call(ctx, "PrepareShadowCopySet", "", limit, func(ctx context.Context) (uint32, error) {
 		out, err := c.agent.PrepareShadowCopySet(ctx, &agent.PrepareShadowCopySetRequest{ShadowCopySetID: id, TimeoutInMilliseconds: millis})
@@ -228,13 +228,18 @@ func (c *Conn) commit(ctx context.Context, id *dtyp.GUID, exposed *bool) error {
 	}); err != nil {
 		return err
 	}
+	*made = true // also where its answer is lost
 	if err := c.call(ctx, "CommitShadowCopySet", "", limit, func(ctx context.Context) (uint32, error) {
 		out, err := c.agent.CommitShadowCopySet(ctx, &agent.CommitShadowCopySetRequest{ShadowCopySetID: id, TimeoutInMilliseconds: millis})
 		return returned(out, err, func(o *agent.CommitShadowCopySetResponse) uint32 { return o.Return })
 	}); err != nil {
 		return err
 	}
-	*exposed = true // also where its answer is lost
+	return c.expose(ctx, id)
+}
+
+func (c *Conn) expose(ctx context.Context, id *dtyp.GUID) error {
+	limit, millis := c.opts.CommitTimeout, uint32(c.opts.CommitTimeout.Milliseconds())
 	return c.call(ctx, "ExposeShadowCopySet", "", limit, func(ctx context.Context) (uint32, error) {
 		out, err := c.agent.ExposeShadowCopySet(ctx, &agent.ExposeShadowCopySetRequest{ShadowCopySetID: id, TimeoutInMilliseconds: millis})
 		return returned(out, err, func(o *agent.ExposeShadowCopySetResponse) uint32 { return o.Return })
@@ -274,12 +279,12 @@ func (c *Conn) mapping(ctx context.Context, set *dtyp.GUID, one Copy) (exposed s
 	return `\\` + server + `\` + name, nil
 }
 
-// abandon ends a set that is not whole. Before it is exposed the server gives it up; afterwards its copies are deleted one by one.
-func (c *Conn) abandon(ctx context.Context, id *dtyp.GUID, set Set, exposed bool) error {
+// abandon ends a set that is not whole. Before it is committed the server gives it up; afterwards its copies are deleted one by one.
+func (c *Conn) abandon(ctx context.Context, id *dtyp.GUID, set Set, made bool) error {
 	switch {
 	case c.line.Dead():
 		return fmt.Errorf("the connection to %s is lost: %w", c.server, net.ErrClosed)
-	case exposed:
+	case made:
 		return c.delete(ctx, set)
 	}
 	return gone(c.abort(ctx, id))
@@ -332,20 +337,22 @@ func (c *Conn) delete(ctx context.Context, set Set) error {
 	return errors.Join(errs...)
 }
 
-// deleteCopy ends one copy, and where the set never got so far that it has copies, the set. What is committed and not exposed can be
-// neither deleted nor given up; the server does that in a few minutes, and until then it is an error.
+// deleteCopy ends one copy, and where the set never got so far that it has copies, the set. What is committed and not exposed cannot be
+// deleted, so it is exposed first: given up by a call or by its server's clock, such a set is forgotten by Samba, and its copies stay.
 func (c *Conn) deleteCopy(ctx context.Context, set *dtyp.GUID, one Copy) error {
 	id, err := parseGUID(one.ID)
 	if err != nil {
 		return err
 	}
-	err = c.call(ctx, "DeleteShareMapping", one.Share, c.opts.CommitTimeout, func(ctx context.Context) (uint32, error) {
-		out, err := c.agent.DeleteShareMapping(ctx, &agent.DeleteShareMappingRequest{ShadowCopySetID: set, ShadowCopyID: id, ShareName: one.Share})
-		return returned(out, err, func(o *agent.DeleteShareMappingResponse) uint32 { return o.Return })
-	})
+	err = c.unmap(ctx, set, id, one.Share)
 	switch codeOf(err) {
 	case badState:
-		return gone(c.abort(ctx, set))
+		if err := c.expose(ctx, set); codeOf(err) != 0 {
+			return gone(c.abort(ctx, set)) // it is not committed either
+		} else if err != nil {
+			return err
+		}
+		return gone(c.unmap(ctx, set, id, one.Share))
 	case notFound, badArgument:
 		// The copy is not there; a set that was begun may be, and blocks others. That one cannot be given up which has other copies.
 		if err = gone(c.abort(ctx, set)); codeOf(err) == badState {
@@ -353,6 +360,14 @@ func (c *Conn) deleteCopy(ctx context.Context, set *dtyp.GUID, one Copy) error {
 		}
 	}
 	return err
+}
+
+// unmap deletes a copy and the share that shows it.
+func (c *Conn) unmap(ctx context.Context, set, id *dtyp.GUID, share string) error {
+	return c.call(ctx, "DeleteShareMapping", share, c.opts.CommitTimeout, func(ctx context.Context) (uint32, error) {
+		out, err := c.agent.DeleteShareMapping(ctx, &agent.DeleteShareMappingRequest{ShadowCopySetID: set, ShadowCopyID: id, ShareName: share})
+		return returned(out, err, func(o *agent.DeleteShareMappingResponse) uint32 { return o.Return })
+	})
 }
 
 // clean is text of a server.

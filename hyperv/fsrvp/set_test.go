@@ -66,6 +66,10 @@ func (a refusing) PrepareShadowCopySet(context.Context, *agent.PrepareShadowCopy
 	return &agent.PrepareShadowCopySetResponse{Return: uint32(timedOut)}, nil
 }
 
+func (a refusing) ExposeShadowCopySet(context.Context, *agent.ExposeShadowCopySetRequest, ...dcerpc.CallOption) (*agent.ExposeShadowCopySetResponse, error) {
+	return &agent.ExposeShadowCopySetResponse{Return: uint32(badState)}, nil
+}
+
 func (a refusing) DeleteShareMapping(context.Context, *agent.DeleteShareMappingRequest, ...dcerpc.CallOption) (*agent.DeleteShareMappingResponse, error) {
 	return &agent.DeleteShareMappingResponse{Return: uint32(a.remove)}, nil
 }

@@ -26,6 +26,10 @@ type VSSOptions struct {
 	InGap func(g *Guest)
 	// HardwareProvider makes transportable shadow copies possible.
 	HardwareProvider bool
+	// Shares makes shadow copies of shares, for the VMs that lie on them, on hosts from 2012 on. Nil: the host has nobody who does.
+	Shares ShareCopier
+	// Clones are volumes with the GUID of another: D:\ by C:\.
+	Clones map[string]string
 }
 
 // SetVSS changes how the service behaves from now on.
@@ -152,13 +156,22 @@ func (v *hostVSS) Volume(ctx context.Context, file string) (requester.Volume, er
 		return requester.Volume{}, err
 	}
 	mount, err := v.h.volumeOf(file)
+	if strings.HasPrefix(file, `\\?\`) {
+		mount, err = v.mountOf("Volume", file)
+	}
 	if err != nil {
 		return requester.Volume{}, err
 	}
 	if !v.supported(mount) {
 		return requester.Volume{Name: mount, Mount: mount}, nil
 	}
-	return requester.Volume{Name: volumeName(mount), Mount: mount}, nil
+	as := mount
+	for clone, of := range v.options().Clones {
+		if strings.EqualFold(clone, mount) {
+			as = of
+		}
+	}
+	return requester.Volume{Name: volumeName(as), Mount: mount, Device: `\Device\` + strings.Trim(strings.ReplaceAll(mount, ":", ""), `\`)}, nil
 }
 
 // volumeOf is where the volume of a file is mounted: C:\, a cluster's C:\ClusterStorage\Volume1\, or a share \\fs1\vms\. Its folder must be

@@ -185,7 +185,7 @@ func (b *vssBackup) IsVolumeSupported(ctx context.Context, volume string) (bool,
 		return false, err
 	}
 	mount, err := b.v.mountOf(op, volume)
-	return err == nil && b.v.supported(mount), err
+	return err == nil && b.v.copiable(mount), err
 }
 
 // StartSnapshotSet implements [requester.Backup].
@@ -224,7 +224,7 @@ func (b *vssBackup) AddToSnapshotSet(ctx context.Context, volume string) (reques
 	switch {
 	case err != nil:
 		return "", err
-	case !b.v.supported(mount):
+	case !b.v.copiable(mount) || isShare(mount) && b.context&requester.AttrTransportable != 0:
 		return "", vssError(op, volume, requester.VolumeNotSupported, "no provider makes shadow copies of this volume")
 	case b.set.ids[mount] != "":
 		return "", vssError(op, volume, vssExists, "the volume is in the set already")

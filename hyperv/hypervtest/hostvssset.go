@@ -341,7 +341,10 @@ func (s *vssSet) pathOf(v *hostVSS, name string) (path, root string, ok bool) {
 			continue
 		}
 		path, err := below(c.dir, name[len(mount):])
-		return path, c.root, err == nil
+		if root = c.root; c.shares != nil {
+			root = c.dir
+		}
+		return path, root, err == nil
 	}
 	return "", "", false
 }

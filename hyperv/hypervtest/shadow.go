@@ -40,6 +40,7 @@ type shadow struct {
 	recovered     atomic.Bool // it was
 	transportable bool        // it is on no machine until the storage brings it there
 	gone          atomic.Bool
+	shares        ShareSet // it is of a share, and a file server's
 }
 
 // ErrShadowGone is what reading says after a shadow copy was deleted: the device is no longer there.
@@ -76,10 +77,15 @@ func (v *hostVSS) copyVolumes(ctx context.Context, set, owner string, volumes []
 	if err != nil {
 		return nil, err
 	}
+	var shares []*shadow
 	for _, volume := range volumes {
 		s := &shadow{root: root, owner: owner, created: time.Now(), dir: filepath.Join(root, strings.ReplaceAll(strings.ReplaceAll(volume, ":", ""), `\`, "/"))}
 		s.ID, s.Set, s.Volume, s.Number = string(ids[volume]), set, volume, len(volumes)
 		made = append(made, s)
+		if isShare(volume) {
+			shares = append(shares, s)
+			continue
+		}
 		var from string
 		if from, err = v.h.volumePath(volume); err == nil {
 			err = copyTree(ctx, from, s.dir)
@@ -88,11 +94,16 @@ func (v *hostVSS) copyVolumes(ctx context.Context, set, owner string, volumes []
 			return nil, errors.Join(err, os.RemoveAll(root))
 		}
 	}
+	if err := v.copyShares(ctx, shares); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(root))
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, s := range made {
-		v.shadows.devices++
-		s.Device = fmt.Sprintf("%s%d", ShadowPrefix, v.shadows.devices)
+		if s.shares == nil {
+			v.shadows.devices++
+			s.Device = fmt.Sprintf("%s%d", ShadowPrefix, v.shadows.devices)
+		}
 		v.shadows.list = append(v.shadows.list, s)
 	}
 	return made, nil
@@ -208,9 +219,9 @@ func (v *hostVSS) drop(list []*shadow) error {
 	v.mu.Lock()
 	v.shadows.list = slices.DeleteFunc(v.shadows.list, func(s *shadow) bool { return slices.Contains(list, s) })
 	v.mu.Unlock()
-	var errs []error
+	errs := []error{dropShares(list)}
 	for _, s := range list {
-		if !s.gone.Swap(true) {
+		if !s.gone.Swap(true) && s.shares == nil {
 			errs = append(errs, os.RemoveAll(s.dir))
 		}
 		if v.find(func(o *shadow) bool { return o.root == s.root }) == nil {
@@ -251,6 +262,9 @@ func (h *Host) OpenShadow(ctx context.Context, name string) (pipe.Image, error) 
 
 // openFile opens a file by its path from the root of the volume.
 func (s *shadow) openFile(ctx context.Context, name string) (pipe.Image, error) {
+	if s.shares != nil {
+		return s.openShared(ctx, name)
+	}
 	path, err := below(s.dir, name)
 	if err == nil {
 		err = ctx.Err()
@@ -309,7 +323,7 @@ func below(dir, path string) (string, error) {
 
 // shadowFile is a file that ends with its shadow copy.
 type shadowFile struct {
-	*diskfile.Image
+	pipe.Image
 	of *shadow
 }
 

@@ -22,7 +22,7 @@ func (r *runner) begin(ctx context.Context) {
 			continue
 		}
 		if need := r.resting(i); need != "" {
-			r.waiting(i, need)
+			r.waiting(i, need, nil)
 			continue
 		}
 		if full[i.same] == "" {
@@ -32,11 +32,15 @@ func (r *runner) begin(ctx context.Context) {
 		if at := slices.IndexFunc(i.needs, func(n string) bool { return kept[n] }); need == "" && at >= 0 {
 			need = i.needs[at]
 		}
+		var by error
+		if need == "" {
+			need, by = r.share(ctx, i, now)
+		}
 		if need == "" {
 			r.start(ctx, i, now)
 			continue
 		}
-		r.waiting(i, need)
+		r.waiting(i, need, by)
 		if now.Sub(i.ready) >= r.opts.Patience && !looked[i.same] {
 			looked[i.same] = true // for the first of them: the others come after it
 			r.keep(i, kept)
@@ -45,12 +49,12 @@ func (r *runner) begin(ctx context.Context) {
 }
 
 // waiting tells what keeps a task from its turn, each resource once in an attempt. One that waits for its turn alone says nothing.
-func (r *runner) waiting(i *item, need string) {
+func (r *runner) waiting(i *item, need string, by error) {
 	if slices.Contains(i.lacked, need) {
 		return
 	}
 	i.lacked = append(i.lacked, need)
-	r.tell(Event{What: Waiting, Task: i.task.ID, VM: i.task.VM, Attempt: i.result.Attempts + 1, Needs: need})
+	r.tell(Event{What: Waiting, Task: i.task.ID, VM: i.task.VM, Attempt: i.result.Attempts + 1, Needs: need, Err: by})
 }
 
 // waits reports whether a task is to be begun as soon as it may.

@@ -52,14 +52,23 @@ func (r *runner) probe(ctx context.Context, now time.Time) {
 	}
 	for k := len(r.items) - 1; k >= 0; k-- {
 		if i := r.items[k]; i.result.Attempts == 0 && r.mayProbe(i, now) {
-			r.start(ctx, i, now)
+			r.try(ctx, i, now)
 		}
 	}
 	for _, i := range r.items {
 		if i.result.Attempts > 0 && r.mayProbe(i, now) {
-			r.start(ctx, i, now)
+			r.try(ctx, i, now)
 		}
 	}
+}
+
+// try starts a probe, unless other runs have what it takes.
+func (r *runner) try(ctx context.Context, i *item, now time.Time) {
+	if need, by := r.share(ctx, i, now); need != "" {
+		r.waiting(i, need, by)
+		return
+	}
+	r.start(ctx, i, now)
 }
 
 func (r *runner) probeDue(now time.Time) bool {

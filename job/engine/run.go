@@ -24,7 +24,7 @@ const maxTasks = 1 << 20
 // Run runs tasks until all have ended. The error joins those of the tasks; a list that is none (two tasks of one id) is fs.ErrInvalid, and
 // nothing is begun. A cancelled context ends those that run, in good order, and the others are not begun.
 func Run(ctx context.Context, name string, list []Task, opts *Options) (Result, error) {
-	r := &runner{used: map[string]int{}, rests: map[string]*rest{}, limits: map[string]limit{}, ended: make(chan *item), begun: time.Now()}
+	r := &runner{used: map[string]int{}, rests: map[string]*rest{}, limits: map[string]limit{}, elsewhere: map[string]elsewhere{}, ended: make(chan *item), begun: time.Now()}
 	if opts != nil {
 		r.opts = *opts
 	}
@@ -70,20 +70,22 @@ func seconds(d time.Duration) float64 { return math.Round(d.Seconds()*1e3) / 1e3
 
 // item is a task on its way. Only the runner's own goroutine looks at it, but while it runs.
 type item struct {
-	task   *Task
-	needs  []string // with "tasks", sorted
-	same   string   // the needs as one word: who has the same is free at the same moments
-	others map[string]string
-	queued time.Time
-	ready  time.Time // since when it could begin, but for what others have
-	begun  time.Time // first attempt
-	after  time.Time // not before this
-	runs   bool
-	over   bool
-	stop   context.CancelCauseFunc
-	lacked []string // what it was said to wait for, before this attempt
-	probes int      // of the attempts: tries at a resource that is away, which are not the task's fault
-	result TaskResult
+	task     *Task
+	needs    []string // with "tasks", sorted
+	same     string   // the needs as one word: who has the same is free at the same moments
+	others   map[string]string
+	queued   time.Time
+	ready    time.Time // since when it could begin, but for what others have
+	begun    time.Time // first attempt
+	after    time.Time // not before this
+	runs     bool
+	over     bool
+	stop     context.CancelCauseFunc
+	lacked   []string // what it was said to wait for, before this attempt
+	probes   int      // of the attempts: tries at a resource that is away, which are not the task's fault
+	slots    []slot   // that other runs see taken, while it runs
+	unshared []string // what went wrong with them
+	result   TaskResult
 
 	outcome Outcome // of the attempt that has ended
 	err     error
@@ -100,7 +102,8 @@ type runner struct {
 	rests map[string]*rest
 	ended chan *item
 
-	limits map[string]limit // by need
+	limits    map[string]limit // by need
+	elsewhere map[string]elsewhere
 
 	closed, paused bool // that was told
 
@@ -318,6 +321,9 @@ func (r *runner) wait(ctx context.Context, changes time.Time, changed <-chan str
 	for _, s := range r.rests {
 		sooner(s.until)
 	}
+	for _, e := range r.elsewhere {
+		sooner(e.until)
+	}
 	timer := time.NewTimer(max(next.Sub(now), time.Millisecond))
 	defer timer.Stop()
 	cancelled := ctx.Done()
@@ -341,6 +347,9 @@ func (r *runner) attempted(ctx context.Context, i *item) {
 	for _, need := range i.needs {
 		r.used[need]--
 	}
+	r.unshare(i)
+	i.outcome.Warnings = append(i.outcome.Warnings, i.unshared...)
+	i.unshared = nil
 	i.result.Outcome = i.outcome
 	again := i.err != nil && (errors.Is(i.cause, ErrClosed) || errors.Is(i.cause, ErrPaused))
 	if i.err != nil && !again && r.probing(i) {

@@ -50,6 +50,9 @@ type Options struct {
 	// Limits are how many tasks take a resource at once: of one ("host/esx1"), of each of a class that has no limit of its own
 	// ("host/*"), and "tasks" for all. Absent: no limit. Zero or less: nothing that needs it is begun, and fails.
 	Limits map[string]int
+	// Shared has several runs keep to their limits together, all but "tasks": each place of a resource is a claim that a task holds while it
+	// runs, and one whose places others have waits. Runs with other limits count up to the highest. Nil: limits are for this run alone.
+	Shared hikae.Claimer
 	Retry  Retry
 	// Patience is how long a task that waits for a shared resource is passed by others. Zero: 10 minutes.
 	Patience time.Duration
@@ -75,7 +78,7 @@ type Event struct {
 	Task    string // its id; empty where the run is meant
 	VM      string
 	Attempt int
-	Err     error         // of Retried, Ended, Rested
+	Err     error         // of Retried, Ended, Rested; of Waiting: who has it, where that is another run
 	Wait    time.Duration // of Retried, Rested
 	Until   time.Time     // of Closed; zero: never
 	Needs   string        // of Waiting and Rested: the resource; where several cannot be told apart, all of them, with " and " between

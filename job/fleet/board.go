@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"time"
 
 	"github.com/hikae/hikae/job/queue"
@@ -50,12 +51,26 @@ func decodeRun(b []byte) (doc runDoc, err error) {
 		return doc, err
 	}
 	err = queue.Strict(b, &doc)
+	if err == nil && (doc.Tasks < 0 || doc.Tasks > MaxTasks) {
+		err = fmt.Errorf("run of %d tasks: %w", doc.Tasks, ErrInvalid)
+	}
 	return doc, err
 }
 
 type triesDoc struct {
 	Version int `json:"version"`
 	Tries   int `json:"tries"`
+}
+
+func decodeTries(b []byte) (doc triesDoc, err error) {
+	if err := queue.CheckVersion("tries", b); err != nil {
+		return doc, err
+	}
+	err = queue.Strict(b, &doc)
+	if err == nil && (doc.Tries < 0 || doc.Tries > math.MaxInt32) { // one more is always a number
+		err = fmt.Errorf("%d tries: %w", doc.Tries, ErrInvalid)
+	}
+	return doc, err
 }
 
 // outcome is what became of a task; nil: nothing yet.
@@ -101,7 +116,7 @@ func (b *board) count(ctx context.Context, key string, by int) (int, error) {
 		}
 		there := err == nil
 		if there {
-			if err := errors.Join(queue.CheckVersion("tries", e.Value), queue.Strict(e.Value, &doc)); err != nil {
+			if doc, err = decodeTries(e.Value); err != nil {
 				return 0, err
 			}
 		}

@@ -135,6 +135,9 @@ func (w *Work) undo(ctx context.Context, note queue.Entry, repository string, sw
 }
 
 func decodeEffect(b []byte) (d effectDoc, err error) {
+	if len(b) > maxEffect {
+		return d, fmt.Errorf("effect of %d bytes, at most %d: %w", len(b), maxEffect, ErrInvalid)
+	}
 	if err := queue.CheckVersion("effect", b); err != nil {
 		return d, err
 	}

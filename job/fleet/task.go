@@ -29,11 +29,10 @@ type Run struct {
 // Bounds of a run.
 const (
 	MaxTasks = 1_000_000
-	maxName  = 64      // bytes of the names of a job, a run, a kind
-	maxTask  = 120     // bytes of the name of a task
-	version  = 1       // of all documents here
-	maxTexts = 16      // warnings in an outcome
-	maxText  = 4 << 10 // bytes of each
+	maxName  = 64  // bytes of the names of a job, a run, a kind
+	maxTask  = 120 // bytes of the name of a task
+	version  = 1   // of all documents here
+	maxTexts = 16  // warnings in an outcome, each cut by queue.Reason
 	maxExtra = 128 << 10
 )
 
@@ -138,22 +137,25 @@ type outcomeDoc struct {
 // encode cuts what is too long rather than losing the outcome.
 func (o *Outcome) encode() ([]byte, error) {
 	c := *o
-	c.Error = cut(c.Error)
+	c.Error = queue.Reason(c.Error)
 	c.Warnings = nil
 	for i, text := range o.Warnings {
 		if i == maxTexts {
 			c.Warnings = append(c.Warnings, fmt.Sprintf("and %d more", len(o.Warnings)-maxTexts))
 			break
 		}
-		c.Warnings = append(c.Warnings, cut(text))
+		c.Warnings = append(c.Warnings, queue.Reason(text))
 	}
 	if len(c.Detail) > maxExtra {
 		c.Detail = nil
 	}
-	return json.Marshal(outcomeDoc{version, c})
+	value, err := queue.Marshal(outcomeDoc{version, c})
+	if err == nil && len(value) > queue.MaxBody && c.Detail != nil {
+		c.Detail = nil
+		value, err = queue.Marshal(outcomeDoc{version, c})
+	}
+	return value, err
 }
-
-func cut(s string) string { return s[:min(len(s), maxText)] }
 
 func decodeOutcome(b []byte) (Outcome, error) {
 	var d outcomeDoc

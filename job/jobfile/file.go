@@ -100,6 +100,8 @@ type Limits struct {
 	Proxies      map[string]int `yaml:"proxies" doc:"VMs at once through a proxy, by its name; \"*\" is each other."`
 	Repositories map[string]int `yaml:"repositories" doc:"VMs at once into a repository, by its url; \"*\" is each other."`
 
+	Shared bool `yaml:"shared" doc:"Hosts, datastores, proxies and repositories are counted together with the other jobs of this machine that say so. Default false."`
+
 	Rate Rate `yaml:"rate" doc:"All VMs together read no more than this, such as 100MiB/s or 400Mbit/s."`
 }
 
@@ -205,6 +207,11 @@ func (l *Limits) Of() map[string]int {
 		}
 	}
 	return out
+}
+
+// Besides reports whether anything is limited but how many VMs there are at once.
+func (l *Limits) Besides() bool {
+	return len(l.Hosts)+len(l.Datastores)+len(l.Proxies)+len(l.Repositories) > 0
 }
 
 // limitClasses are what resources of a field are called, one by one.

@@ -211,7 +211,7 @@ func (q *Queue) stream(ctx context.Context) error {
 	found, err := q.found(ctx, jetstream.StreamConfig{
 		Name: streamName, Subjects: []string{subjects + ">"}, Description: "work of a fleet, one message a subject",
 		Retention: jetstream.WorkQueuePolicy, Storage: jetstream.FileStorage, Replicas: q.opts.Replicas,
-		Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, MaxMsgsPerSubject: 1, MaxMsgSize: queue.MaxBody + 16<<10,
+		Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, MaxMsgsPerSubject: 1, MaxMsgSize: queue.MaxDocument,
 		Duplicates: 2 * time.Minute, Metadata: map[string]string{leaseKey: q.opts.Lease.String()},
 	})
 	if err != nil {
@@ -228,7 +228,7 @@ func (q *Queue) stream(ctx context.Context) error {
 func (q *Queue) bucket(ctx context.Context) error {
 	found, err := q.found(ctx, jetstream.StreamConfig{
 		Name: "KV_" + bucketName, Subjects: []string{"$KV." + bucketName + ".>"}, Description: "tables of a fleet",
-		Storage: jetstream.FileStorage, Replicas: q.opts.Replicas, MaxMsgsPerSubject: 1, MaxMsgSize: queue.MaxBody + 16<<10,
+		Storage: jetstream.FileStorage, Replicas: q.opts.Replicas, MaxMsgsPerSubject: 1, MaxMsgSize: queue.MaxDocument,
 		Discard: jetstream.DiscardNew, DenyDelete: true, AllowRollup: true, AllowMsgTTL: true, SubjectDeleteMarkerTTL: markers,
 		Duplicates: 2 * time.Minute, MaxConsumers: -1, MaxMsgs: -1, MaxBytes: -1,
 	})

@@ -260,8 +260,19 @@ type deadDoc struct {
 	queue.DeadLetter
 }
 
+func decodeDead(b []byte) (queue.DeadLetter, error) {
+	var doc deadDoc
+	if err := queue.CheckVersion("dead letter", b); err != nil {
+		return doc.DeadLetter, err
+	}
+	if err := queue.Strict(b, &doc); err != nil {
+		return queue.DeadLetter{}, fmt.Errorf("dead letter: %w", err)
+	}
+	return doc.DeadLetter, doc.Message.Check()
+}
+
 func (d *delivery) Bury(ctx context.Context, why string) error {
-	b, err := json.Marshal(deadDoc{1, queue.DeadLetter{Message: d.m, Why: queue.Reason(why), Time: time.Now().UTC()}})
+	b, err := queue.Marshal(deadDoc{1, queue.DeadLetter{Message: d.m, Why: queue.Reason(why), Time: time.Now().UTC()}})
 	if err != nil {
 		return err
 	}
@@ -278,13 +289,11 @@ func (d *delivery) Bury(ctx context.Context, why string) error {
 func (q *Queue) Dead(ctx context.Context) iter.Seq2[queue.DeadLetter, error] {
 	return func(yield func(queue.DeadLetter, error) bool) {
 		for e, err := range q.dead().List(ctx, "") {
-			var doc deadDoc
+			var letter queue.DeadLetter
 			if err == nil {
-				if err = queue.CheckVersion("dead letter", e.Value); err == nil {
-					err = queue.Strict(e.Value, &doc)
-				}
+				letter, err = decodeDead(e.Value)
 			}
-			if !yield(doc.DeadLetter, err) {
+			if !yield(letter, err) {
 				return
 			}
 		}
@@ -297,12 +306,12 @@ func (q *Queue) Revive(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("dead letter %q: %w", id, err)
 	}
-	var doc deadDoc
-	if err := errors.Join(queue.CheckVersion("dead letter", e.Value), queue.Strict(e.Value, &doc)); err != nil {
+	letter, err := decodeDead(e.Value)
+	if err != nil {
 		return err
 	}
 	for range 25 {
-		added, err := q.Put(ctx, doc.Message)
+		added, err := q.Put(ctx, letter.Message)
 		if err != nil {
 			return err
 		}

@@ -171,6 +171,9 @@ func decodeClaim(b []byte) (d claimDoc, err error) {
 		return d, err
 	}
 	err = Strict(b, &d)
+	if err == nil && len(d.Fences) > maxFences {
+		err = fmt.Errorf("claim with %d open leases, at most %d: %w", len(d.Fences), maxFences, ErrInvalid)
+	}
 	return d, err
 }
 

@@ -109,14 +109,16 @@ func (b *Book) Load(vm string) (*UnderWay, error) {
 
 func decodeEntry(text []byte) (*UnderWay, error) {
 	var e entryText
+	if len(text) > maxEntry {
+		return nil, fmt.Errorf("more than %d bytes: %w", maxEntry, fs.ErrInvalid)
+	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
-	switch err := d.Decode(&e); {
-	case len(text) > maxEntry:
-		return nil, fmt.Errorf("more than %d bytes", maxEntry)
-	case err != nil:
-		return nil, err
-	case d.More():
+	if err := d.Decode(&e); err != nil {
+		return nil, fmt.Errorf("%w: %w", fs.ErrInvalid, err)
+	}
+	switch _, err := d.Token(); {
+	case err != io.EOF:
 		return nil, fmt.Errorf("something behind its end: %w", fs.ErrInvalid)
 	case e.Version != bookVersion:
 		return nil, fmt.Errorf("version %d is not known: %w", e.Version, errors.ErrUnsupported)

@@ -105,6 +105,9 @@ func (m *vm) place(ctx context.Context, v VSS, asked map[string]Volume) error {
 			if volume, err = v.Volume(ctx, strings.TrimSuffix(clean, `\`)+`\`); err != nil {
 				return fmt.Errorf("VM %s: the volume of %s: %w", m.id, clean, err)
 			}
+			if err := leads(ctx, v, volume); err != nil {
+				return fmt.Errorf("VM %s: the volume of %s: %w", m.id, clean, err)
+			}
 			asked[folder] = volume
 		}
 		if !slices.Contains(m.volumes, volume) {

@@ -167,6 +167,9 @@ func (s *set) look(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if err := s.checked(one, found); err != nil {
+			return err
+		}
 		s.shadow[i].Device, s.shadow[i].Attributes = found.Device, found.Attributes
 	}
 	for _, m := range s.vms {

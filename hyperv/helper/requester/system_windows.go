@@ -60,8 +60,22 @@ func (system) Volume(ctx context.Context, folder string) (Volume, error) {
 	if err := windows.GetVolumeNameForVolumeMountPoint(&mount[0], &name[0], uint32(len(name))); err != nil {
 		return Volume{}, &fs.PathError{Op: "name of volume", Path: v.Mount, Err: err}
 	}
-	v.Name = windows.UTF16ToString(name[:])
+	v.Name, v.Device = windows.UTF16ToString(name[:]), deviceOf(v.Mount)
 	return v, nil
+}
+
+// deviceOf is the device of a mounted volume; empty where it cannot be looked at.
+func deviceOf(mount string) string {
+	f, err := os.Open(mount)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	path, err := finalPath(windows.Handle(f.Fd()))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(path, `\`)
 }
 
 // handle is an open file of a shadow copy.
@@ -103,7 +117,7 @@ func open(device, path string) (*os.File, error) {
 	if err != nil {
 		return nil, errors.Join(&fs.PathError{Op: "look where it leads", Path: path, Err: err}, f.Close())
 	}
-	if _, inside := below(final, strings.TrimPrefix(device, `\\?\GLOBALROOT`)); !inside {
+	if _, inside := below(final, rootOf(device)); !inside {
 		return nil, errors.Join(fmt.Errorf("%s leads out of the shadow copy, to %.200q: %w", path, final, fs.ErrPermission), f.Close())
 	}
 	return f, nil

@@ -133,6 +133,9 @@ type FileSet struct {
 type Volume struct {
 	Name  string // \\?\Volume{…}\, or \\server\share\
 	Mount string // where it is mounted: C:\, C:\ClusterStorage\Volume1\
+	// Device is what the system calls the volume's device: \Device\HarddiskVolume3. A disk and its clone have the same GUIDs, and never one
+	// device. Empty where it is not known.
+	Device string
 }
 
 // Snapshot is a shadow copy.

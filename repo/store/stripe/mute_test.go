@@ -33,6 +33,37 @@ func (m *mute) Stat(ctx context.Context, _ string) (store.Info, error) {
 	return store.Info{}, m.wait(ctx)
 }
 
+// sluggish is a store that has tried for most of the time that it has before it says that its server is gone.
+type sluggish struct {
+	*mute
+	takes time.Duration
+}
+
+func (s *sluggish) ReadAt(ctx context.Context, _ string, _ []byte, _ int64) (int, error) {
+	s.asked.Add(1)
+	select {
+	case <-time.After(s.takes):
+	case <-ctx.Done():
+	}
+	return 0, errors.New("the server is gone")
+}
+
+// The same with members that give up by themselves, shortly before anybody gives them up.
+func TestOpenWithoutMostWhoGiveUp(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, 6, 4, 2)
+	list, gone := l.stores(), []*sluggish{}
+	for i := range 4 {
+		s := &sluggish{&mute{Store: list[i]}, 3 * time.Second / 2}
+		list[i], gone = s, append(gone, s)
+	}
+	_, err := stripe.Open(t.Context(), list, &stripe.Options{ReadDeadline: 2 * time.Second})
+	require.ErrorIs(t, err, stripe.ErrTooFew)
+	for i, s := range gone {
+		require.EqualValues(t, 1, s.asked.Load(), "member %d is waited for once", i)
+	}
+}
+
 // Bar 14: a set of which four of six are gone is not opened, waits for each of them once, and names them.
 func TestOpenWithoutMost(t *testing.T) {
 	t.Parallel()

@@ -95,10 +95,15 @@ func (s *Store) meet(ctx context.Context, m *member) found {
 	return f
 }
 
-// identify reads a member's own file, or its second copy.
+// identify reads a member's own file, or its second copy. Who was slow to say nothing about the one is not asked for the other: a set of
+// which several are gone is waited for no longer than for one of them.
 func (m *member) identify(ctx context.Context) (identity, error) {
 	var first error
+	begin := time.Now()
 	for _, name := range []string{memberName, memberCopy} {
+		if first != nil && time.Since(begin) >= m.slow.ReadDeadline/2 {
+			break
+		}
 		b, err := m.readAll(ctx, name, maxState)
 		if err == nil {
 			var id identity
