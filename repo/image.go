@@ -7,14 +7,16 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"strings"
 	"sync"
 
 	"github.com/hikae/hikae/pipe"
 	"github.com/hikae/hikae/repo/internal/object"
+	"github.com/hikae/hikae/repo/store"
 )
 
 // Open opens one disk of a point. The point is pinned by a reader's lease until the image is closed; where the
-// repository cannot be written to, reading goes on unpinned, and the warning says so. Every byte that the image
+// repository cannot be written to, or places of a striped set would fall behind by it, reading goes on unpinned, and the warning says so. Every byte that the image
 // returns was proven by the strong hash of its block.
 func (r *Repository) Open(ctx context.Context, point, disk string) (pipe.Image, error) {
 	m, err := r.find(ctx, point)
@@ -230,6 +232,24 @@ type pin struct {
 	users int
 }
 
+// A strander is a store of several places on which a write makes those fall behind that are away: mending them costs more than a
+// reader's lease is worth.
+type strander interface {
+	Strands(ctx context.Context) []string // names of places; none: a write costs nobody anything
+}
+
+// strands says why a reader should not write; empty: it may.
+func (r *Repository) strands(ctx context.Context) string {
+	s, ok := store.As[strander](r.st)
+	if !ok || r.opts.ReadOnly {
+		return ""
+	}
+	if names := s.Strands(ctx); len(names) > 0 {
+		return fmt.Sprintf("%s would fall behind", strings.Join(names, ", "))
+	}
+	return ""
+}
+
 // pin takes a reader's lease on a point, and returns what gives it back. Where none can be had, nothing is given back. Errors:
 // ErrForgotten.
 func (r *Repository) pin(ctx context.Context, point id16) (unpin func() error, err error) {
@@ -242,6 +262,10 @@ func (r *Repository) pin(ctx context.Context, point id16) (unpin func() error, e
 		return none, nil
 	}
 	if p == nil {
+		if why := r.strands(ctx); why != "" {
+			r.warn(fmt.Sprintf("point %s is read without a lease, so that a prune elsewhere does not wait for it: %s", key, why))
+			return none, nil
+		}
 		l, err := r.newLease(ctx, accessRead, []id16{point})
 		switch {
 		case errors.Is(err, ErrForgotten):

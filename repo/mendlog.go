@@ -68,6 +68,9 @@ const maxMendings = 64
 // manifest. What was committed stays; where it does not show whether something was forgotten, it is kept. No key is believed that
 // a record which is still there, or the caller, does not enrol. Where the log is whole, nothing is done.
 //
+// Clients that are open all the time are told by a record at the log's end, and read the log anew: a session whose lease is among what was
+// lost, and of which nothing shows, is refused its commit. Where a call broke off before that record, another one writes it.
+//
 // Verify afterwards. Errors: ErrUnproven, ErrReadOnly, *ErrRollback where this machine has seen another history than the one that is tied to.
 func (r *Repository) MendLog(ctx context.Context, opts *MendLogOptions) (LogMending, error) {
 	m := &logMender{r: r, rep: LogMending{Recovered: []string{}, Gaps: []LogGap{}, Unknown: []LogSign{}}}

@@ -10,12 +10,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/hikae/hikae/examples/hikae/internal/outcome"
+	"github.com/hikae/hikae/internal/bubble"
 	"github.com/hikae/hikae/repo/store"
 	"github.com/hikae/hikae/repo/store/memstore"
 	"github.com/hikae/hikae/repo/store/stripe"
@@ -35,7 +35,7 @@ func (c *closing) Close() error {
 // Four of six places say nothing for as long as they are asked, and two of them do not even heed their context. All are waited for at
 // once, no longer than for one; and what is opened too late is closed again.
 func TestPlacesThatHang(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := &stripeFile{names: []string{"a", "b", "c", "d", "e", "f"}, places: []string{"here", "here", "mute", "mute", "deaf", "deaf"}}
 		var mu sync.Mutex
 		var late []*closing
@@ -101,6 +101,9 @@ func silentServer(t *testing.T) string {
 
 // A set whose buckets and shares are on servers that take connections and say nothing is not opened, and it says why for each of them.
 func TestStripeOnSilentServers(t *testing.T) {
+	if !longTier() {
+		t.Skip("long tier: it waits for servers that say nothing")
+	}
 	dir := t.TempDir()
 	var lines []string
 	var made []store.Store

@@ -296,6 +296,9 @@ func longTier() bool {
 // R096, R097, R099: a session that is killed at any call of the protocol, before the call arrives or when its answer is lost. The next start
 // leaves no shadow copy and no share of it, touches nobody else's, and its backup is right, on the changes since the last point.
 func TestKilledAtEachCall(t *testing.T) {
+	if !longTier() {
+		t.Skip("in the long tier")
+	}
 	s := newScene(t)
 	out, err := s.victim(0, false)
 	require.NoError(t, err, out)
@@ -307,9 +310,6 @@ func TestKilledAtEachCall(t *testing.T) {
 	}
 	for i, op := range ops {
 		for _, after := range []bool{false, true} {
-			if !longTier() && (op != "ExposeShadowCopySet" || !after) {
-				continue
-			}
 			begun := time.Now()
 			s.killedAt(i+1, after, byte(i))
 			t.Logf("call %d, %s, after %v: %v", i+1, op, after, time.Since(begun).Round(10*time.Millisecond))

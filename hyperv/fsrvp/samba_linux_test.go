@@ -240,6 +240,45 @@ func (s *fileServer) cut() (dead Set) {
 	return dead
 }
 
+// A connection that is lost at any call, before it arrives or with its answer, of a server that goes on: what the journal knows by then leads
+// to all that there is, and nobody else's shadow copy goes.
+func TestCutAtEachCall(t *testing.T) {
+	s := startFileServerThat(t, 60)
+	proxy := startProxy(t, s.HostPort())
+	_, err := s.dial().Take(t.Context(), []string{`\\fs1\vms`}, nil)
+	require.NoError(t, err)
+	theirs := s.left()
+	take := func(at int, after bool) (known []Set, err error) {
+		o := s.options()
+		o.Address = func(string) string { return proxy.addr }
+		proxy.arm(at, after, func() {})
+		c, err := Dial(t.Context(), "fs1", s.login(), &o)
+		require.NoError(t, err)
+		defer c.Close()
+		_, err = c.Take(t.Context(), []string{`\\fs1\vms`}, func(set Set) error { known = append(known, set); return nil })
+		return known, err
+	}
+	whole, err := take(0, false)
+	require.NoError(t, err)
+	require.NoError(t, s.dial().Delete(t.Context(), whole[1]))
+	ops := proxy.seen()
+	require.Contains(t, ops, "CommitShadowCopySet")
+	for i, op := range ops {
+		for _, after := range []bool{false, true} {
+			if op == "StartShadowCopySet" && after {
+				continue // only the server knows of it, and gives it up by its clock
+			}
+			known, err := take(i+1, after)
+			require.Error(t, err)
+			if len(known) > 0 {
+				require.NoError(t, s.dial().Delete(t.Context(), known[len(known)-1]), "%s, after: %v", op, after)
+			}
+			require.Equal(t, theirs, s.left(), "%s, after: %v", op, after)
+		}
+	}
+	require.Len(t, s.exposed(), 1)
+}
+
 // impatient does not wait for its turn.
 func (s *fileServer) impatient() *Conn {
 	s.t.Helper()

@@ -336,6 +336,9 @@ func (b *vssBackup) GetSnapshotProperties(ctx context.Context, id requester.ID) 
 func (s *shadow) properties() requester.Snapshot {
 	p := requester.Snapshot{ID: requester.ID(s.ID), Set: requester.ID(s.Set), Device: s.Device, Volume: volumeName(s.Volume),
 		Provider: "{B5946137-7B9F-4925-AF80-51ABD60B20D5}", Created: s.created}
+	if s.shares != nil {
+		p.Volume, p.Provider = s.Volume, "{89300202-3CEC-4981-9171-19F59559E0F2}"
+	}
 	if s.recovered.Load() {
 		p.Attributes |= requester.AttrAutorecover
 	}

@@ -17,6 +17,9 @@
 // or nothing, so that no two wait for each other. Who came first is asked first, and one that could begin but for a resource that others share
 // is not passed for ever: after [Options.Patience] nobody behind it takes what it needs. [Waiting] says what it is passed for.
 //
+// Runs of several processes keep to their limits together by [Options.Shared]. Between them there is no order: whoever asks first when something is
+// given back has it. What a process that was killed had is free.
+//
 // # Hosts that are away
 //
 // When tasks fail one after another, and all of them need the same resource, that resource rests, longer each time, and one task at a time

@@ -82,7 +82,6 @@ func FuzzDocuments(f *testing.F) {
 	f.Add([]byte(`{"version":1,"task":{"spec":` + strings.Repeat("[", 20000)))
 	f.Add([]byte(`{"version":1,"tries":9223372036854775807}`))
 	f.Add([]byte(`{"version":1,"tasks":-1}`))
-	f.Add(bytes.Repeat([]byte(" "), queue.MaxDocument+1))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, name := range slices.Sorted(maps.Keys(documents)) {
 			text, err := documents[name](b)
@@ -96,6 +95,18 @@ func FuzzDocuments(f *testing.F) {
 			require.Equal(t, string(text), string(again), name)
 		}
 	})
+}
+
+// A document that is too long is refused before it is decoded.
+func TestDocumentsOfHostileSize(t *testing.T) {
+	for name, again := range documents {
+		_, err := again(bytes.Repeat([]byte(" "), queue.MaxDocument+1))
+		require.ErrorIs(t, err, ErrInvalid, name)
+		_, err = again([]byte(`{"version":1,"a":` + strings.Repeat("[", queue.MaxDocument/2)))
+		require.ErrorIs(t, err, ErrInvalid, name)
+	}
+	_, err := decodeEffect(bytes.Repeat([]byte(" "), maxEffect+1))
+	require.ErrorIs(t, err, ErrInvalid)
 }
 
 // An outcome is settled whatever its handler said: what is too long for a table is cut.

@@ -46,6 +46,24 @@ func (s *Store) Probe(ctx context.Context) (store.Abilities, error) {
 	return all, nil
 }
 
+// Strands are the labels of members that a write would mark as behind now: those that are away or do not answer, have missed nothing so far,
+// and may be done without because of [Options.Degraded]. They need a rebuild afterwards, so whoever only reads and could do without
+// writing asks first. It waits no longer than one member may take to answer.
+func (s *Store) Strands(ctx context.Context) (labels []string) {
+	if !s.opts.Degraded || s.begin(ctx, true) != nil {
+		return nil
+	}
+	defer s.work.Done()
+	v := s.view()
+	_, silent := s.newer(ctx, v.writers(), v.Generation)
+	for i, m := range v.Members {
+		if m.Standing != Behind && (v.seats[i].member == nil || silent[m.ID] != nil) {
+			labels = append(labels, m.Label)
+		}
+	}
+	return labels
+}
+
 // Settle settles the names on all members, and gives every member the records that a dead creator left on the arbiter
 // alone.
 func (s *Store) Settle(ctx context.Context, prefix string) error {
