@@ -96,18 +96,6 @@ func below(name, folder string) (string, bool) {
 	return strings.TrimPrefix(rest, `\`), true
 }
 
-// rootOf is how the system calls what a shadow copy's device leads to: \Device\HarddiskVolumeShadowCopy5, and \Device\Mup\fs1\vms@{…} where
-// it is a share that shows the copy.
-func rootOf(device string) string {
-	if rest, ok := strings.CutPrefix(device, `\\?\GLOBALROOT`); ok {
-		return rest
-	}
-	if rest, ok := strings.CutPrefix(device, `\\`); ok {
-		return `\Device\Mup\` + rest
-	}
-	return device
-}
-
 // matches reports whether a name fits a pattern with * and ?; *.* is everything.
 func matches(pattern, name string) bool {
 	if pattern == "*.*" {

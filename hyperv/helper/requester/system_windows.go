@@ -123,6 +123,18 @@ func open(device, path string) (*os.File, error) {
 	return f, nil
 }
 
+// rootOf is how the system calls what a shadow copy's device leads to: \Device\HarddiskVolumeShadowCopy5, and \Device\Mup\fs1\vms@{…} where
+// it is a share that shows the copy.
+func rootOf(device string) string {
+	if rest, ok := strings.CutPrefix(device, `\\?\GLOBALROOT`); ok {
+		return rest
+	}
+	if rest, ok := strings.CutPrefix(device, `\\`); ok {
+		return `\Device\Mup\` + rest
+	}
+	return device
+}
+
 // finalPath is \Device\HarddiskVolumeShadowCopy5\VMs\web1.vhdx.
 func finalPath(h windows.Handle) (string, error) {
 	const volumeNameNT = 0x2
