@@ -29,7 +29,9 @@ type BackupOptions struct {
 	Compression pipe.Compression // empty: the default of pipe
 	Workers     int              // zero: one for each processor
 	BufferBytes int64            // zero: the default of pipe
-	// OnReadError decides about a range of a disk that cannot be read; nil: the backup fails. See pipe.CopyOptions.
+	// OnReadError decides about a range of a disk that cannot be read; nil: the backup fails. See pipe.CopyOptions. Where it lets the
+	// backup go on, the point has a blob that names the ranges ([pipe.UnreadableBlob]), retention does not count it as whole, and
+	// the next backup reads that disk anew, without change tracking. With it no unfinished points are made.
 	OnReadError func(disk string, e pipe.Extent, err error) error
 
 	// Wrap puts images around a disk's image: a limit, a meter. Nil: none. The image that it returns
@@ -536,9 +538,12 @@ func (s *backup) commit(ctx context.Context, writer pipe.PointWriter) error {
 	}
 	tracking := make(map[string]string, len(ids))
 	for _, d := range s.res.Disks { // an id of a disk that is not in the point would claim a base that is not there
-		if id := ids[d.Key]; id != "" && !s.isDistrusted(d.Key) {
+		if id := ids[d.Key]; id != "" && !s.isDistrusted(d.Key) && len(d.Bad) == 0 { // what was not read did not change, and is to be read
 			tracking[d.Key] = string(id)
 		}
+	}
+	if err := s.writeUnreadable(ctx, writer); err != nil {
+		return err
 	}
 	id, err := writer.Commit(ctx, tracking)
 	if err != nil {

@@ -498,6 +498,20 @@ func TestUnreadableRangeIsMarkedOnlyWhereAllowed(t *testing.T) {
 	}})
 	require.Equal(t, []Range{{Offset: block + 512, Length: 512}}, res.Disks[0].Bad)
 	require.Contains(t, res.Warnings[0], "512 bytes in 1 ranges")
+
+	text, err := b.OpenBlob(t.Context(), res.Point, pipe.UnreadableBlob)
+	require.NoError(t, err, "the block is data but for that, and only this says so")
+	defer text.Close()
+	got, err := io.ReadAll(text)
+	require.NoError(t, err)
+	require.JSONEq(t, `{"d0": [{"offset": 66048, "length": 512}]}`, string(got))
+	next := run(t, h, b, nil)
+	require.Equal(t, Allocated, next.Disks[0].Method, "nothing has changed there, and it can be read now")
+	requirePoint(t, b, next.Point, h)
+	_, err = b.OpenBlob(t.Context(), next.Point, pipe.UnreadableBlob)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	after := run(t, h, b, nil)
+	require.Equal(t, Changed, after.Disks[0].Method)
 }
 
 // routedHost has disks that came by another way than they began.

@@ -198,7 +198,7 @@ type checkpoints struct {
 // keepCheckpoints makes unfinished points until it is told to stop, which waits for the last one.
 func (s *backup) keepCheckpoints(ctx context.Context, writer pipe.PointWriter, disks []hikae.Disk) (stop func()) {
 	s.forgetChanges(false)
-	if s.opts.CheckpointEvery < 0 {
+	if s.opts.CheckpointEvery < 0 || s.opts.OnReadError != nil { // an unfinished point could not say what was read in vain
 		return func() {}
 	}
 	c := &checkpoints{s: s, disks: disks, last: time.Now(), read: s.read.Load()}

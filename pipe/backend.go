@@ -104,6 +104,11 @@ type DiskInfo struct {
 	Absent map[string]int64 `json:"absent,omitempty"`
 }
 
+// UnreadableBlob is the blob of a point that was made although parts of a disk could not be read: by disk, the ranges that stand as
+// zero for it, {"disk0": [{"offset": 0, "length": 512}]}. A range may be part of a block that is data otherwise, of which Absent says
+// nothing.
+const UnreadableBlob = "hikae.unreadable.json"
+
 // BlobInfo describes one blob of a point.
 type BlobInfo struct {
 	Name string `json:"name"`

@@ -114,6 +114,7 @@ func retainedPoint(p pipe.PointInfo) retention.Point {
 	for _, d := range p.Disks {
 		out.Whole = out.Whole && d.Absent[pipe.Bad.String()] == 0
 	}
+	out.Whole = out.Whole && !slices.ContainsFunc(p.Blobs, func(b pipe.BlobInfo) bool { return b.Name == pipe.UnreadableBlob })
 	return out
 }
 
