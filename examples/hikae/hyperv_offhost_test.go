@@ -42,7 +42,7 @@ func startSnapServer(t *testing.T, folder string) (s *smbtest.Samba, snaps strin
 	snaps = t.TempDir()
 	script := filepath.Join(t.TempDir(), "snap")
 	require.NoError(t, os.WriteFile(script, []byte(strings.ReplaceAll(shellSnap, "%SNAPS%", snaps)), 0o755))
-	s = smbtest.StartSamba(t, smbtest.Settings{Helpers: true, NoAdmin: true, Global: []string{"registry shares = yes", "include = registry"},
+	s = smbtest.StartSamba(t, smbtest.Settings{Helpers: true, NoAdmin: true, Global: []string{"registry shares = yes", "include = registry", "rpcd_fsrvp:num_workers = 1"},
 		Shares: []smbtest.Share{{Name: "vms", Path: folder, Lines: []string{"vfs objects = shell_snap", "shell_snap:check path command = " + script + " check",
 			"shell_snap:create command = " + script + " create", "shell_snap:delete command = " + script + " delete"}}}})
 	out, err := exec.CommandContext(t.Context(), program, "-s", s.Config(), "groupmap", "add", "sid=S-1-5-32-551", "unixgroup=root", "type=builtin").CombinedOutput()

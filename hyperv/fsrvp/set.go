@@ -138,7 +138,7 @@ func (c *Conn) Take(ctx context.Context, shares []string, begun func(Set) error)
 
 // start begins a set. A server makes one at a time: that of another backup ends soon, and one whose session died when the server
 // gives it up. So the set is asked for first, and the context set when the server misses it: to one on which a dead session's set is
-// begun, a context is a sign of life, after which Samba never gives that set up.
+// begun, a context may count as a sign of life: a Samba that was told one each second did not give that set up for minutes.
 func (c *Conn) start(ctx context.Context) (id *dtyp.GUID, err error) {
 	ours := false // the context that is set
 	for tries, since := 0, time.Now(); ; tries++ {
