@@ -279,7 +279,7 @@ func fleetReply(res fleet.Result) *reply {
 		}
 	}
 	r.text = func(p *show.Printer) error {
-		return p.Printf("run %s of %s: %s, %d VMs in %s\n", res.Run, res.Job, string(res.State), len(res.Outcomes), show.Seconds(res.Seconds))
+		return p.Printf("run %s of %s: %s, %s in %s\n", res.Run, res.Job, string(res.State), show.Count(len(res.Outcomes), "VM"), show.Seconds(res.Seconds))
 	}
 	return r
 }

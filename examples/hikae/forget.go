@@ -229,5 +229,5 @@ func (d forgetDoc) print(w *show.Printer, place string) error {
 	if len(d.Removed) == 0 {
 		return w.Printf("nothing goes: %d points stay\n", len(d.Kept))
 	}
-	return w.Printf("%d points forgotten, %d stay\n  next: hikae prune --repo %s   frees their room\n", len(d.Removed), len(d.Kept), outcome.Clean(place))
+	return w.Printf("%s forgotten, %d stay\n  next: hikae prune --repo %s   frees their room\n", show.Count(len(d.Removed), "point"), len(d.Kept), outcome.Clean(place))
 }

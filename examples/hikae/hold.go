@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -71,6 +70,6 @@ func (t *tool) hold(ctx context.Context, a *access, points []string, note string
 		return nil, about(a.repo, "hold", err)
 	}
 	return &reply{doc: doc, text: func(w *show.Printer) error {
-		return w.Printf("%s %s\n", fmt.Sprintf("%d points", len(doc.Points)), word)
+		return w.Printf("%s %s\n", show.Count(len(doc.Points), "point"), word)
 	}}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/spf13/cobra"
 
@@ -102,6 +103,8 @@ func readJob(t *tool, path string) (*jobfile.File, error) {
 	switch {
 	case err == nil:
 		return file, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, outcome.Usage("Check the path; docs/jobs.md has a file to begin with.", "there is no job file %s", path)
 	case !ok:
 		return nil, &outcome.Error{Object: path, Text: "job file", Err: err, Hint: "Check the path; docs/jobs.md has a file to begin with."}
 	case len(bad.Problems) == 1:

@@ -141,7 +141,7 @@ func (r *jobRun) copyTo(ctx context.Context, c *jobfile.Copy) (_ jobStep, err er
 		}
 		doc.Points, doc.Moved, doc.Stored = append(doc.Points, done), doc.Moved+done.Moved, doc.Stored+done.Stored
 	}
-	s := jobStep{Result: doc, Text: fmt.Sprintf("%d points, %s stored", len(doc.Points), show.Size(doc.Stored))}
+	s := jobStep{Result: doc, Text: fmt.Sprintf("%s, %s stored", show.Count(len(doc.Points), "point"), show.Size(doc.Stored))}
 	if len(errs) == 0 && c.Retention != nil && r.doc.failed() == 0 {
 		more, err := r.retain(ctx, to, c.Retention, false)
 		if err != nil {
@@ -187,7 +187,7 @@ func (j *openJob) retain(ctx context.Context, at *opened, r *jobfile.Retention, 
 	if dry {
 		word = "would go"
 	}
-	return jobStep{Result: doc, Text: fmt.Sprintf("%d points %s, %d stay", len(doc.Removed), word, len(doc.Kept))}, nil
+	return jobStep{Result: doc, Text: fmt.Sprintf("%s %s, %d stay", show.Count(len(doc.Removed), "point"), word, len(doc.Kept))}, nil
 }
 
 func prune(ctx context.Context, at *opened) (jobStep, error) {

@@ -29,9 +29,11 @@ type planDoc struct {
 	Forget     *forgetDoc  `json:"forget,omitempty"`  // what the retention would let go if it were applied now
 	Keep       string      `json:"keep,omitempty"`
 	Copies     []string    `json:"copies"`
+	Replicas   []string    `json:"replicas"` // VMs, and the folder where they are kept ready
 	Hooks      []string    `json:"hooks"`
 	BootCheck  []string    `json:"bootCheck"` // VMs whose new points are started
 	Verify     string      `json:"verify,omitempty"`
+	Warnings   []string    `json:"warnings"`
 
 	limited bool // there are limits besides
 }
@@ -63,7 +65,7 @@ func (t *tool) jobPlan(ctx context.Context, f *jobFlags, file *jobfile.File) (_ 
 	defer j.Close()
 	now := time.Now()
 	doc := &planDoc{Job: file.Name, Repository: outcome.Redact(file.Repository.URL), VMs: []plannedVM{}, Tasks: file.Limits.Tasks,
-		Next: []time.Time{}, Zone: file.Schedule.Zone, Window: file.Opening().String(), Copies: []string{}, Hooks: []string{}, BootCheck: []string{}}
+		Next: []time.Time{}, Zone: file.Schedule.Zone, Window: file.Opening().String(), Copies: []string{}, Replicas: []string{}, Hooks: []string{}, BootCheck: []string{}}
 	doc.Shared, doc.limited = file.Limits.Shared, file.Limits.Besides()
 	if doc.Tasks == 0 {
 		doc.Tasks = defaultTasks
@@ -76,11 +78,12 @@ func (t *tool) jobPlan(ctx context.Context, f *jobFlags, file *jobfile.File) (_ 
 		}
 		doc.VMs = append(doc.VMs, one)
 	}
+	doc.Warnings = append([]string{}, j.unfit()...)
 	doc.when(file, now)
 	if err := doc.later(ctx, j); err != nil {
 		return nil, err
 	}
-	left := &reply{doc: doc, loud: true, text: doc.print}
+	left := &reply{doc: doc, loud: true, text: doc.print, warnings: doc.Warnings}
 	if failed > 0 {
 		return left, fmt.Errorf("%d of %d VMs could not be backed up now", failed, len(j.vms))
 	}
@@ -165,6 +168,9 @@ func (d *planDoc) later(ctx context.Context, j *openJob) error {
 	for _, c := range j.file.Copies {
 		d.Copies = append(d.Copies, outcome.Redact(c.Repository.URL))
 	}
+	for i := range j.file.Replicas {
+		d.Replicas = append(d.Replicas, j.replicated(&j.file.Replicas[i]))
+	}
 	for _, h := range j.file.Hooks {
 		what := addressOf(h.URL)
 		if h.URL == "" {
@@ -192,7 +198,7 @@ func (d *planDoc) later(ctx context.Context, j *openJob) error {
 }
 
 func (d *planDoc) print(w *show.Printer) error {
-	if err := w.Printf("%s: %d VMs into %s, %d at once\n\n", w.Bold(d.Job), len(d.VMs), d.Repository, d.Tasks); err != nil {
+	if err := w.Printf("%s: %s into %s, %d at once\n\n", w.Bold(d.Job), show.Count(len(d.VMs), "VM"), d.Repository, d.Tasks); err != nil {
 		return err
 	}
 	table := show.NewTable("VM", "DISK", ">SIZE", "READ", "BASE", "GUEST BY")
@@ -250,6 +256,9 @@ func (d *planDoc) facts() (out []string) {
 	}
 	if len(d.Copies) > 0 {
 		add("copies to", strings.Join(d.Copies, ", "))
+	}
+	if len(d.Replicas) > 0 {
+		add("replicas", strings.Join(d.Replicas, "; "))
 	}
 	if len(d.BootCheck) > 0 {
 		add("starts", strings.Join(d.BootCheck, ", "))

@@ -53,7 +53,7 @@ func (r *jobRun) replicate(ctx context.Context, c *jobfile.Replica) (_ jobStep, 
 		}
 		doc.Replicas = append(doc.Replicas, done)
 	}
-	return jobStep{Result: doc, Text: fmt.Sprintf("%d replicas, %s stored", len(doc.Replicas), show.Size(doc.Stored))}, errors.Join(errs...)
+	return jobStep{Result: doc, Text: fmt.Sprintf("%s, %s stored", show.Count(len(doc.Replicas), "replica"), show.Size(doc.Stored))}, errors.Join(errs...)
 }
 
 func (r *jobRun) replicateOne(ctx context.Context, site *replicaSite, c *jobfile.Replica, id string, opts *job.CopyOptions) (replica.Result, error) {

@@ -85,6 +85,9 @@ func (t *tool) runJob(ctx context.Context, f *jobFlags, file *jobfile.File, id s
 	}
 	r.hooks = &jobHooks{t: t, list: file.Hooks, call: hooks.Call{Job: file.Name, Run: id}}
 	r.doc = jobDoc{Job: file.Name, Run: id, Started: r.started.UTC(), VMs: []vmDone{}, Steps: []jobStep{}, Hooks: []hooks.Record{}, Warnings: []string{}, Notes: []string{}}
+	for _, text := range r.unfit() {
+		r.doc.warn("%s", text)
+	}
 	if err := r.prepare(ctx); err != nil {
 		return nil, err
 	}
@@ -143,7 +146,10 @@ func (r *jobRun) runVMs(ctx context.Context) error {
 		if task.Record != nil {
 			done.Result = task.Record.Backup
 		}
-		if task.Err != nil {
+		switch {
+		case done.State == "cancelled": // whatever it was that met the end of the run
+			done.Error = errorOf(task.VM, &outcome.Error{Kind: outcome.KindInterrupted, Object: "VM " + task.VM, Text: "the run was ended before its backup was"})
+		case task.Err != nil:
 			done.Error = errorOf(task.VM, task.Err)
 		}
 		for _, w := range task.Warnings { // the session's own stand in its result

@@ -98,6 +98,6 @@ func (t *tool) lock(ctx context.Context, a *access, keep string, points []string
 		doc.Points, doc.Objects = append(doc.Points, p.ID), doc.Objects+n
 	}
 	return &reply{doc: doc, text: func(w *show.Printer) error {
-		return w.Printf("%d points locked until %s\n", len(doc.Points), doc.Until.Format(time.RFC3339))
+		return w.Printf("%s locked until %s\n", show.Count(len(doc.Points), "point"), doc.Until.Format(time.RFC3339))
 	}}, nil
 }

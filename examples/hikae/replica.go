@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -94,7 +95,9 @@ func (s *replicaSite) Close() error { return errors.Join(s.journal.Close(), s.pl
 // of is the replica of a VM.
 func (s *replicaSite) of(t *tool, vm string, keep int) *replica.Replica {
 	return replica.New(s.Site, vm, s.book, &replica.Options{Keep: keep, Step: func(name string) {
-		if name != "sync" && name != "keep" { // the others are few, and each is a moment that one would like to know of
+		switch name { // the others are few, and each is a moment that one would like to know of
+		case "sync", "keep", "running": // the last one is the end, and told by the result
+		default:
 			t.tell("%s: %s", vm, name)
 		}
 	}})
@@ -119,7 +122,7 @@ func (s *replicaSite) replied(res replica.Result, err error, more *replicaRuns) 
 		problem := outcome.Of(s.explain(res.VM, err))
 		doc.Error = &problem
 	}
-	left := &reply{doc: doc, warnings: res.Warnings, text: func(w *show.Printer) error { return showReplica(w, &res, more) }}
+	left := &reply{doc: doc, warnings: res.Warnings, text: func(w *show.Printer) error { return showReplica(w, &res, more, err != nil) }}
 	if len(res.Warnings) > 0 {
 		left.status = outcome.Warned
 	}
@@ -192,9 +195,12 @@ func (s *replicaSite) runs(ctx context.Context, vm string) *replicaRuns {
 	return out
 }
 
-func showReplica(w *show.Printer, r *replica.Result, runs *replicaRuns) error {
+func showReplica(w *show.Printer, r *replica.Result, runs *replicaRuns, failed bool) error {
 	word := r.What
-	if r.Already {
+	switch {
+	case failed:
+		return w.Printf("%s  %s, failed after %s\n", w.Bold(outcome.Clean(r.VM)), word, show.Seconds(r.Seconds))
+	case r.Already:
 		word += ", done before"
 	}
 	if err := w.Printf("%s  %s  point %s  %s\n", w.Bold(outcome.Clean(r.VM)), word, short(r.Point), show.Seconds(r.Seconds)); err != nil {
@@ -218,8 +224,23 @@ func showReplica(w *show.Printer, r *replica.Result, runs *replicaRuns) error {
 		for _, d := range runs.Disks {
 			facts = append(facts, "disk "+d.Key, d.Path)
 		}
+		if len(runs.Command) == 0 {
+			facts = append(facts, "started", "nothing, for there was no COMMAND: the files are ready, start a VM on them by", "", "qemu-system-x86_64 … "+quoted(runs.Options))
+		}
 	}
 	return w.Facts(facts...)
+}
+
+// quoted are words as a shell takes them.
+func quoted(words []string) string {
+	var out []string
+	for _, word := range words {
+		if strings.ContainsAny(word, " \t\n'\"\\$`*?[](){}<>|&;#~!") {
+			word = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+		}
+		out = append(out, word)
+	}
+	return strings.Join(out, " ")
 }
 
 // deadlineFlag is how long a VM may take to stop or start.

@@ -182,7 +182,7 @@ func (t *tool) replicaCheck(ctx context.Context, dir string, vms []string, deep 
 		}
 	}
 	left.doc, left.text = doc, func(w *show.Printer) error {
-		return w.Printf("%d replicas looked at, %d damages\n", len(doc.Checked), len(doc.Damaged))
+		return w.Printf("%s looked at, %s\n", show.Count(len(doc.Checked), "replica"), show.Count(len(doc.Damaged), "damage"))
 	}
 	return left, nil
 }
@@ -227,7 +227,7 @@ func (t *tool) replicaKeep(ctx context.Context, dir, vm string, n int) (_ *reply
 		return nil, site.explain(vm, err)
 	}
 	return &reply{doc: replicaKeepDoc{vm, append([]string{}, merged...)}, text: func(w *show.Printer) error {
-		return w.Printf("%d points of %s were merged into newer ones\n", len(merged), vm)
+		return w.Printf("points of %s that were merged into newer ones: %d\n", vm, len(merged))
 	}}, nil
 }
 

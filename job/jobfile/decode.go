@@ -245,7 +245,7 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, field string, depth int
 	ok := d.pairs(n, field, func(key, value *yaml.Node) {
 		f, ok := known[key.Value]
 		if !ok {
-			d.unknown(key, field, known)
+			said[d.unknown(key, field, known)] = true // it is not missed besides
 			return
 		}
 		said[key.Value] = true
@@ -262,22 +262,24 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, field string, depth int
 	}
 }
 
-func (d *decoder) unknown(key *yaml.Node, field string, known map[string]structField) {
+// unknown says what may have been meant, also to the caller; empty: nobody knows.
+func (d *decoder) unknown(key *yaml.Node, field string, known map[string]structField) (meant string) {
 	names := sortedNames(known)
 	switch key.Value {
 	case "password", "passphrase", "secret", "token", "key":
 		for _, way := range []string{"password-file", "secret-file"} {
 			if _, ok := known[way]; ok {
 				d.fail(key, below(field, key.Value), "Put it into a file that only this user may read, and name that by "+way+".", "a secret does not stand in a job file")
-				return
+				return way
 			}
 		}
 	}
 	hint := "There are " + strings.Join(names, ", ") + "."
-	if name := suggest(key.Value, names); name != "" {
-		hint = "Did you mean " + name + "?"
+	if meant = suggest(key.Value, names); meant != "" {
+		hint = "Did you mean " + meant + "?"
 	}
 	d.fail(key, below(field, key.Value), hint, "is not known here")
+	return meant
 }
 
 // oneOf holds values to the words that a field takes.

@@ -21,6 +21,8 @@ var mistakes = []struct{ name, text, want string }{
 		`job.yaml:7:1: retenton: is not known here. Did you mean retention?`},
 	{"an underscore", "name: a\nrepository: {url: r, password_file: p}\nsources: [{url: 'kvm:///q'}]\n",
 		`job.yaml:2:22: repository.password_file: is not known here. Did you mean password-file?`},
+	{"a field that must be there, misspelled", "name: a\nrepository: {url: r}\nsource: [{url: 'kvm:///q'}]\n",
+		`job.yaml:3:1: source: is not known here. Did you mean sources?`},
 	{"another program's word", good + "cron: 0 22 * * *\n",
 		`job.yaml:7:1: cron: is not known here. Did you mean schedule?`},
 	{"nothing near", good + "colour: blue\n",

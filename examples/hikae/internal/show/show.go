@@ -199,3 +199,11 @@ func (p *Printer) Facts(pairs ...string) error {
 	}
 	return nil
 }
+
+// Count is a number of things in words: 1 VM, 2 VMs.
+func Count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
