@@ -142,7 +142,7 @@ func (s *replicaSite) explain(vm string, err error) error {
 	two, second := errors.AsType[*replica.TwoError](err)
 	_, off := errors.AsType[*replica.OffError](err)
 	_, uncertain := errors.AsType[*replica.UncertainError](err)
-	_, stage := errors.AsType[*replica.StageError](err)
+	at, stage := errors.AsType[*replica.StageError](err)
 	switch list := "`hikae replica list " + s.Dir() + "`"; {
 	case running:
 		e.Kind, e.Hint = outcome.KindBusy, fmt.Sprintf("Run the command of the %s again to go on with it, or `hikae replica undo %s %s` where that can be undone.", under.What, s.Dir(), vm)
@@ -154,6 +154,8 @@ func (s *replicaSite) explain(vm string, err error) error {
 		e.Hint = fmt.Sprintf("Start the VM by hand, or by `hikae replica undo %s %s --source-start PROGRAM`.", s.Dir(), vm)
 	case uncertain:
 		e.Hint = "See whether the replica runs: " + list + ". Start the VM again only when it does not, after `hikae replica undo`."
+	case stage && at.Op == "failback" && at.State.Stage == replica.Ready:
+		e.Hint = "Nothing was failed over: what would be brought back is made by `hikae replica failover`."
 	case stage:
 		e.Hint = list + " tells where the replica stands."
 	case errors.Is(err, fs.ErrNotExist):

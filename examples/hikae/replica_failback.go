@@ -45,6 +45,7 @@ with all that it wrote. --plan says what would be done, and touches nothing.`),
 hikae replica failback /srv/replicas web1 --to kvm:///run/web1.qmp --plan
 hikae replica failback /srv/replicas web1 --to kvm:///run/web1.qmp --source-start /etc/vm/start-web1
 hikae replica failback /srv/replicas web1 --to 'vsphere://backup@vcenter.example.org/?vm=web1'
+hikae replica failback /srv/replicas web1 --to /vm/web1.raw --replica-off
 hikae replica failback /srv/replicas web1 --to kvm:///vm/web1-new/ --new`),
 		Args: want("SITE", "VM"),
 	}

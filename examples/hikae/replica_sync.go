@@ -133,8 +133,13 @@ func (f *replicaSyncFlags) source(ctx context.Context, t *tool, site *replicaSit
 		return nil, "", none, errors.Join(err, r.Close())
 	}
 	from := &replica.FromPoints{From: r, Copy: &job.CopyOptions{Events: t.bars().Event}}
-	if f.from != "" {
-		p, err := findPoint(ctx, r, f.repo, f.from)
+	spec := f.from
+	if spec == "" {
+		spec = sources[0] + "@latest" // it is looked for here, where it is known what to do if there is none
+	}
+	if p, err := findPoint(ctx, r, f.repo, spec); f.from == "" && err != nil {
+		return nil, "", none, errors.Join(err, r.Close())
+	} else if f.from != "" {
 		if err == nil && p.VM != sources[0] {
 			err = outcome.Usage("", "--point %s is a point of %s, not of %s", f.from, p.VM, sources[0])
 		}
