@@ -261,8 +261,11 @@ func TestBadRangesOfTheBaseAreReadAgain(t *testing.T) {
 	require.NotEmpty(t, first.Disks[0].Bad)
 	h.hook = func(string) error { return nil }
 	second := run(t, h, b, opts)
-	require.Equal(t, Changed, second.Disks[0].Method)
+	require.Equal(t, Allocated, second.Disks[0].Method, "what was not read did not change since, and is to be read")
 	requirePoint(t, b, second.Point, h)
+	third := run(t, h, b, opts)
+	require.Equal(t, Changed, third.Disks[0].Method)
+	requirePoint(t, b, third.Point, h)
 }
 
 // What the hook says reaches the result; where it fails, nothing is left out and the backup is good.

@@ -16,8 +16,8 @@ import (
 )
 
 // Open opens one disk of a point. The point is pinned by a reader's lease until the image is closed; where the
-// repository cannot be written to, or places of a striped set would fall behind by it, reading goes on unpinned, and the warning says so. Every byte that the image
-// returns was proven by the strong hash of its block.
+// repository cannot be written to, or places of a striped set would fall behind by it, reading goes on unpinned, and the
+// warning says so. Every byte that the image returns was proven by the strong hash of its block.
 func (r *Repository) Open(ctx context.Context, point, disk string) (pipe.Image, error) {
 	m, err := r.find(ctx, point)
 	if err != nil {
@@ -42,7 +42,7 @@ func (r *Repository) openOf(ctx context.Context, m *manifest, disk string) (pipe
 			}
 			return img, nil
 		}
-		if img.unpin, err = r.pin(ctx, m.Point); err != nil {
+		if img.unpin, img.strands, err = r.pin(ctx, m.Point); err != nil {
 			return nil, err
 		}
 		if img.idx, err = r.renew(ctx, img.idx); err != nil {
@@ -79,6 +79,9 @@ type diskImage struct {
 	unpin func() error
 	point id16 // zero: of no concern
 
+	strands string    // why it is read without a lease
+	told    sync.Once // that it is: who opens and reads nothing, to see whether a base is there, loses nothing by it
+
 	mu    sync.Mutex
 	pages map[pipe.ID]*page // bounded by maxPages
 }
@@ -96,6 +99,13 @@ func (d *diskImage) Close() error {
 	d.unpin = func() error { return nil }
 	d.mu.Unlock()
 	return unpin()
+}
+
+// tell warns of what is read without a lease.
+func (d *diskImage) tell() {
+	if d.strands != "" {
+		d.told.Do(func() { d.r.warnStrands(d.point, d.strands) })
+	}
 }
 
 func (d *diskImage) loadPage(ctx context.Context, id pipe.ID, level, entries int) (*page, error) {
@@ -129,6 +139,7 @@ func (d *diskImage) ReadAt(ctx context.Context, p []byte, off int64) (int, error
 	if off >= d.tree.size {
 		return 0, io.EOF
 	}
+	d.tell()
 	want := p[:min(int64(len(p)), d.tree.size-off)]
 	bs := d.tree.blockSize
 	end := off + int64(len(want))
@@ -197,6 +208,7 @@ func (d *diskImage) Extents(ctx context.Context, off, n int64) iter.Seq2[pipe.Ex
 			yield(pipe.Extent{}, fmt.Errorf("extents of %d bytes at %d: %w", n, off, fs.ErrInvalid))
 			return
 		}
+		d.tell()
 		bs := d.tree.blockSize
 		var run pipe.Extent
 		err := d.tree.walk(ctx, off/bs, (off+n+bs-1)/bs, func(e entry, lo, hi int64) error {
@@ -241,7 +253,7 @@ type strander interface {
 // strands says why a reader should not write; empty: it may.
 func (r *Repository) strands(ctx context.Context) string {
 	s, ok := store.As[strander](r.st)
-	if !ok || r.opts.ReadOnly {
+	if !ok || r.opts.ReadOnly || r.leased() { // who holds a lease, as a session that reads its base, writes anyway
 		return ""
 	}
 	if names := s.Strands(ctx); len(names) > 0 {
@@ -250,31 +262,34 @@ func (r *Repository) strands(ctx context.Context) string {
 	return ""
 }
 
-// pin takes a reader's lease on a point, and returns what gives it back. Where none can be had, nothing is given back. Errors:
-// ErrForgotten.
-func (r *Repository) pin(ctx context.Context, point id16) (unpin func() error, err error) {
+func (r *Repository) warnStrands(point id16, why string) {
+	r.warn(fmt.Sprintf("point %s is read without a lease, so that a prune elsewhere does not wait for it: %s", point, why))
+}
+
+// pin takes a reader's lease on a point, and returns what gives it back. Where none can be had, nothing is given back, and where none should be
+// taken, strands says why. Errors: ErrForgotten.
+func (r *Repository) pin(ctx context.Context, point id16) (unpin func() error, strands string, err error) {
 	none := func() error { return nil }
 	key := point.String()
 	r.pinMu.Lock()
 	defer r.pinMu.Unlock()
 	p := r.pins[key]
 	if r.closed {
-		return none, nil
+		return none, "", nil
 	}
 	if p == nil {
 		if why := r.strands(ctx); why != "" {
-			r.warn(fmt.Sprintf("point %s is read without a lease, so that a prune elsewhere does not wait for it: %s", key, why))
-			return none, nil
+			return none, why, nil
 		}
 		l, err := r.newLease(ctx, accessRead, []id16{point})
 		switch {
 		case errors.Is(err, ErrForgotten):
-			return none, err
+			return none, "", err
 		case err != nil:
 			if !errors.Is(err, ErrReadOnly) {
 				r.warn(fmt.Sprintf("point %s is read without a lease: %v", key, err))
 			}
-			return none, nil
+			return none, "", nil
 		}
 		p = &pin{lease: l}
 		r.pins[key] = p
@@ -289,7 +304,7 @@ func (r *Repository) pin(ctx context.Context, point id16) (unpin func() error, e
 		delete(r.pins, key)
 		return p.lease.end(ctx)
 	}
-	return unpin, nil
+	return unpin, "", nil
 }
 
 func (r *Repository) unpinAll() error {

@@ -149,6 +149,13 @@ func (r *Repository) writing(lease uint64) bool {
 	return r.own[lease]
 }
 
+// leased reports whether a lease of this process is in use.
+func (r *Repository) leased() bool {
+	r.ownMu.Lock()
+	defer r.ownMu.Unlock()
+	return len(r.own) > 0
+}
+
 func (r *Repository) setWriting(lease uint64, on bool) {
 	r.ownMu.Lock()
 	defer r.ownMu.Unlock()

@@ -35,9 +35,12 @@ func (r *Repository) LockPoint(ctx context.Context, point string, until time.Tim
 	if err != nil {
 		return 0, err
 	}
-	unpin, err := r.pin(ctx, m.Point)
+	unpin, strands, err := r.pin(ctx, m.Point)
 	if err != nil {
 		return 0, err
+	}
+	if strands != "" {
+		r.warnStrands(m.Point, strands)
 	}
 	defer func() { err = errors.Join(err, unpin()) }()
 	names, err := r.objectsOf(ctx, m)

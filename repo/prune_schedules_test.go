@@ -336,7 +336,7 @@ func TestReaderPinsWhileForgotten(t *testing.T) {
 	m, err := reader.find(ctx, id)
 	require.NoError(t, err)
 	forget(t, r, id) // between the reader's look and its lease
-	_, err = reader.pin(ctx, m.Point)
+	_, _, err = reader.pin(ctx, m.Point)
 	require.ErrorIs(t, err, ErrForgotten)
 	mustPrune(t, r, nil)
 	require.Zero(t, countOf(t, st, "data/"))

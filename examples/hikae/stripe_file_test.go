@@ -38,7 +38,7 @@ func TestPlacesThatHang(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		f := &stripeFile{names: []string{"a", "b", "c", "d", "e", "f"}, places: []string{"here", "here", "mute", "mute", "deaf", "deaf"}}
 		var mu sync.Mutex
-		var late []*closing
+		var late []*closing // under mu
 		begin := time.Now()
 		list, errs := f.stores(t.Context(), -1, func(ctx context.Context, place string) (store.Store, error) {
 			switch place {
@@ -63,6 +63,8 @@ func TestPlacesThatHang(t *testing.T) {
 		require.ErrorIs(t, errs[4], errMute)
 		require.ErrorContains(t, errs[5], "member f: it does not answer")
 		time.Sleep(2 * time.Hour)
+		mu.Lock()
+		defer mu.Unlock()
 		require.Len(t, late, 2)
 		for _, st := range late {
 			<-st.closed
