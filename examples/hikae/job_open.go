@@ -18,6 +18,7 @@ import (
 	"github.com/hikae/hikae/guest"
 	"github.com/hikae/hikae/job/jobfile"
 	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/repo"
 )
 
 // openJob is a job with its repository open and its VMs found.
@@ -111,7 +112,38 @@ func (t *tool) openPlace(ctx context.Context, r *jobfile.Repository, readOnly bo
 		return nil, nil, outcome.Usage("Lock points where the repository is.", "repository.lock is for a repository that this machine reaches itself")
 	}
 	place, err := t.fork(variables).open(ctx, a, readOnly)
-	return a, place, err
+	if err != nil {
+		return nil, nil, aboutPlace(r, err)
+	}
+	return a, place, nil
+}
+
+// aboutPlace names the lines of the job file that a person can change, or what makes the repository that they mean.
+func aboutPlace(r *jobfile.Repository, err error) error {
+	flag, what := "", "HIKAE_PASSWORD"
+	for _, o := range []struct{ field, value, flag string }{
+		{"password-file", r.PasswordFile, "--password-file"}, {"key-file", r.KeyFile, "--key-file"}, {"identity-file", r.IdentityFile, "--identity"},
+		{"password-env", r.PasswordEnv, ""},
+	} {
+		if o.value == "" {
+			continue
+		}
+		if what = fmt.Sprintf("%s %s, which the job names", o.field, o.value); o.flag != "" {
+			flag = fmt.Sprintf("%s %s ", o.flag, o.value)
+		}
+	}
+	hint, kind := "", outcome.Kind("")
+	switch {
+	case errors.Is(err, errNoSecret):
+		hint, kind = "Set HIKAE_PASSWORD, or write password-file, password-env, key-file or identity-file below the job's repository.", outcome.KindUsage
+	case errors.Is(err, repo.ErrSecret):
+		hint = fmt.Sprintf("Check %s.", what)
+	case errors.Is(err, repo.ErrNotRepository):
+		hint = fmt.Sprintf("Check the job's repository.url, or make a repository there: hikae init %s%s", flag, r.URL)
+	default:
+		return err
+	}
+	return &outcome.Error{Kind: kind, Place: r.URL, Hint: hint, Err: err}
 }
 
 // openJob opens the repository, logs in to the sources and finds the VMs. The caller closes it.

@@ -362,6 +362,8 @@ func readSmall(path string, max int64) ([]byte, error) {
 	return data, nil
 }
 
+var errNoSecret = errors.New("the repository is encrypted, and no secret was given")
+
 // ask asks for a passphrase on the terminal. Where there is none, the command line was incomplete.
 func (t *tool) ask(ctx context.Context, a *access, prompt string) (repo.Secret, error) {
 	p, err := t.askText(ctx, a, prompt)
@@ -373,8 +375,7 @@ func (t *tool) ask(ctx context.Context, a *access, prompt string) (repo.Secret, 
 
 func (t *tool) askText(ctx context.Context, a *access, prompt string) (string, error) {
 	if !isTerminal(t.stdin) {
-		return "", &outcome.Error{Kind: outcome.KindUsage, Object: a.repo,
-			Text: "the repository is encrypted, and no secret was given",
+		return "", &outcome.Error{Kind: outcome.KindUsage, Object: a.repo, Err: errNoSecret,
 			Hint: fmt.Sprintf("Set %s, or give --%[2]spassword-file, --%[2]skey-file or --%[2]sidentity.", a.variable, a.prefix)}
 	}
 	f := t.stdin.(*os.File)
