@@ -6,7 +6,6 @@ import (
 	stdflag "flag"
 	"fmt"
 	"iter"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -382,17 +381,20 @@ var modelStart = sync.OnceValues(func() (*memstore.Store, map[string][]uint64) {
 // RELIABILITY bar 28, hazards H01, H02: histories of three writers, two pruners, one reader, and what takes some of them for
 // dead, whose calls come in any order. Nothing that was reported is ever lost, and nothing refers to what is gone.
 func TestHistoriesOfWritersAndPruners(t *testing.T) {
-	checks := "12"
-	switch os.Getenv("HIKAE_TEST_TIER") {
-	case "long":
-		checks = "1000"
-	case "release":
-		checks = "10000"
-	}
+	lanes, checks := figureOf(1, 2, 4), figureOf("12", "500", "2500") // side by side: a history waits for its own turns most of the time
 	f := stdflag.Lookup("rapid.checks")
 	before := f.Value.String()
 	require.NoError(t, f.Value.Set(checks))
-	defer func() { require.NoError(t, f.Value.Set(before)) }()
+	t.Cleanup(func() { require.NoError(t, f.Value.Set(before)) })
+	for range lanes {
+		t.Run("lane", func(t *testing.T) {
+			t.Parallel()
+			histories(t)
+		})
+	}
+}
+
+func histories(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		st, points := modelStart()
 		h := &history{st: st.Clone(), turns: newTurns(modelClients), points: map[string][]uint64{}, maybe: map[string]bool{}}

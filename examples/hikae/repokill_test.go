@@ -391,7 +391,17 @@ func killsOf(fast, long, release int) int {
 // Each time the very next backup starts at once and is a good one, all is whole, what was reported is there bit for bit, and a
 // prune that has seen that the dead are dead leaves nothing of them.
 func TestKilledAnywhere(t *testing.T) {
-	kills, seed := killsOf(2, 60, 500), rand.Uint64()
+	lanes := killsOf(1, 2, 4) // side by side, each with a repository of its own
+	for range lanes {
+		t.Run("lane", func(t *testing.T) {
+			t.Parallel()
+			killedAnywhere(t, killsOf(2, 30, 125))
+		})
+	}
+}
+
+func killedAnywhere(t *testing.T, kills int) {
+	seed := rand.Uint64()
 	t.Logf("seed %d, %d kills", seed, kills)
 	began := time.Now()
 	m := newMortal(t, seed, filepath.Join(t.TempDir(), "r"))
