@@ -237,11 +237,15 @@ func endReplica(t *testing.T, monitor string) {
 
 // A guest that writes without a pause is replicated by increments, and dies. The replica boots from the newest point with
 // nothing copied: its file system is clean, its journal complete up to the point, and the writer, which checks all of it,
-// goes on. What it then writes becomes the next point, from which it boots again (R146, R195).
+// goes on. What it then writes becomes the next point, from which it boots again (R146, R195). HIKAE_REPLICA_MINUTES makes it that
+// many increments, one a minute.
 func TestGuest(t *testing.T) {
-	increments := 2
+	increments, every := 2, time.Duration(0)
 	if long() {
 		increments = 12
+	}
+	if n, err := strconv.Atoi(os.Getenv("HIKAE_REPLICA_MINUTES")); err == nil {
+		increments, every = n, time.Minute
 	}
 	l := newGuestLab(t)
 	l.fx("fill", "/data/a", "0", "3000000", "1")
@@ -250,11 +254,13 @@ func TestGuest(t *testing.T) {
 	require.Equal(t, job.Allocated, res.Disks[0].Method)
 	l.check(full.ID, want)
 	var point pipe.PointInfo
-	for i := range increments {
+	for n := range increments {
+		due := time.Now().Add(every)
+		i := n % 12 // the data disk has room for no more
 		l.fx("fill", "/dev/vdb", strconv.Itoa(i*mib), "524288", strconv.Itoa(10+i))
 		l.fx("zero", "/dev/vdb", strconv.Itoa(i*mib+mib/2), "262144")
 		l.fx("discard", "/dev/vdb", strconv.Itoa((i+2)*mib), "65536")
-		if i == 1 {
+		if n == 1 {
 			l.fx("rm", "/data/a")
 			l.fx("trim", "/data")
 		}
@@ -265,9 +271,11 @@ func TestGuest(t *testing.T) {
 		require.Less(t, point.New, int64(8*mib))
 		_, err := l.site.Keep(t.Context(), "web1", 2)
 		require.NoError(t, err)
-		if long() || i == increments-1 {
+		if long() || n == increments-1 {
 			l.check(point.ID, want)
 		}
+		t.Logf("figure: increment %d of %d, %d bytes, late by %v", n+1, increments, point.New, max(0, time.Since(due)).Round(time.Millisecond))
+		time.Sleep(time.Until(due))
 	}
 	found, err := l.site.Check(t.Context(), "web1", true)
 	require.NoError(t, err)
