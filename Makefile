@@ -58,19 +58,19 @@ check:
 
 unit: bin/testsummary
 	@$(if $(race),,echo "race detector: no C compiler" >> bin/not-run;) \
-	$(GO) test $(race) -json -timeout 30m ./... 2>&1 | $(SUMMARY) -again "$(GO) test $(race) -json"
+	$(SUMMARY) -again "$(GO) test $(race) -json" $(GO) test $(race) -json -timeout 30m ./...
 
 test-long: export HIKAE_TEST_TIER = long
 test-long: deps
 	@status=0; $(SUB) check || status=1; \
 	$(SUB) bin/testsummary; \
-	$(GO) test $(race) -json -timeout 50m ./... 2>&1 | $(SUMMARY) || status=1; \
-	$(GO) test $(race) -json -timeout 50m -count 3 -skip '^Fuzz' $(KEY) 2>&1 | $(SUMMARY) || status=1; \
+	$(SUMMARY) $(GO) test $(race) -json -timeout 50m ./... || status=1; \
+	$(SUMMARY) $(GO) test $(race) -json -timeout 50m -count 3 -skip '^Fuzz' $(KEY) || status=1; \
 	tools/fuzz $(FUZZTIME) today || status=1; exit $$status
 
 test-release: export HIKAE_TEST_TIER = release
 test-release: deps bin/testsummary
-	@$(GO) test $(race) -json -timeout 12h ./... 2>&1 | $(SUMMARY)
+	@$(SUMMARY) $(GO) test $(race) -json -timeout 12h ./...
 
 lint: fmt vet staticcheck
 

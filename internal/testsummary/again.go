@@ -28,7 +28,7 @@ func (s *summary) again(run func(k key) (output string, err error)) {
 			tops = append(tops, k)
 		}
 	}
-	if len(tops) > mostAgain {
+	if len(tops) > mostAgain || s.inPackages(tops) {
 		return
 	}
 	for _, k := range tops {
@@ -50,6 +50,16 @@ func (s *summary) again(run func(k key) (output string, err error)) {
 		}
 		s.fails = slices.DeleteFunc(s.fails, of)
 	}
+}
+
+// inPackages reports whether something else went wrong in the packages of tests: a race that no test is blamed for, or a test that never ended.
+func (s *summary) inPackages(tests []key) bool {
+	for _, k := range tests {
+		if s.pending(k.pkg) != "" || slices.ContainsFunc(s.whole, func(r result) bool { return r.pkg == k.pkg && hopeless(r.output) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // hopeless: what a second try would only hide.

@@ -1,7 +1,10 @@
 // Testsummary reads what go test -json prints and says what it means: the failures in full, the slowest tests, what
 // was skipped and why, and one last line with the counts.
 //
-//	go test -json ./... 2>&1 | go run ./internal/testsummary
+//	go test -json ./... 2>&1 | testsummary
+//	testsummary go test -json ./...
+//
+// Run by it, go test's own exit status counts too: where that is a failure, and no test is known to have failed, it stays one.
 //
 // Some tests bound how long something may take by the clock, so that a hang is found. On a machine that does other things
 // such a bound can strike a test that is right. With -again, which takes the words of the go test command, each of a few
@@ -22,30 +25,80 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 )
 
 func main() {
-	notes := flag.String("notes", "", "file with a line for each thing that was not run; it is shown with the skips")
-	again := flag.String("again", "", "command that runs tests, such as \"go test -race -json\", for a second try of the few that failed")
+	var set settings
+	flag.StringVar(&set.notes, "notes", "", "file with a line for each thing that was not run; it is shown with the skips")
+	flag.StringVar(&set.again, "again", "", "command that runs tests, such as \"go test -race -json\", for a second try of the few that failed")
 	flag.Parse()
+	set.command = flag.Args()
+	ok, err := set.summarize(os.Stdin, os.Stdout)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "testsummary:", err)
+	}
+	if !ok || err != nil {
+		os.Exit(1)
+	}
+}
+
+// settings are the command line.
+type settings struct {
+	notes, again string
+	command      []string // whose output is read; none: the standard input is
+}
+
+// summarize reads what tests print, prints what it means, and reports whether all is well.
+func (set *settings) summarize(in io.Reader, out io.Writer) (ok bool, err error) {
 	s := newSummary()
-	if text, err := os.ReadFile(*notes); err == nil {
+	if text, err := os.ReadFile(set.notes); err == nil {
 		s.notes = strings.TrimSpace(string(text))
 	}
-	if err := s.read(os.Stdin); err != nil {
-		fmt.Fprintln(os.Stderr, "testsummary:", err)
-		os.Exit(1)
+	if len(set.command) > 0 {
+		s.status, err = s.readCommand(set.command)
+	} else {
+		err = s.read(in)
+	}
+	if err != nil {
+		return false, err
 	}
 	s.finish()
-	if *again != "" {
-		s.again(runner(strings.Fields(*again)))
+	if set.again != "" {
+		s.again(runner(strings.Fields(set.again)))
 	}
-	s.print(os.Stdout)
-	if s.failed() {
-		os.Exit(1)
+	s.print(out)
+	if s.unexplained() {
+		return false, fmt.Errorf("%s: %w, and no test that failed explains it", strings.Join(set.command, " "), s.status)
 	}
+	return !s.failed(), nil
+}
+
+// readCommand runs a command and reads what it prints on both its outputs. status is how it exited.
+func (s *summary) readCommand(command []string) (status, err error) {
+	cmd := exec.Command(command[0], command[1:]...)
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	cmd.Stdout, cmd.Stderr = w, w
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return nil, err
+	}
+	readErr := s.read(r)
+	_, _ = io.Copy(io.Discard, r)
+	return cmd.Wait(), readErr
+}
+
+// unexplained: the command failed, and nothing that is known here did.
+func (s *summary) unexplained() bool {
+	_, exit := errors.AsType[*exec.ExitError](s.status)
+	return s.status != nil && (!exit || len(s.fails)+len(s.second) == 0)
 }
 
 // event is one line of test2json, or of go build -json, which go test -json mixes in.
@@ -82,6 +135,7 @@ type summary struct {
 	builds  map[string]*strings.Builder // compiler output by import path
 	foreign strings.Builder             // lines that are no event
 	notes   string                      // what was not run at all
+	status  error                       // how the command exited that was run; nil: well, or it was run by somebody else
 }
 
 func newSummary() *summary {

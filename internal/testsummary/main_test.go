@@ -2,8 +2,8 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -137,17 +137,13 @@ func TestRaces(t *testing.T) {
 }
 `)
 	t.Chdir(module)
-	command := []string{"go", "test", "-json"}
+	set := settings{again: "go test -json", command: []string{"go", "test", "-json", "-count=1", "./..."}}
 	try := func() (text string, failed bool) {
 		require.NoError(t, os.RemoveAll("been"))
-		out, _ := exec.Command(command[0], append(slices.Clone(command[1:]), "-count=1", "./...")...).CombinedOutput()
-		s := newSummary()
-		require.NoError(t, s.read(strings.NewReader(string(out))))
-		s.finish()
-		s.again(runner(command))
 		var b strings.Builder
-		s.print(&b)
-		return b.String(), s.failed()
+		ok, err := set.summarize(strings.NewReader("what it must not read"), &b)
+		require.NoError(t, err)
+		return b.String(), !ok
 	}
 	text, failed := try()
 	require.False(t, failed, text)
@@ -168,6 +164,30 @@ func TestRaces(t *testing.T) {
 	require.NotContains(t, text, "passed alone", "with a race among them nothing is tried again")
 }
 
+// go test can fail without a test that did.
+func TestStatusUnexplained(t *testing.T) {
+	pass := `echo '{"Action":"pass","Package":"p","Test":"TestA"}{"Action":"pass","Package":"p"}' | sed 's/}{/}\n{/'; `
+	fail := `echo '{"Action":"fail","Package":"p","Test":"TestA"}{"Action":"fail","Package":"p"}' | sed 's/}{/}\n{/'; `
+	for _, c := range []struct {
+		script   string
+		ok, told bool
+	}{
+		{pass + "exit 0", true, false},
+		{pass + "exit 1", false, true},
+		{pass + "kill -9 $$", false, true},
+		{fail + "exit 1", false, false},
+		{fail + "exit 0", false, false},
+		{"exit 0", false, true},
+	} {
+		var b strings.Builder
+		ok, err := (&settings{command: []string{"sh", "-c", c.script}}).summarize(nil, &b)
+		require.Equal(t, c.told, err != nil, "%s: %v", c.script, err)
+		require.Equal(t, c.ok, ok && err == nil, c.script)
+	}
+	_, err := (&settings{command: []string{filepath.Join(t.TempDir(), "no such program")}}).summarize(nil, io.Discard)
+	require.Error(t, err)
+}
+
 // Where something else than a test failed, or many tests did, there is no second try.
 func TestNotAgain(t *testing.T) {
 	never := func(key) (string, error) { t.Fatal("it was tried again"); return "", nil }
@@ -185,4 +205,14 @@ func TestNotAgain(t *testing.T) {
 		s.again(never)
 		require.Equal(t, fails, s.fails)
 	}
+	few := []result{{key: key{"p", "TestA"}}}
+	s := newSummary()
+	s.fails, s.whole = slices.Clone(few), []result{{key: key{"p", ""}, output: "WARNING: DATA RACE"}}
+	s.again(never)
+	require.Equal(t, few, s.fails)
+	s = newSummary()
+	s.fails = slices.Clone(few)
+	into(s.output, key{"p", "TestB"}).WriteString("=== RUN   TestB\n")
+	s.again(never)
+	require.Equal(t, few, s.fails)
 }
