@@ -16,7 +16,7 @@ import (
 type Address struct {
 	Host   string // name or address of the server, with :port where it is not that of HTTPS
 	Bucket string
-	Prefix string // in the bucket: a name as [store.ValidName] has it, at most [maxPrefix] bytes; empty: the bucket itself
+	Prefix string // in the bucket: a name as [store.ValidName] has it; empty: the bucket itself
 	Region string // empty: that in the host's name, or us-east-1
 	// PathStyle: the bucket stands in the path; VirtualStyle: in the host's name. Neither: as the host is known to want it.
 	PathStyle, VirtualStyle bool
@@ -27,7 +27,6 @@ type Address struct {
 // Limits of an address.
 const (
 	maxHost   = 260
-	maxPrefix = 500
 	maxRegion = 64
 )
 
@@ -92,8 +91,8 @@ func (a Address) check() error {
 		return fmt.Errorf("no host %.300q: %w", a.Host, fs.ErrInvalid)
 	case s3utils.CheckValidBucketNameStrict(a.Bucket) != nil:
 		return fmt.Errorf("no bucket %.100q: %w", a.Bucket, fs.ErrInvalid)
-	case a.Prefix != "" && (len(a.Prefix) > maxPrefix || !store.ValidName(a.Prefix)):
-		return fmt.Errorf("no prefix %.300q: it has up to eight parts of a-z, 0-9, dot and hyphen: %w", a.Prefix, fs.ErrInvalid)
+	case a.Prefix != "" && !store.ValidName(a.Prefix):
+		return fmt.Errorf("no prefix %.300q: it has up to %d bytes in eight parts of a-z, 0-9, dot and hyphen: %w", a.Prefix, store.MaxName, fs.ErrInvalid)
 	case len(a.Region) > maxRegion || strings.Trim(a.Region, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != "":
 		return fmt.Errorf("no region %.80q: %w", a.Region, fs.ErrInvalid)
 	case a.PathStyle && a.VirtualStyle:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"net/http"
 )
 
@@ -21,32 +22,37 @@ const (
 
 var errTooLong = fmt.Errorf("an answer of more than %d bytes that is no object", maxAnswer)
 
-// pages is how far one listing has come.
-type pages struct {
-	seen, mark int
-	marked     string
+// circle notices that what is followed comes back. The marked step is moved ever farther on, at the powers of two, so that a circle
+// of any length meets it.
+type circle struct {
+	seen   uint
+	marked string
+}
+
+// closed reports whether a step was there before. No step is empty.
+func (c *circle) closed(step string) bool {
+	if step == c.marked {
+		return true
+	}
+	if c.seen++; bits.OnesCount(c.seen) == 1 {
+		c.marked = step
+	}
+	return false
 }
 
 type pagesKey struct{}
 
 // paged is a context for the requests of one listing.
 func paged(ctx context.Context) context.Context {
-	return context.WithValue(ctx, pagesKey{}, new(pages))
+	return context.WithValue(ctx, pagesKey{}, new(circle))
 }
 
 // follow notes that a page was answered. A listing that asks for a page again has seen nothing new in between: the entries themselves
 // do not show that where pages are empty. Requests of one listing follow one another.
 func follow(req *http.Request) error {
-	p, ok := req.Context().Value(pagesKey{}).(*pages)
-	if !ok {
-		return nil
-	}
-	page := req.URL.RawQuery
-	if p.seen > 0 && page == p.marked || p.seen >= maxPages {
+	pages, ok := req.Context().Value(pagesKey{}).(*circle)
+	if ok && (pages.closed(req.URL.RawQuery) || pages.seen > maxPages) {
 		return ErrCircles
-	}
-	if p.seen++; p.seen >= 2*p.mark { // as listing.circles
-		p.mark, p.marked = p.seen, page
 	}
 	return nil
 }
@@ -56,7 +62,7 @@ func bound(req *http.Request, resp *http.Response) error {
 	if content(req, resp) {
 		return nil
 	}
-	resp.Body = &bounded{resp.Body, maxAnswer}
+	resp.Body = &bounded{resp.Body, maxAnswer + 1} // one more, to see whether it ends there
 	if resp.StatusCode == http.StatusOK && req.Method == http.MethodGet {
 		if err := follow(req); err != nil {
 			return errors.Join(err, resp.Body.Close())

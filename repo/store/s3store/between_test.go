@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -68,6 +69,13 @@ func (b *between) count(has string) (n int) {
 		}
 	}
 	return n
+}
+
+// lines are the requests since rules were last added.
+func (b *between) lines() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.seen)
 }
 
 func (b *between) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -21,14 +21,10 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Info, e
 		}
 		defer done()
 		l := &listing{s: s, prefix: s.key(prefix)}
-		stopped := false
 		err = s.try(ctx, func(ctx context.Context) error {
-			return l.run(ctx, func(i store.Info) bool {
-				stopped = !yield(i, nil)
-				return !stopped
-			})
+			return l.run(ctx, func(i store.Info) bool { return yield(i, nil) })
 		})
-		if err != nil && !stopped {
+		if err != nil { // then nobody stopped it: that ends it without one
 			yield(store.Info{}, fail("list", prefix, err))
 		}
 	}
@@ -45,13 +41,12 @@ type listing struct {
 	first   store.Version // its oldest version so far
 	present bool
 
-	seen, mark uint64 // entries; when the mark was set
-	marked     string
+	entries circle
 }
 
 // run lists from after to the end, by one try.
 func (l *listing) run(ctx context.Context, yield func(store.Info) bool) error {
-	l.key, l.present, l.seen, l.mark = "", false, 0, 0
+	l.key, l.present, l.entries = "", false, circle{}
 	for o := range l.s.api.ListObjectsIter(paged(ctx), l.s.at.Bucket, minio.ListObjectsOptions{
 		Prefix: l.prefix, Recursive: true, WithVersions: l.s.versioned, StartAfter: l.after, FetchOwner: new(bool)}) {
 		if o.Err != nil {
@@ -60,7 +55,7 @@ func (l *listing) run(ctx context.Context, yield func(store.Info) bool) error {
 		if !sensible(o.Size, o.VersionID) {
 			return errNonsense
 		}
-		if l.circles(o.Key + " " + o.VersionID) {
+		if l.entries.closed(o.Key + " " + o.VersionID) {
 			return ErrCircles
 		}
 		if o.Key != l.key && !l.finish(yield) {
@@ -87,8 +82,8 @@ func (l *listing) finish(yield func(store.Info) bool) bool {
 	}
 	l.mixed = l.mixed || key <= l.after
 	l.after = key
-	name, ok := strings.CutPrefix(key, l.s.at.base())
-	if !ok || !present || !strings.HasPrefix(key, l.prefix) || !store.ValidName(name) {
+	name := strings.TrimPrefix(key, l.s.at.base())
+	if !present || !strings.HasPrefix(key, l.prefix) || !store.ValidName(name) {
 		return true // another program's
 	}
 	if l.s.versioned {
@@ -106,15 +101,3 @@ func (l *listing) failed(err error) error {
 }
 
 const errMixed = constError("a listing that the server does not sort was cut off: begin anew")
-
-// circles reports whether an entry was seen before. The marked entry is moved ever farther on, at the powers of two, so
-// that a circle of any length meets it.
-func (l *listing) circles(entry string) bool {
-	if l.seen > 0 && entry == l.marked {
-		return true
-	}
-	if l.seen++; l.seen >= 2*l.mark {
-		l.mark, l.marked = l.seen, entry
-	}
-	return false
-}

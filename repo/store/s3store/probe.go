@@ -64,8 +64,9 @@ func (s *Store) probe(ctx context.Context) (store.Abilities, error) {
 	found.FreshReads, err = s.seen(ctx, name)
 	if err == nil && removes {
 		if err = s.remove(ctx, name); err == nil {
-			_, gone := s.find(ctx, name)
-			found.FreshReads = found.FreshReads && errors.Is(s.translate(gone), fs.ErrNotExist)
+			var gone bool
+			gone, err = s.looks(ctx, name, false)
+			found.FreshReads = found.FreshReads && gone
 		}
 	}
 	return found, err
@@ -137,28 +138,46 @@ func (s *Store) tryCreate(ctx context.Context, name string, data []byte) (made b
 
 // seen reports whether an object that was just made is found by name and in a listing.
 func (s *Store) seen(ctx context.Context, name string) (bool, error) {
-	if _, err := s.find(ctx, name); err != nil {
-		if errors.Is(s.translate(err), fs.ErrNotExist) {
-			return false, nil
-		}
-		return false, s.translate(err)
+	if there, err := s.looks(ctx, name, true); err != nil || !there {
+		return false, err
 	}
 	listed := false
-	err := s.try(ctx, func(ctx context.Context) error {
+	err := s.eachProbe(ctx, func(o minio.ObjectInfo) { listed = listed || o.Key == s.key(name) })
+	return listed, err
+}
+
+// looks reports whether the first look that the server answers shows a name to be there, or not to be.
+func (s *Store) looks(ctx context.Context, name string, there bool) (so bool, err error) {
+	err = s.try(ctx, func(ctx context.Context) error {
+		_, err := s.find(ctx, name)
+		gone := errors.Is(s.translate(err), fs.ErrNotExist)
+		so = err == nil && there || gone && !there
+		if gone || errors.Is(err, errAgain) { // it was found in one way, and not in the other
+			return nil
+		}
+		return err
+	})
+	return so, err
+}
+
+// eachProbe lists what stands where trials are made. A page that fails makes it begin anew.
+func (s *Store) eachProbe(ctx context.Context, do func(minio.ObjectInfo)) error {
+	return s.try(ctx, func(ctx context.Context) error {
 		for o := range s.api.ListObjectsIter(paged(ctx), s.at.Bucket, minio.ListObjectsOptions{Prefix: s.key(probeDir), Recursive: true}) {
 			if o.Err != nil {
 				return o.Err
 			}
-			listed = listed || o.Key == s.key(name)
+			do(o)
 		}
-		return nil
+		return ctx.Err() // the client library then ends without a word; try gives its cause
 	})
-	return listed, err
 }
 
 // deadAfter is how long ago, by the server's clock, an upload or a trial was begun that nobody works on any more. One that
 // is stopped for longer and wakes up finds its upload gone, and sends the object anew.
 const deadAfter = 24 * time.Hour
+
+func longAgo(now, begun time.Time) bool { return now.Sub(begun) > deadAfter }
 
 // Sweep aborts the uploads that writers left, and removes what died trials left: those of more than a day ago by the
 // server's clock, or with alone all but this store's own.
@@ -172,7 +191,7 @@ func (s *Store) Sweep(ctx context.Context, alone bool) (swept store.Swept, err e
 	if err != nil {
 		return swept, fail("sweep", "", err)
 	}
-	dead := func(begun time.Time) bool { return alone || now.Sub(begun) > deadAfter }
+	dead := func(begun time.Time) bool { return alone || longAgo(now, begun) }
 	return swept, fail("sweep", "", errors.Join(s.sweepUploads(ctx, dead, &swept), s.sweepProbes(ctx, dead, &swept)))
 }
 
@@ -210,20 +229,13 @@ func (s *Store) sweepUploads(ctx context.Context, dead func(time.Time) bool, swe
 }
 
 func (s *Store) sweepProbes(ctx context.Context, dead func(time.Time) bool, swept *store.Swept) error {
-	var left []string
-	err := s.try(ctx, func(ctx context.Context) error {
-		left = nil
-		for o := range s.api.ListObjectsIter(paged(ctx), s.at.Bucket, minio.ListObjectsOptions{Prefix: s.key(probeDir), Recursive: true}) {
-			if o.Err != nil {
-				return o.Err
-			}
-			if name := strings.TrimPrefix(o.Key, s.at.base()); name != keptProbe && dead(o.LastModified) {
-				left = append(left, name)
-			}
+	left := map[string]bool{}
+	err := s.eachProbe(ctx, func(o minio.ObjectInfo) {
+		if name := strings.TrimPrefix(o.Key, s.at.base()); name != keptProbe && dead(o.LastModified) {
+			left[name] = true
 		}
-		return nil
 	})
-	for _, name := range left {
+	for name := range left {
 		removeErr := s.remove(ctx, name)
 		switch {
 		case removeErr == nil:

@@ -101,11 +101,11 @@ func (s *Store) get(ctx context.Context, name, version string, p []byte, off int
 // parseRange reads "bytes FIRST-LAST/SIZE".
 func parseRange(s string) (first, size int64, ok bool) {
 	rest, isBytes := strings.CutPrefix(s, "bytes ")
-	span, whole, hasSize := strings.Cut(rest, "/")
+	span, whole, _ := strings.Cut(rest, "/")
 	from, _, hasSpan := strings.Cut(span, "-")
 	first, err1 := strconv.ParseInt(from, 10, 64)
 	size, err2 := strconv.ParseInt(whole, 10, 64)
-	return first, size, isBytes && hasSize && hasSpan && err1 == nil && err2 == nil && first >= 0 && size >= first
+	return first, size, isBytes && hasSpan && err1 == nil && err2 == nil && size > first
 }
 
 type constError string
