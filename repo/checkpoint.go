@@ -342,7 +342,7 @@ func (r *Repository) Condense(ctx context.Context) error {
 	if r.writer != nil {
 		return errWriteOnly
 	}
-	if err := r.writable(); err != nil {
+	if err := r.writable(ctx); err != nil {
 		return err
 	}
 	if err := r.log.refresh(ctx); err != nil {

@@ -23,7 +23,7 @@ func (w *pointWriter) Lease() uint64 { return w.s.lease.n }
 // A lease that is over, or so long ago that the log no longer tells, is no error. A client that only appends can end the leases of its
 // own key, and of no other: fs.ErrPermission. why is for people, and stands in the record.
 func (r *Repository) Revoke(ctx context.Context, lease uint64, why string) error {
-	if err := r.writable(); err != nil {
+	if err := r.writable(ctx); err != nil {
 		return err
 	}
 	key, err := r.signingKey(ctx)

@@ -554,7 +554,7 @@ func (r *Repository) packsOf(ctx context.Context, s scope) (map[packRef]int64, e
 
 // sweepUnfinished removes what dead writers left that never became an object.
 func (r *Repository) sweepUnfinished(ctx context.Context) {
-	if r.writable() != nil {
+	if r.writable(ctx) != nil {
 		return
 	}
 	if s, ok := store.As[store.Sweeper](r.st); ok {

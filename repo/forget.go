@@ -46,7 +46,7 @@ func (r *Repository) aboutPoints(ctx context.Context, kind recordKind, points []
 	if r.writer != nil {
 		return errWriteOnly
 	}
-	if err := r.writable(); err != nil {
+	if err := r.writable(ctx); err != nil {
 		return err
 	}
 	if len(points) > maxForget {

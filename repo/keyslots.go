@@ -218,7 +218,7 @@ func (r *Repository) keyChangeable(ctx context.Context) error {
 	if err := r.encrypted(); err != nil {
 		return err
 	}
-	if err := r.writable(); err != nil {
+	if err := r.writable(ctx); err != nil {
 		return err
 	}
 	return r.sayFirst(ctx)

@@ -159,6 +159,9 @@ func (l *ledger) refreshLocked(ctx context.Context) error {
 		}
 		if !found {
 			jumped, err := l.overtaken(ctx)
+			if err == nil && !jumped && l.n < l.heeded { // it was read on from here, and must not be written to
+				l.broken = &ErrCorrupt{Object: logName(l.n + 1), Reason: fmt.Sprintf("it is missing in all three places, and record %d is there", l.heeded)}
+			}
 			if err != nil || !jumped {
 				return err
 			}

@@ -90,15 +90,20 @@ func (r *Repository) MendLog(ctx context.Context, opts *MendLogOptions) (LogMend
 		}
 		m.trust = append(m.trust, k)
 	}
-	for range maxMendings {
+	for range 2 * maxMendings { // each is told of first, and then looked at once more
 		if err := r.log.findHole(ctx); err != nil {
 			return m.rep, err
 		}
 		if r.log.damage() == nil {
 			return m.rep, errors.Join(m.tellOthers(ctx), m.settled(ctx))
 		}
-		if err := m.mend(ctx); err != nil && !errors.Is(err, errOutrun) || m.opts.DryRun {
+		unknown := slices.Clone(m.rep.Unknown)
+		err := m.mend(ctx)
+		if err != nil && !errors.Is(err, errOutrun) || m.opts.DryRun {
 			return m.rep, err
+		}
+		if err != nil {
+			m.rep.Unknown = unknown // they are counted anew
 		}
 		// What is known was read before: it is read anew.
 		r.log.mu.Lock()
@@ -449,12 +454,47 @@ func (m *logMender) close(ctx context.Context, gap *record) error {
 		return err
 	}
 	recovered := m.rep.Recovered
-	err = m.place(ctx, found.First, file)
+	if err = m.forewarn(ctx, found.First); err == nil {
+		err = m.place(ctx, found.First, file)
+	}
 	m.rep.Recovered = recovered
 	if err != nil {
 		m.rep.Gaps = m.rep.Gaps[:len(m.rep.Gaps)-1]
 	}
 	return err
+}
+
+// forewarn says at the log's end that there will be a gap, before there is. Clients that were open all the time read the log anew and find
+// it broken until then: so nothing is committed, under a session that the gap does not know, after the mender has looked at what there is.
+// errOutrun: it was said just now, and what there is has to be looked at once more.
+func (m *logMender) forewarn(ctx context.Context, first uint64) error {
+	if len(m.chain) == 0 {
+		return nil // what the next record has to follow is lost
+	}
+	for _, e := range m.chain {
+		if e.rec.Kind == recordGap && e.rec.Mark == first && e.key == m.r.header.Root {
+			return nil
+		}
+	}
+	end := m.chain[len(m.chain)-1]
+	for n, list := range m.there {
+		if n > end.rec.N && len(list) > 0 {
+			return nil // strangers' records, of which it is not known whether they count
+		}
+	}
+	tail := m.r.reread(end.rec.N)
+	tail.n, tail.last = end.rec.N, end.hash
+	file, _, err := tail.seal(m.r.keys.root, &record{Kind: recordGap, Mark: first})
+	if err != nil {
+		return err
+	}
+	err = m.r.vital.create(ctx, logName(end.rec.N+1), file)
+	if errors.Is(err, fs.ErrExist) {
+		if err = m.read(ctx, end.rec.N+1); err == nil && len(m.there[end.rec.N+1]) == 0 {
+			return nil // nobody can read what stands there
+		}
+	}
+	return errors.Join(err, errOutrun)
 }
 
 // tellOthers says at the log's end which gaps there are by now. Clients that were open all the time have read what the gaps stand for,

@@ -98,16 +98,17 @@ func TestCommitUnderALeaseThatIsLost(t *testing.T) {
 	other, err := Open(ctx, st, innerKey, onState(t.TempDir()))
 	require.NoError(t, err)
 	require.NoError(t, other.Hold(ctx, []string{first}, "one"))
-	head, _ := other.log.head()
 	require.NoError(t, other.Close())
 	loseRecord(t, st, lease)
 
 	stop, cancel := context.WithCancel(ctx)
-	view := &meddled{Store: st, name: logName(head + 1), step: cancel} // the mender breaks off once the gap is there
+	view := &meddled{Store: st, name: logName(lease), step: cancel} // the mender breaks off before the gap, of which it has told by then
 	m := openInner(t, view, onState(t.TempDir()))
 	rep, err := m.MendLog(stop, &MendLogOptions{Why: "test"})
 	require.ErrorIs(t, err, context.Canceled)
-	require.Len(t, rep.Gaps, 1)
+	require.Empty(t, rep.Gaps)
+	_, err = a.Begin(ctx, "other", nil)
+	require.ErrorAs(t, err, new(*ErrCorrupt), "who was open all the time does not write where the gap will be")
 	m = openInner(t, st, onState(t.TempDir()))
 	_, err = m.MendLog(ctx, nil)
 	require.NoError(t, err)
@@ -130,6 +131,8 @@ func TestCommitUnderALeaseThatIsLost(t *testing.T) {
 	if failed != nil {
 		require.ErrorIs(t, err, fs.ErrNotExist)
 	}
+	mustPoint(t, a, "vm", noiseDisk(5))
+	requireDisk(t, again, mustPoint(t, again, "vm", noiseDisk(6)), noiseDisk(6))
 }
 
 // The last record is lost, and a gap ends the log there: a session that has read that record does not write another history behind it.

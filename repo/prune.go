@@ -93,7 +93,7 @@ func (r *Repository) Prune(ctx context.Context, opts *PruneOptions) (PruneReport
 	if opts != nil {
 		p.opts = *opts
 	}
-	if err := p.check(); err != nil {
+	if err := p.check(ctx); err != nil {
 		return p.rep, err
 	}
 	p.r.pruning.Store(true)
@@ -120,15 +120,18 @@ type prune struct {
 	waited time.Duration // so far
 }
 
-func (p *prune) check() error {
+func (p *prune) check(ctx context.Context) error {
 	o := &p.opts
 	switch {
 	case p.r.writer != nil:
 		return errWriteOnly
 	case o.MaxUnused != o.MaxUnused || o.MaxUnused > 100 || o.MaxRepack < 0 || o.Rate < 0:
 		return fmt.Errorf("a prune with %v percent, %d bytes and %d bytes a second: %w", o.MaxUnused, o.MaxRepack, o.Rate, fs.ErrInvalid)
-	case !o.DryRun && p.r.writable() != nil:
-		return p.r.writable()
+	}
+	if !o.DryRun {
+		if err := p.r.writable(ctx); err != nil {
+			return err
+		}
 	}
 	if o.MaxUnused == 0 {
 		o.MaxUnused = defaultUnused

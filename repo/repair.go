@@ -92,7 +92,7 @@ func (r *Repository) Repair(ctx context.Context, opts *RepairOptions) (RepairRep
 	if opts != nil {
 		m.opts = *opts
 	}
-	if err := m.check(); err != nil {
+	if err := m.check(ctx); err != nil {
 		return m.rep, err
 	}
 	err := m.rounds(ctx)
@@ -110,9 +110,9 @@ type mending struct {
 	proven map[packRef]bool // packs that were found whole in a round before
 }
 
-func (m *mending) check() error {
+func (m *mending) check(ctx context.Context) error {
 	if !m.opts.DryRun {
-		if err := m.r.writable(); err != nil {
+		if err := m.r.writable(ctx); err != nil {
 			return err
 		}
 	}

@@ -21,7 +21,7 @@ import (
 
 // repairPlaces puts back the places of a vital object that are wrong, and returns those that stay so.
 func (v *verification) repairPlaces(ctx context.Context, name string, good []byte, wrong []Damage) (left []Damage) {
-	if v.r.writable() != nil {
+	if v.r.writable(ctx) != nil {
 		return wrong
 	}
 	places := map[string]bool{}

@@ -545,12 +545,9 @@ func (r *Repository) Close() error {
 
 func (r *Repository) warn(s string) { r.opts.Warn(s) }
 
-// Writable says why the repository cannot be written to; nil where it can. Errors: ErrReadOnly, *ErrCorrupt, *ErrRollback, *ErrReplaced,
-// *ErrUnsupported.
-func (r *Repository) Writable() error { return r.writable() }
-
-// writable says why the repository cannot be written to.
-func (r *Repository) writable() error {
+// Writable says why the repository could not be written to when it was last looked at; nil where it could. Errors: ErrReadOnly,
+// *ErrCorrupt, *ErrRollback, *ErrReplaced, *ErrUnsupported.
+func (r *Repository) Writable() error {
 	switch {
 	case r.opts.ReadOnly:
 		return ErrReadOnly
@@ -564,9 +561,19 @@ func (r *Repository) writable() error {
 	return nil
 }
 
+// writable says why the repository cannot be written to. A log that was found damaged is looked at again: somebody may have mended it.
+func (r *Repository) writable(ctx context.Context) error {
+	if !r.opts.ReadOnly && r.log.damage() != nil {
+		if err := r.log.refresh(ctx); err != nil {
+			return err
+		}
+	}
+	return r.Writable()
+}
+
 // signingKey returns this client's key, and enrols it first where the log does not know it.
 func (r *Repository) signingKey(ctx context.Context) (ed25519.PrivateKey, error) {
-	if err := r.writable(); err != nil {
+	if err := r.writable(ctx); err != nil {
 		return nil, err
 	}
 	if r.writer != nil {

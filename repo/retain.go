@@ -35,7 +35,7 @@ func (r *Repository) Retain(ctx context.Context, policy retention.Policy, opts *
 		o = *opts
 	}
 	if !o.DryRun {
-		if err := r.writable(); err != nil {
+		if err := r.writable(ctx); err != nil {
 			return nil, err
 		}
 	}

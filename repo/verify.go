@@ -120,8 +120,8 @@ func (v *verification) prepare(ctx context.Context) error {
 	case o.Rotation != nil && o.DataPercent > 0:
 		return fmt.Errorf("a rotation besides %v percent of the data: %w", o.DataPercent, fs.ErrInvalid)
 	}
-	if o.Declare && v.r.writable() != nil {
-		return v.r.writable()
+	if o.Declare && v.r.writable(ctx) != nil {
+		return v.r.writable(ctx)
 	}
 	v.pace.rate = o.Rate
 	if err := v.loadState(ctx); err != nil {

@@ -21,7 +21,7 @@ func (r *Repository) Begin(ctx context.Context, vm string, opts *pipe.PointOptio
 	if err := checkName(vm); err != nil {
 		return nil, err
 	}
-	if err := r.writable(); err != nil {
+	if err := r.writable(ctx); err != nil {
 		return nil, err
 	}
 	if err := r.canLock(ctx); err != nil {

@@ -103,7 +103,7 @@ func (r *Repository) EnrolWriter(ctx context.Context, vms []string) (WriterKey, 
 	if r.keys.root == nil {
 		return WriterKey{}, fmt.Errorf("a write-only client enrols nobody: %w", fs.ErrPermission)
 	}
-	if err := r.writable(); err != nil {
+	if err := r.writable(ctx); err != nil {
 		return WriterKey{}, err
 	}
 	k := WriterKey{writerDocument{Format: 1, Repo: r.header.ID, Header: r.headerHash, Seed: newSecret()}}
