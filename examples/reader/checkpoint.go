@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -10,6 +11,12 @@ import (
 const checkpointEvery = 4096
 
 const maxCheckpointTries = 8
+
+// What a reader takes of one, whoever signed it.
+const (
+	maxEntry = 512 << 10 // bytes of an entry of its lists
+	maxAlien = 1 << 20   // entries of the list of kinds
+)
 
 // jump goes on from the newest checkpoint that can be read, if it is ahead.
 func (r *repository) jump() error {
@@ -76,6 +83,7 @@ func (r *repository) parseCheckpoint(body []byte, k uint64) (*history, error) {
 	h := newHistory([32]byte{})
 	h.end = doc.number("n")
 	h.from = h.end
+	doc.noNulls()
 	hashes := doc.list("hashes", 32)
 	if doc.number("k") != k || h.end != k*r.every-1 || uint64(len(hashes)) != min(r.every, h.end) {
 		doc.fail("it says that it is another checkpoint")
@@ -123,18 +131,28 @@ func (r *repository) parseCheckpoint(body []byte, k uint64) (*history, error) {
 	doc.each("bad", func(*document) { h.bad++ }, "id", "n")
 	doc.each("slots", func(d *document) { h.slots = append(h.slots, id16(d.bytes("id", 16))) }, "id", "note", "time")
 	var alien []string
-	if doc.get("alien", &alien); len(alien) > 0 {
+	if doc.must("alien", &alien); len(alien) > maxAlien {
+		doc.fail("%d kinds of records", len(alien))
+	} else if len(alien) > 0 {
 		r.note("%s: records of kinds that its writer did not know: %q", checkpointName(k), alien)
 	}
 	return h, doc.err
 }
 
-// each calls f with every object of a list.
+// each calls f with every object of a list, one after the other: millions of entries that are nothing cost nothing.
 func (d *document) each(name string, f func(*document), known ...string) {
-	var all []json.RawMessage
-	d.must(name, &all)
-	for _, raw := range all {
+	dec := json.NewDecoder(bytes.NewReader(d.fields[name]))
+	if t, err := dec.Token(); err != nil || t != json.Delim('[') {
+		d.fail("field %q is no list", name)
+	}
+	for d.err == nil && dec.More() {
+		var raw json.RawMessage
+		if err := dec.Decode(&raw); err != nil || len(raw) > maxEntry {
+			d.fail("an entry of %q has %d bytes", name, len(raw))
+			return
+		}
 		one := parseDocument(raw, known...)
+		one.noNulls()
 		if f(one); d.err == nil {
 			d.err = one.err
 		}

@@ -62,6 +62,15 @@ func (d *document) unknown(format string, args ...any) {
 	}
 }
 
+// noNulls refuses a document in which any field is null, also one that is not looked at.
+func (d *document) noNulls() {
+	for name, raw := range d.fields {
+		if bytes.Equal(raw, []byte("null")) {
+			d.fail("field %q is null", name)
+		}
+	}
+}
+
 // get decodes a field into v and says whether the field is there.
 func (d *document) get(name string, v any) bool {
 	raw, ok := d.fields[name]
