@@ -12,6 +12,7 @@ import (
 
 	"github.com/hikae/hikae/repo/store"
 	"github.com/hikae/hikae/repo/store/memstore"
+	"github.com/hikae/hikae/repo/store/storetest"
 )
 
 // nthCall does something once, before the n-th call by whoever has this view of the store.
@@ -139,4 +140,49 @@ func commitAtCall(t *testing.T, n int, lose func(t *testing.T, st *memstore.Stor
 	}
 	mustPoint(t, again, "vm", noiseDisk(5))
 	return true
+}
+
+// Any call of the store fails while a log is mended, once or from then on, before it was carried out or after. Doing it again does it, all
+// that was committed is there, and nothing is left to be told.
+func TestMendLogThatIsCutOff(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	origin := memstore.New(nil)
+	a := initInner(t, origin)
+	first := mustPoint(t, a, "vm", noiseDisk(1, 2))
+	lost, _ := a.log.head()
+	second := mustPoint(t, a, "other", noiseDisk(3, 4))
+	require.NoError(t, a.Close())
+	spoilRecord(origin, lost) // the commit of the first: its manifest proves it
+
+	step := figureOf(11, 2, 1)
+	for _, f := range []storetest.Fault{{Op: storetest.Any}, {Op: storetest.Any, Mode: storetest.After}, {Op: storetest.Any, Sticky: true}} {
+		for f.N = 1 + rand.IntN(step); ; f.N += step {
+			st := origin.Clone()
+			faulty := storetest.NewFaulty(st, f)
+			if r, err := Open(ctx, faulty, innerKey, onState(t.TempDir())); err == nil {
+				_, _ = r.MendLog(ctx, &MendLogOptions{Why: "test"})
+				_ = r.Close()
+			}
+			r, err := Open(ctx, st, innerKey, onState(t.TempDir()))
+			require.NoError(t, err, "%+v", f)
+			_, err = r.MendLog(ctx, &MendLogOptions{Why: "test"})
+			require.NoError(t, err, "%+v", f)
+			before, _ := r.log.head()
+			_, err = r.MendLog(ctx, nil)
+			require.NoError(t, err, "%+v", f)
+			after, _ := r.log.head()
+			require.Equal(t, before, after, "%+v", f)
+			requireDisk(t, r, first, noiseDisk(1, 2))
+			requireDisk(t, r, second, noiseDisk(3, 4))
+			mustPoint(t, r, "vm", noiseDisk(5))
+			_, err = r.Verify(ctx, &VerifyOptions{Repair: true}) // copies of the gap
+			require.NoError(t, err, "%+v", f)
+			requireSound(t, r)
+			require.NoError(t, r.Close())
+			if faulty.Fired() == 0 {
+				break
+			}
+		}
+	}
 }
