@@ -530,10 +530,8 @@ func (l *ledger) live(lease uint64) error {
 	switch {
 	case s == nil:
 		return fmt.Errorf("lease %d: %w", lease, fs.ErrNotExist)
-	case s.revoked:
+	case s.over: // a client that only writes may not revoke, and ends what a session of its own key has left
 		return ErrRevoked
-	case s.over:
-		return fmt.Errorf("lease %d has ended: %w", lease, errAppendRefused)
 	}
 	return nil
 }
