@@ -9,6 +9,8 @@ STATIC     := $(GO) tool -modfile=tools/go.mod staticcheck
 SUMMARY    := bin/testsummary -notes bin/not-run
 CROSS      := windows/amd64 darwin/arm64
 FUZZTIME   ?= 20s
+# What make unit and make test-release test.
+PACKAGES   ?= ./...
 # Packages in which a race would cost data: they run three times in the long tier.
 KEY        := ./pipe/... ./repo/... ./job/...
 SUB        := $(MAKE) --no-print-directory
@@ -29,7 +31,7 @@ help:
 	@echo "make lint          formatting, vet, staticcheck"
 	@echo "make fuzz          every fuzz target for FUZZTIME=$(FUZZTIME)"
 	@echo "make test-long     more of everything: up to an hour"
-	@echo "make test-release  full figures: hours"
+	@echo "make test-release  full figures: hours; PACKAGES=./repo/... for those of some packages"
 	@echo "make bench         measures against restic and borgbackup, writes docs/benchmarks.md; needs root and 25 GB"
 
 # The components lie beside the program, where it looks for them.
@@ -58,7 +60,7 @@ check:
 
 unit: bin/testsummary
 	@$(if $(race),,echo "race detector: no C compiler" >> bin/not-run;) \
-	$(SUMMARY) -again "$(GO) test $(race) -json" $(GO) test $(race) -json -timeout 30m ./...
+	$(SUMMARY) -again "$(GO) test $(race) -json" $(GO) test $(race) -json -timeout 30m $(PACKAGES)
 
 test-long: export HIKAE_TEST_TIER = long
 test-long: deps
@@ -68,9 +70,10 @@ test-long: deps
 	$(SUMMARY) $(GO) test $(race) -json -timeout 50m -count 3 -skip '^Fuzz' $(KEY) || status=1; \
 	tools/fuzz $(FUZZTIME) today || status=1; exit $$status
 
+# Without the race detector, with which it would take days: the other tiers have it.
 test-release: export HIKAE_TEST_TIER = release
 test-release: deps bin/testsummary
-	@$(SUMMARY) $(GO) test $(race) -json -timeout 12h ./...
+	@$(SUMMARY) $(GO) test -json -timeout 12h $(PACKAGES)
 
 lint: fmt vet staticcheck
 
