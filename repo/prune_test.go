@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io/fs"
+	"math"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -226,4 +228,25 @@ func init() {
 	if _, err := pipe.Decode(nil, data, codec, minBlockSize); err != nil {
 		panic(err)
 	}
+}
+
+// What a prune is told has bounds, and what it is not told a default: a few percent that nobody needs are not worth writing packs anew.
+func TestPruneOptionsHaveBounds(t *testing.T) {
+	ctx := t.Context()
+	st := memstore.New(nil)
+	r := smallPacks(t, st)
+	a := mustPoint(t, r, "vm", noiseDisk(seq(1, 121)...))
+	mustPoint(t, r, "vm", noiseDisk(seq(1, 118)...))
+	require.NoError(t, r.Forget(ctx, []string{a}, ""))
+	for _, o := range []PruneOptions{{MaxUnused: math.NaN()}, {MaxUnused: 100.1}, {MaxRepack: -1}, {Rate: -1}} {
+		_, err := r.Prune(ctx, &o)
+		require.ErrorIs(t, err, fs.ErrInvalid, "%+v", o)
+	}
+	for _, o := range []*PruneOptions{{DryRun: true}, {MaxUnused: 100, DryRun: true}, {Wait: -1}, {MaxUnused: 100, Wait: -1}} {
+		rep := mustPrune(t, r, o)
+		require.Zero(t, rep.Repacked, "%+v", o)
+		require.Positive(t, rep.Unused, "%+v", o)
+		require.Equal(t, o.DryRun, rep.DryRun)
+	}
+	require.Positive(t, mustPrune(t, r, &PruneOptions{Wait: -1, MaxUnused: 0.1}).Repacked)
 }

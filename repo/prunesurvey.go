@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"errors"
 	"github.com/hikae/hikae/pipe"
 )
 
@@ -64,10 +65,7 @@ func (s *survey) several() (err error) {
 			s.m.multi.set(n)
 		}
 	})
-	if err == nil {
-		err = each
-	}
-	return err
+	return errors.Join(err, each)
 }
 
 // first is recordOf for content that is there. The caller holds the index's lock.
