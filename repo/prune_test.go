@@ -250,3 +250,31 @@ func TestPruneOptionsHaveBounds(t *testing.T) {
 	}
 	require.Positive(t, mustPrune(t, r, &PruneOptions{Wait: -1, MaxUnused: 0.1}).Repacked)
 }
+
+// A prune beside a session that lives takes none of what the session has made for others to see: heartbeats, index, packs.
+func TestPruneLeavesALivingSessionAlone(t *testing.T) {
+	ctx := t.Context()
+	st := memstore.New(nil)
+	r := smallPacks(t, st)
+	gone := mustPoint(t, r, "vm", noiseDisk(seq(1, 20)...))
+	mustPoint(t, r, "vm", noiseDisk(seq(21, 40)...))
+	require.NoError(t, r.Forget(ctx, []string{gone}, ""))
+	w, err := r.Begin(ctx, "vm", nil)
+	require.NoError(t, err)
+	defer w.Close()
+	lease := w.(Leased).Lease()
+	for _, dir := range []string{"beat/", "index/", "anchor/"} { // it may have them at any time
+		st.Set(fmt.Sprintf("%s%016x/7", dir, lease), []byte("hers"))
+		st.Set(fmt.Sprintf("%s%016x/7", dir, lease-1), []byte("left"))
+	}
+	before := namesUnder(t, st, "")
+	rep := mustPrune(t, openInner(t, st, nil), &PruneOptions{Wait: -1})
+	require.Positive(t, rep.Deleted+rep.Deferred)
+	after := namesUnder(t, st, "")
+	for _, name := range before {
+		if strings.Contains(name, fmt.Sprintf("/%016x/", lease)) {
+			require.Contains(t, after, name)
+		}
+	}
+	require.NotContains(t, after, fmt.Sprintf("beat/%016x/7", lease-1))
+}
