@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/repo/internal/cell"
 	"github.com/hikae/hikae/repo/store"
 	"github.com/hikae/hikae/repo/store/memstore"
 )
@@ -160,4 +161,36 @@ func TestPackThatIsListedLate(t *testing.T) {
 	require.Equal(t, packs, countOf(t, st, "data/"))
 	mustPrune(t, openInner(t, st, nil), nil)
 	requireDisk(t, openInner(t, st, nil), point, img)
+}
+
+// What a prune keeps of content that stands twice is read before the other copy goes: a copy that went bad, and of which nobody knows, is
+// none (law 3).
+func TestKeptCopyIsReadBeforeTheOtherGoes(t *testing.T) {
+	ctx := t.Context()
+	for _, opts := range []*PruneOptions{{Wait: -1}, {Wait: -1, MaxUnused: -1}} {
+		st := memstore.New(nil)
+		img := noiseDisk(seq(1, 20)...)
+		r, point, dead := twice(t, st, img)
+		of := fmt.Sprintf("data/%016x/", dead.(*pointWriter).s.lease.n)
+		require.NoError(t, dead.Close())
+		for _, name := range namesUnder(t, st, of) {
+			b, err := store.ReadAll(ctx, st, name, maxPackFile)
+			require.NoError(t, err)
+			if len(b) > 100*cell.Size { // not the last one
+				clear(b[3*cell.Size : 30*cell.Size]) // more than the parity is good for
+				st.Set(name, b)
+			}
+		}
+		notes := new(warnings)
+		o := onState(t.TempDir())
+		o.Warn = notes.add
+		other, err := Open(ctx, st, innerKey, o)
+		require.NoError(t, err)
+		rep := mustPrune(t, other, opts)
+		require.NotZero(t, rep.Deleted, "of the blocks that are good in both places one copy went")
+		require.True(t, notes.have("other copies stay"), "%v", notes.list)
+		require.NoError(t, other.Close())
+		requireDisk(t, r, point, img)
+		requireDisk(t, openInner(t, st, nil), point, img)
+	}
 }
