@@ -13,6 +13,7 @@ import (
 	"github.com/hikae/hikae/repo/internal/cell"
 	"github.com/hikae/hikae/repo/store"
 	"github.com/hikae/hikae/repo/store/memstore"
+	"github.com/hikae/hikae/repo/store/storetest"
 )
 
 // What a sweep makes sure of right before something goes for good.
@@ -193,4 +194,49 @@ func TestKeptCopyIsReadBeforeTheOtherGoes(t *testing.T) {
 		requireDisk(t, r, point, img)
 		requireDisk(t, openInner(t, st, nil), point, img)
 	}
+}
+
+// What was buried and has to wait goes with a later prune, also where nothing can be read of it any more; and what a store cannot read just
+// then stays.
+func TestBuriedAndRuined(t *testing.T) {
+	ctx := t.Context()
+	st := memstore.New(nil)
+	r := smallPacks(t, st)
+	gone := mustPoint(t, r, "vm", noiseDisk(seq(1, 40)...))
+	of := namesUnder(t, st, "data/")
+	kept := mustPoint(t, r, "vm", noiseDisk(seq(50, 60)...))
+	w, err := r.Begin(ctx, "vm", nil) // who knows what it builds on
+	require.NoError(t, err)
+	require.NoError(t, r.Forget(ctx, []string{gone}, ""))
+	rep := mustPrune(t, openInner(t, st, nil), &PruneOptions{Wait: -1})
+	require.Equal(t, len(of), rep.Deferred-1, "the packs and the manifest")
+	require.NoError(t, w.Close())
+	require.Greater(t, len(of), 2)
+	info, err := st.Stat(ctx, of[0])
+	require.NoError(t, err)
+	st.Set(of[0], make([]byte, info.Size))
+	for _, name := range namesUnder(t, st, "index/") { // what was in it, nobody knows
+		require.NoError(t, st.Remove(ctx, name))
+	}
+	require.NoError(t, r.Close())
+
+	faulty := storetest.NewFaulty(st)
+	late, err := Open(ctx, faulty, innerKey, onState(t.TempDir()))
+	require.NoError(t, err)
+	faulty.Add(storetest.Fault{Op: storetest.Read, Prefix: of[0], Sticky: true})
+	_, err = late.Prune(ctx, &PruneOptions{Wait: -1})
+	require.ErrorIs(t, err, storetest.ErrInjected)
+	_, statErr := st.Stat(ctx, of[0])
+	require.NoError(t, statErr)
+	faulty.Heal()
+	require.NoError(t, late.Close())
+
+	after := openInner(t, st, nil)
+	endAll(t, after)
+	mustPrune(t, after, &PruneOptions{Wait: -1})
+	left := namesUnder(t, st, "data/")
+	for _, name := range of {
+		require.NotContains(t, left, name)
+	}
+	requireDisk(t, after, kept, noiseDisk(seq(50, 60)...))
 }

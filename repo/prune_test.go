@@ -171,8 +171,12 @@ func TestPruneRepacks(t *testing.T) {
 	lazy := mustPrune(t, r, &PruneOptions{MaxUnused: -1, Wait: -1})
 	require.Zero(t, lazy.Repacked)
 	require.Greater(t, lazy.Unused, lazy.KeptBytes/2)
+	dry := mustPrune(t, r, &PruneOptions{DryRun: true})
 	rep := mustPrune(t, r, nil)
 	require.Positive(t, rep.Repacked)
+	require.Equal(t, rep.Repacked, dry.Repacked, "what is told beforehand is what happens")
+	require.InEpsilon(t, rep.Freed, dry.Freed, 0.2)
+	require.InEpsilon(t, rep.Written, dry.Written, 0.2)
 	require.LessOrEqual(t, float64(rep.Unused), 0.05*float64(rep.KeptBytes))
 	require.Less(t, rep.KeptBytes, lazy.KeptBytes/2)
 	for _, c := range []*Repository{r, openInner(t, st, nil)} {
