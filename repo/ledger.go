@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -193,7 +194,7 @@ func (l *ledger) findHole(ctx context.Context) error {
 		return err
 	}
 	tries := 0
-	for n := range beyond {
+	for _, n := range slices.Sorted(maps.Keys(beyond)) {
 		if n <= l.n {
 			continue
 		}
