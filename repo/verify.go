@@ -344,7 +344,10 @@ func (v *verification) reclaimable() {
 }
 
 func (v *verification) finish() {
-	if !v.r.client.proven() {
+	switch c := v.r.client; {
+	case c.suspect != nil:
+		v.rep.Notes = append(v.rep.Notes, c.suspect.Error())
+	case !c.proven():
 		v.rep.Notes = append(v.rep.Notes, "this machine has not seen the repository before: whether this is its newest state is unproven")
 	}
 	slices.SortFunc(v.rep.Damaged, func(a, b Damage) int {

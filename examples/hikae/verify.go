@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -212,14 +213,25 @@ func (d verifyDoc) printDamage(w *show.Printer, f *verifyFlags) error {
 		return err
 	}
 	next := "Run it again with --repair to mend what can be mended."
-	if f.repair {
+	switch {
+	case d.logLost():
+		next = outcome.LogHint
+	case f.repair:
 		next = "What is left cannot be mended here. The rest of a damaged point comes back with `hikae restore --salvage`."
 	}
 	return w.Printf("\n%s\n", next)
 }
 
+// logLost says that the history itself has a hole, which no repair of objects closes.
+func (d verifyDoc) logLost() bool {
+	return slices.ContainsFunc(d.Damaged, func(x repo.Damage) bool { return strings.HasPrefix(x.Object, "log/") && !x.Mendable })
+}
+
 func (d verifyDoc) printAffected(w *show.Printer) error {
-	if len(d.Affected) == 0 {
+	switch {
+	case len(d.Affected) == 0 && d.logLost():
+		return w.Printf("\nWhich points were committed behind the lost record cannot be told.\n")
+	case len(d.Affected) == 0:
 		return w.Printf("\nNo data of a restore point is lost.\n")
 	}
 	points := show.NewTable("AFFECTED POINT", "VM", "DISK", ">OFFSET", ">LENGTH")

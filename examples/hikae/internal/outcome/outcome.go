@@ -129,6 +129,9 @@ func as[T error](err error) bool {
 	return ok
 }
 
+// LogHint is what to do about a log that lacks a record.
+const LogHint = "`hikae repo mend-log --repo REPO --dry-run` says what can be put back, and what going on without the rest would mean."
+
 // isLog is damage that stops all of a repository: no repair goes on without the history.
 func isLog(err error) bool {
 	corrupt, ok := errors.AsType[*repo.ErrCorrupt](err)
@@ -138,7 +141,7 @@ func isLog(err error) bool {
 // rules are tried from the top: what says more comes first. They are a function for want of constant slices.
 func rules() []rule {
 	return append(slices.Concat(vsphereRules(), hypervRules(), stripeRules()), []rule{
-		{isLog, KindCorrupt, Damaged, "`hikae repo mend-log --repo REPO --dry-run` says what can be put back, and what going on without the rest would mean."},
+		{isLog, KindCorrupt, Damaged, LogHint},
 		{as[*repo.ErrCorrupt], KindCorrupt, Damaged, "Run `hikae verify --repo REPO --repair` to mend what can be mended, or `hikae restore --salvage` to get the rest."},
 		{as[*repo.ErrUnsupported], KindUnsupported, Failed, "Use a newer version of Hikae for this repository."},
 		{as[*repo.ErrRollback], KindRollback, Failed, "Reading still works. Find out who put an old copy there; `hikae repo adopt --repo REPO` goes on with it as it is."},
