@@ -135,3 +135,29 @@ func TestKnownAndUnknownChangesGiveTheSamePoint(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, rep.OK, "%+v", rep)
 }
+
+// A repository that has lost its header in all three places is damaged, and not nothing: nobody is told to make a new one there.
+func TestHeaderThatIsLost(t *testing.T) {
+	ctx := t.Context()
+	st := memstore.New(nil)
+	r := newRepository(t, st, nil)
+	mustBackup(t, r, "vm", pipetest.NewPattern(1, testBlock).Blank(), nil)
+	for _, name := range []string{"header", "copy1/header", "copy2/header"} {
+		require.NoError(t, st.Remove(ctx, name))
+	}
+	var corrupt *repo.ErrCorrupt
+	_, err := repo.Open(ctx, st, testKey, openOptions(t))
+	require.ErrorAs(t, err, &corrupt)
+	require.Equal(t, "header", corrupt.Object)
+	_, err = repo.Identify(ctx, st)
+	require.ErrorAs(t, err, &corrupt)
+	_, err = repo.OpenPublic(ctx, st, func(string) {})
+	require.ErrorAs(t, err, &corrupt)
+	for _, name := range names(t, st) { // an initialisation that died leaves slots, and no record
+		if strings.Contains(name, "log/") {
+			require.NoError(t, st.Remove(ctx, name))
+		}
+	}
+	_, err = repo.Identify(ctx, st)
+	require.ErrorIs(t, err, repo.ErrNotRepository)
+}

@@ -436,13 +436,28 @@ func (r *Repository) readHeader(ctx context.Context, tried map[hash]bool) error 
 		return nil
 	})
 	if errors.Is(err, fs.ErrNotExist) {
-		return ErrNotRepository
+		return r.headless(ctx)
 	}
 	if err != nil {
 		return err
 	}
 	r.headerHash = hashBytes(v.content)
 	return r.header.check()
+}
+
+// headless is ErrNotRepository, or *ErrCorrupt where records show that there was one: the header is the first thing that is made.
+func (r *Repository) headless(ctx context.Context) error {
+	for _, prefix := range copiesOf("log/") {
+		for info, err := range r.st.List(ctx, prefix) {
+			if err != nil {
+				return err
+			}
+			if _, ok := parseNumber(strings.TrimPrefix(info.Name, prefix)); ok {
+				return &ErrCorrupt{Object: headerName, Reason: "it is missing in all three places, and records of a repository are there"}
+			}
+		}
+	}
+	return ErrNotRepository
 }
 
 // openSlot tries every slot, in all three places, until one opens.

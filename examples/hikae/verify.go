@@ -185,7 +185,7 @@ func (d verifyDoc) print(w *show.Printer, f *verifyFlags) error {
 }
 
 func (d verifyDoc) printDamage(w *show.Printer, f *verifyFlags) error {
-	if len(d.Damaged) == 0 {
+	if len(d.Damaged) == 0 && len(d.Affected) == 0 {
 		return nil
 	}
 	objects := show.NewTable("DAMAGED OBJECT", ">OFFSET", ">LENGTH", "WHY")
@@ -200,11 +200,13 @@ func (d verifyDoc) printDamage(w *show.Printer, f *verifyFlags) error {
 		}
 		objects.Row(x.Object, fmt.Sprint(x.Offset), fmt.Sprint(x.Length), why)
 	}
-	if err := w.Printf("\n"); err != nil {
-		return err
-	}
-	if err := objects.Print(w); err != nil {
-		return err
+	if len(d.Damaged) > 0 { // none, where nothing is left that could tell which objects there were
+		if err := w.Printf("\n"); err != nil {
+			return err
+		}
+		if err := objects.Print(w); err != nil {
+			return err
+		}
 	}
 	if d.OK {
 		return nil

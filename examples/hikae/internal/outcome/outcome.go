@@ -132,6 +132,11 @@ func as[T error](err error) bool {
 // LogHint is what to do about a log that lacks a record.
 const LogHint = "`hikae repo mend-log --repo REPO --dry-run` says what can be put back, and what going on without the rest would mean."
 
+func isHeader(err error) bool {
+	corrupt, ok := errors.AsType[*repo.ErrCorrupt](err)
+	return ok && corrupt.Object == "header"
+}
+
 // isLog is damage that stops all of a repository: no repair goes on without the history.
 func isLog(err error) bool {
 	corrupt, ok := errors.AsType[*repo.ErrCorrupt](err)
@@ -141,6 +146,7 @@ func isLog(err error) bool {
 // rules are tried from the top: what says more comes first. They are a function for want of constant slices.
 func rules() []rule {
 	return append(slices.Concat(vsphereRules(), hypervRules(), stripeRules()), []rule{
+		{isHeader, KindCorrupt, Damaged, "Put a header back from any copy of this repository: the files header, copy1/header and copy2/header are the same. Without one nothing opens."},
 		{isLog, KindCorrupt, Damaged, LogHint},
 		{as[*repo.ErrCorrupt], KindCorrupt, Damaged, "Run `hikae verify --repo REPO --repair` to mend what can be mended, or `hikae restore --salvage` to get the rest."},
 		{as[*repo.ErrUnsupported], KindUnsupported, Failed, "Use a newer version of Hikae for this repository."},
