@@ -25,7 +25,7 @@ func TestPruneThatSaysItIsDone(t *testing.T) {
 	require.NoError(t, r.Forget(ctx, []string{gone}, ""))
 	require.NoError(t, r.Close())
 	opts := &PruneOptions{Wait: -1, MaxUnused: 0.1}
-	step := figureOf(9, 2, 1)
+	step := figureOf(4, 2, 1)
 	for _, f := range []storetest.Fault{
 		{Op: storetest.Any}, {Op: storetest.Any, Sticky: true}, {Op: storetest.Create}, {Op: storetest.Remove}, {Op: storetest.Remove, Sticky: true},
 		{Op: storetest.Read}, {Op: storetest.List},
