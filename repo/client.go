@@ -81,6 +81,7 @@ func (c *client) refresh(ctx context.Context, l *ledger) error {
 		return err
 	}
 	switch {
+	case l.n < c.mark.N && l.damage() != nil: // that says enough: what was seen may be behind it
 	case l.n < c.mark.N:
 		c.suspect = &ErrRollback{Seen: c.mark.N, Found: l.n}
 	case c.mark.N > 0 && l.hashOf(c.mark.N) == (hash{}):

@@ -58,7 +58,7 @@ func (e *ErrRollback) Error() string {
 	if e.Fork {
 		return fmt.Sprintf("the repository's log differs at record %d from what this machine has seen: it is a copy that went its own way", e.Seen)
 	}
-	return fmt.Sprintf("the repository's log ends at record %d, but this machine has seen record %d: an older state was put back", e.Found, e.Seen)
+	return fmt.Sprintf("the repository's log ends at record %d, but this machine has seen record %d: an older state was put back, or the newest records are lost", e.Found, e.Seen)
 }
 
 // BusyError says that another prune is under way. One that has died is found out by its heartbeats.

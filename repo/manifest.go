@@ -306,9 +306,7 @@ func (r *Repository) Points(ctx context.Context, vm string) iter.Seq2[pipe.Point
 			if errors.Is(err, ErrForgotten) {
 				continue // between the look at the log and now
 			}
-			if _, damaged := errors.AsType[*ErrCorrupt](err); damaged {
-				err = &PointError{Point: c.point.String(), WriteOnly: !r.ofScope(c.lease, scope{}), Err: err}
-			}
+			err = r.pointError(c, err)
 			var p pipe.PointInfo
 			if err == nil {
 				p = r.info(m)
@@ -322,6 +320,14 @@ func (r *Repository) Points(ctx context.Context, vm string) iter.Seq2[pipe.Point
 			yield(pipe.PointInfo{}, err) // there may be more
 		}
 	}
+}
+
+// pointError names the point where the error is damage of its manifest.
+func (r *Repository) pointError(c committed, err error) error {
+	if _, damaged := errors.AsType[*ErrCorrupt](err); damaged {
+		return &PointError{Point: c.point.String(), WriteOnly: !r.ofScope(c.lease, scope{}), Err: err}
+	}
+	return err
 }
 
 // place adds what the log says of a point.
@@ -356,7 +362,7 @@ func (r *Repository) find(ctx context.Context, point string) (*manifest, error) 
 }
 
 // Resolve finds a point by what a person writes: a full id, a unique prefix of at least 4 digits, VM@latest, or
-// VM@latest~N for the Nth before it. Errors: fs.ErrNotExist, ErrAmbiguous.
+// VM@latest~N for the Nth before it. Errors: fs.ErrNotExist, ErrAmbiguous, *PointError where it is found and cannot be read.
 func (r *Repository) Resolve(ctx context.Context, spec string) (pipe.PointInfo, error) {
 	list, err := r.committed(ctx)
 	if err != nil {
@@ -394,7 +400,7 @@ func (r *Repository) Resolve(ctx context.Context, spec string) (pipe.PointInfo, 
 	case 1:
 		m, err := r.readManifest(ctx, match[0])
 		if err != nil {
-			return pipe.PointInfo{}, err
+			return pipe.PointInfo{}, r.pointError(match[0], err)
 		}
 		p := r.info(m)
 		r.place(&p, match[0])

@@ -41,8 +41,8 @@ type LogMending struct {
 type LogGap struct {
 	First uint64 `json:"first"`
 	Last  uint64 `json:"last"`
-	// Proven: a later record of a key that is enrolled carries their hash, so the history goes on behind them as it was. False: there is
-	// nothing behind them.
+	// Proven: a later record of a key that is enrolled carries their hash, or this machine has seen the last of them, so the history goes
+	// on behind them as it was. False: there is nothing behind them.
 	Proven bool     `json:"proven"`
 	Found  []string `json:"found"` // sentences for people
 	Open   []string `json:"open"`  // what they may have said besides, and what that would mean
@@ -68,10 +68,14 @@ const maxMendings = 64
 // manifest. What was committed stays; where it does not show whether something was forgotten, it is kept. No key is believed that
 // a record which is still there, or the caller, does not enrol. Where the log is whole, nothing is done.
 //
+// Where the log is whole, but ends before what this machine has seen of it, and points are there that were committed in what is lost, a gap
+// takes the place of that too. Without such points it may be an older state that was put back: see [Repository.Adopt].
+//
 // Clients that are open all the time are told by a record at the log's end, and read the log anew: a session whose lease is among what was
 // lost, and of which nothing shows, is refused its commit. Where a call broke off before that record, another one writes it.
 //
-// Verify afterwards. Errors: ErrUnproven, ErrReadOnly, *ErrRollback where this machine has seen another history than the one that is tied to.
+// Verify afterwards. Errors: ErrUnproven, ErrReadOnly, *ErrRollback where this machine has seen another history than the one that is tied to, or more of it, and
+// no point shows what.
 func (r *Repository) MendLog(ctx context.Context, opts *MendLogOptions) (LogMending, error) {
 	m := &logMender{r: r, rep: LogMending{Recovered: []string{}, Gaps: []LogGap{}, Unknown: []LogSign{}}}
 	if opts != nil {
@@ -94,11 +98,18 @@ func (r *Repository) MendLog(ctx context.Context, opts *MendLogOptions) (LogMend
 		if err := r.log.findHole(ctx); err != nil {
 			return m.rep, err
 		}
-		if r.log.damage() == nil {
+		if r.log.damage() == nil && !m.lostEnd() {
+			if m.gone {
+				return m.rep, r.client.suspect // a person decides
+			}
 			return m.rep, errors.Join(m.tellOthers(ctx), m.settled(ctx))
 		}
 		unknown := slices.Clone(m.rep.Unknown)
-		err := m.mend(ctx)
+		mend := m.mend
+		if r.log.damage() == nil {
+			mend = m.mendEnd
+		}
+		err := mend(ctx)
 		if err != nil && !errors.Is(err, errOutrun) || m.opts.DryRun {
 			return m.rep, err
 		}
@@ -120,6 +131,7 @@ type logMender struct {
 	trust []publicKey
 	rep   LogMending
 
+	gone   bool // nothing was found of what this machine has seen behind the log's end
 	fooled bool // what this machine has seen last is a record that somebody had put in another's place
 
 	base    *ledger                  // the state before what is lost
@@ -185,6 +197,39 @@ func (m *logMender) mend(ctx context.Context) error {
 	if gap.Mark-last > maxGap {
 		return fmt.Errorf("%d records are gone, more than a gap stands for", gap.Mark-last)
 	}
+	return m.close(ctx, gap)
+}
+
+// lostEnd reports whether this machine has seen records behind the last one that is there.
+func (m *logMender) lostEnd() bool {
+	back, ok := errors.AsType[*ErrRollback](m.r.client.suspect)
+	n, _ := m.r.log.head()
+	return ok && !back.Fork && n < m.r.client.mark.N && !m.gone
+}
+
+// mendEnd closes the end of a log of which this machine remembers that it went on, where points are there that were committed in it: what
+// it remembers is the hash of the last record. Where there are none, an older state may have been put back, and nothing is made of that.
+func (m *logMender) mendEnd(ctx context.Context) error {
+	m.gone = true
+	seen := m.r.client.mark
+	last, _ := m.r.log.head()
+	if seen.N-last > maxGap {
+		return nil
+	}
+	if err := m.gather(ctx); err != nil {
+		return err
+	}
+	m.prove()
+	m.chain = nil
+	if err := m.rewind(ctx, last); err != nil {
+		return err
+	}
+	gap := &record{Kind: recordGap, Mark: seen.N, Lost: &seen.Hash}
+	var found LogGap
+	if err := m.restate(ctx, gap, &found); err != nil || !slices.ContainsFunc(gap.Said, func(s restated) bool { return s.Kind == recordCommit }) {
+		return err
+	}
+	gap.Said, m.gone = nil, false
 	return m.close(ctx, gap)
 }
 

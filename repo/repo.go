@@ -481,6 +481,9 @@ func (r *Repository) openSlot(ctx context.Context, secret Secret, work *int64) e
 		return err
 	}
 	damage := error(nil)
+	if len(names) == 0 && r.header.Suite != object.SuiteClear {
+		return &ErrCorrupt{Object: "slot", Reason: "there is none in any of its three places: the keys are lost with them"}
+	}
 	if len(names) > maxSlots {
 		damage = fmt.Errorf("%w: of %d slots, %d were tried", ErrSecret, len(names), maxSlots)
 		names = names[:maxSlots]

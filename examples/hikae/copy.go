@@ -11,6 +11,7 @@ import (
 	"github.com/hikae/hikae/examples/hikae/internal/show"
 	"github.com/hikae/hikae/job"
 	"github.com/hikae/hikae/pipe"
+	"github.com/hikae/hikae/repo"
 )
 
 // copyFlags are which points are copied, and where.
@@ -119,6 +120,11 @@ func (t *tool) copy(ctx context.Context, f *copyFlags, specs []string) (*reply, 
 		if late, ok := errors.AsType[*job.OlderError](err); ok && len(specs) == 0 { // all were asked for: the rest is not held up
 			left.warnings = append(left.warnings, fmt.Sprintf("point %s was not copied: %v", short(p.ID), late))
 			left.status = max(left.status, outcome.Warned)
+			continue
+		}
+		if corrupt, ok := errors.AsType[*repo.ErrCorrupt](err); ok && len(specs) == 0 && (to.local == nil || to.local.Writable() == nil) {
+			left.warnings = append(left.warnings, fmt.Sprintf("point %s of %s was not copied: %v", short(p.ID), outcome.Clean(p.VM), corrupt))
+			left.status = outcome.Damaged
 			continue
 		}
 		if err != nil {

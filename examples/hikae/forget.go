@@ -184,6 +184,9 @@ func (t *tool) forgetNamed(ctx context.Context, r *opened, f *forgetFlags, point
 				p, err = left, nil
 			}
 		}
+		if lost, ok := errors.AsType[*repo.PointError](err); ok && !strings.Contains(spec, "@") { // what cannot be read must not stay for ever
+			p, err = pipe.PointInfo{ID: lost.Point}, nil
+		}
 		if err != nil {
 			return err
 		}

@@ -104,5 +104,8 @@ func (d mendLogDoc) print(w *show.Printer) error {
 			}
 		}
 	}
+	if d.DryRun {
+		return w.Printf("\nNothing was written. Without --dry-run it is done.\n")
+	}
 	return w.Printf("\nLook at `hikae points` and run `hikae verify` now.\n")
 }

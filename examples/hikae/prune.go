@@ -96,6 +96,16 @@ type pruneDoc struct {
 	Seconds float64 `json:"seconds"`
 }
 
+// aboutPrune says what lets the next prune go on.
+func aboutPrune(place string, err error) error {
+	e := &outcome.Error{Text: "prune", Place: place, Err: err}
+	if corrupt, ok := errors.AsType[*repo.ErrCorrupt](err); ok && !strings.HasPrefix(corrupt.Object, "log/") {
+		e.Hint = fmt.Sprintf("Nothing is removed while a point needs what cannot be read. `hikae verify --repo %s` names those points: "+
+			"mend them with --repair, or give them up with `hikae forget --repo %s` and their ids.", outcome.Clean(place), outcome.Clean(place))
+	}
+	return e
+}
+
 func (t *tool) prune(ctx context.Context, f *pruneFlags) (_ *reply, err error) {
 	opts, err := f.options()
 	if err != nil {
@@ -112,7 +122,7 @@ func (t *tool) prune(ctx context.Context, f *pruneFlags) (_ *reply, err error) {
 	report, err := r.local.Prune(ctx, opts)
 	progress.Close()
 	if err != nil {
-		return nil, about(f.repo, "prune", err)
+		return nil, aboutPrune(f.repo, err)
 	}
 	doc := pruneDoc{report, float64(time.Since(start).Milliseconds()) / 1000}
 	left := &reply{doc: doc, loud: f.dryRun, text: func(w *show.Printer) error { return doc.print(w) }}

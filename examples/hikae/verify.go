@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -70,6 +71,7 @@ hikae verify --repo /backup/hikae --data all --repair --json`),
 
 // verifyDoc is what verify prints for scripts: the report, and how long it took.
 type verifyDoc struct {
+	Rollback string `json:"rollback,omitempty"` // what this machine has seen and is not there
 	repo.VerifyReport
 	Seconds float64 `json:"seconds"`
 }
@@ -115,6 +117,9 @@ func (t *tool) verify(ctx context.Context, f *verifyFlags) (*reply, error) {
 		return nil, about(f.repo, "verify", err)
 	}
 	doc := verified(report, time.Since(start))
+	if back, ok := errors.AsType[*repo.ErrRollback](r.local.Writable()); ok {
+		doc.OK, doc.Rollback = false, back.Error()
+	}
 	left := &reply{doc: doc, status: doc.status(), notes: doc.Notes,
 		text: func(w *show.Printer) error { return doc.print(w, f) }, loud: doc.status() != outcome.Done}
 	return left, nil
@@ -153,7 +158,7 @@ func verified(r repo.VerifyReport, took time.Duration) verifyDoc {
 func (d verifyDoc) status() outcome.Status {
 	switch {
 	case !d.OK:
-		return outcome.Damaged
+		return outcome.Damaged // also where the newest records are lost, or an older state was put back
 	case len(d.Damaged) > 0 || len(d.Repaired) > 0:
 		return outcome.Warned
 	}
@@ -185,7 +190,7 @@ func (d verifyDoc) print(w *show.Printer, f *verifyFlags) error {
 }
 
 func (d verifyDoc) printDamage(w *show.Printer, f *verifyFlags) error {
-	if len(d.Damaged) == 0 && len(d.Affected) == 0 {
+	if len(d.Damaged) == 0 && len(d.Affected) == 0 && d.OK {
 		return nil
 	}
 	objects := show.NewTable("DAMAGED OBJECT", ">OFFSET", ">LENGTH", "WHY")
@@ -211,13 +216,17 @@ func (d verifyDoc) printDamage(w *show.Printer, f *verifyFlags) error {
 	if d.OK {
 		return nil
 	}
-	if err := d.printAffected(w); err != nil {
-		return err
+	if len(d.Damaged)+len(d.Affected) > 0 {
+		if err := d.printAffected(w); err != nil {
+			return err
+		}
 	}
 	next := "Run it again with --repair to mend what can be mended."
 	switch {
 	case d.logLost():
 		next = outcome.LogHint
+	case d.Rollback != "" && len(d.Damaged)+len(d.Affected) == 0:
+		next = "What is there is whole, but " + d.Rollback + ". " + outcome.RollbackHint
 	case f.repair:
 		next = "What is left cannot be mended here. The rest of a damaged point comes back with `hikae restore --salvage`."
 	}

@@ -129,12 +129,20 @@ func as[T error](err error) bool {
 	return ok
 }
 
+// RollbackHint is what to do about a log that is older than this machine remembers.
+const RollbackHint = "Reading still works. If nobody put an old copy there, `hikae repo mend-log --repo REPO --dry-run` says which points are there without a record. " +
+	"`hikae repo adopt --repo REPO` goes on with what the records say, and a prune removes the rest."
+
 // LogHint is what to do about a log that lacks a record.
 const LogHint = "`hikae repo mend-log --repo REPO --dry-run` says what can be put back, and what going on without the rest would mean."
 
-func isHeader(err error) bool {
+func isHeader(err error) bool { return isObject(err, "header") }
+
+func isSlot(err error) bool { return isObject(err, "slot") }
+
+func isObject(err error, name string) bool {
 	corrupt, ok := errors.AsType[*repo.ErrCorrupt](err)
-	return ok && corrupt.Object == "header"
+	return ok && corrupt.Object == name
 }
 
 // isLog is damage that stops all of a repository: no repair goes on without the history.
@@ -146,11 +154,13 @@ func isLog(err error) bool {
 // rules are tried from the top: what says more comes first. They are a function for want of constant slices.
 func rules() []rule {
 	return append(slices.Concat(vsphereRules(), hypervRules(), stripeRules()), []rule{
+		{isSlot, KindCorrupt, Damaged, "Put the folder slot back from any copy of this repository, or one of its copies (copy1/slot, copy2/slot). Without a slot nothing opens."},
 		{isHeader, KindCorrupt, Damaged, "Put a header back from any copy of this repository: the files header, copy1/header and copy2/header are the same. Without one nothing opens."},
 		{isLog, KindCorrupt, Damaged, LogHint},
+		{as[*repo.PointError], KindCorrupt, Damaged, "Run `hikae verify --repo REPO --repair`; if it stays lost, `hikae forget` with the point's id, not a name, gives it up."},
 		{as[*repo.ErrCorrupt], KindCorrupt, Damaged, "Run `hikae verify --repo REPO --repair` to mend what can be mended, or `hikae restore --salvage` to get the rest."},
 		{as[*repo.ErrUnsupported], KindUnsupported, Failed, "Use a newer version of Hikae for this repository."},
-		{as[*repo.ErrRollback], KindRollback, Failed, "Reading still works. Find out who put an old copy there; `hikae repo adopt --repo REPO` goes on with it as it is."},
+		{as[*repo.ErrRollback], KindRollback, Failed, RollbackHint},
 		{is(s3store.ErrNoBucket), KindNotFound, Failed, "Make the bucket first; docs/s3.md says with which settings."},
 		{is(s3store.ErrCredentials), KindPermission, Failed, "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; they may have expired."},
 		{is(s3store.ErrClock), KindFailed, Failed, "Set this machine's clock, best by NTP."},
