@@ -15,7 +15,7 @@ import (
 type RepairOptions struct {
 	// DryRun looks what could be repaired, and writes nothing.
 	DryRun bool
-	// From are other repositories with the same id key (see InitOptions.CopyFrom): what is lost here is taken from there,
+	// From are other repositories with the same id key (see InitOptions.CopyFrom), or copies of this one: what is lost here is taken from there,
 	// by its id.
 	From []*Repository
 	// Source is asked for blocks that are nowhere else: the disk that was backed up, as it is now. Nil: nobody is.
@@ -168,7 +168,7 @@ func (m *mending) credit() {
 func (m *mending) look(ctx context.Context) (*verification, error) {
 	m.wrote = 0
 	v := &verification{
-		r: m.r, mend: m.scope, proven: maps.Clone(m.proven), state: runState{proven: map[packRef]bool{}},
+		r: m.r, mend: m.scope, from: m.opts.From, proven: maps.Clone(m.proven), state: runState{proven: map[packRef]bool{}},
 		opts: VerifyOptions{DataPercent: 100, Repair: !m.opts.DryRun, Rate: m.opts.Rate, Progress: m.opts.Progress},
 	}
 	if err := v.prepare(ctx); err != nil {

@@ -278,6 +278,7 @@ type verification struct {
 	state       runState
 	proven      map[packRef]bool // packs that an earlier run, or round, found whole
 	mend        func(ctx context.Context, v *verification, list []committed) error
+	from        []*Repository // where a repair may take things from
 
 	mu  sync.Mutex
 	rep VerifyReport

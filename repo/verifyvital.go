@@ -122,6 +122,9 @@ func (v *verification) vital(ctx context.Context, want mustBe) error {
 		found = append(found, foundPlace{place, fixed, damaged})
 	}
 	good := rightPlace(found, sealed)
+	if good == nil && kind != kindSlot {
+		good = v.fromCopies(ctx, want)
+	}
 	for _, f := range found {
 		if good == nil || string(good) != string(f.file) {
 			wrong = append(wrong, Damage{Object: f.name, Reason: "it differs from the other places"})
@@ -143,6 +146,30 @@ func (v *verification) vital(ctx context.Context, want mustBe) error {
 		wrong[i].Mendable = good != nil
 	}
 	v.rep.Damaged = append(v.rep.Damaged, wrong...)
+	return nil
+}
+
+// fromCopies takes a vital object that no place has from a copy of this repository: the log says what it must be.
+func (v *verification) fromCopies(ctx context.Context, want mustBe) []byte {
+	for _, from := range v.from {
+		if from.header.ID != v.r.header.ID {
+			continue // another one has other objects
+		}
+		for _, place := range copiesOf(want.name) {
+			file, err := readAll(ctx, from.st, place, maxVital)
+			if err != nil {
+				continue
+			}
+			fixed, _, err := cell.Repair(file)
+			if err != nil {
+				continue
+			}
+			o, _, err := object.OpenFile(slices.Clone(fixed), cell.Ident{Kind: want.kind, Repo: v.r.header.ID}, v.r.keys.unwraps)
+			if err == nil && want.is(o, streamOf(fixed)) {
+				return fixed
+			}
+		}
+	}
 	return nil
 }
 
