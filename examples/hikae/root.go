@@ -71,8 +71,9 @@ never as an argument, which everybody on the machine could read:
   --key-file FILE       FILE holds a key: 32 random bytes, or 64 hexadecimal digits
   --identity FILE       FILE holds age identities (AGE-SECRET-KEY-1…)
 
-Where a command takes a second repository (hikae copy --from, hikae verify --repair --from, hikae init --copy-parameters-from), that one's passphrase is in
-HIKAE_FROM_PASSWORD, and its flags are --from-password-file, --from-key-file and --from-identity.
+Where a command takes a second repository (hikae copy --from, hikae verify --repair --from, hikae init
+--copy-parameters-from), that one's passphrase is in HIKAE_FROM_PASSWORD, and its flags are --from-password-file,
+--from-key-file and --from-identity.
 
 What a hypervisor is logged on to with stands in variables too:
 

@@ -113,6 +113,9 @@ func (t *tool) verify(ctx context.Context, f *verifyFlags) (*reply, error) {
 		report, err = r.local.Verify(ctx, opts)
 	}
 	progress.Close()
+	if _, told := errors.AsType[*outcome.Error](err); told { // of the other repository
+		return nil, err
+	}
 	if err != nil {
 		return nil, about(f.repo, "verify", err)
 	}
