@@ -105,3 +105,24 @@ func TestPruneOfRuinedPacks(t *testing.T) {
 		require.Equal(t, len(namesUnder(t, st, "data/"))+len(namesUnder(t, st, "meta/")), rep.Kept+len(rep.Unreadable), "what the report says stays, stays")
 	}
 }
+
+// A log with records of a kind that this version does not know may say anything of what is needed: nothing is decided on it, not even for a
+// look.
+func TestPruneOfALogThatSaysMore(t *testing.T) {
+	ctx := t.Context()
+	st := memstore.New(nil)
+	r := smallPacks(t, st)
+	gone := mustPoint(t, r, "vm", noiseDisk(seq(1, 20)...))
+	mustPoint(t, r, "vm", noiseDisk(seq(31, 40)...))
+	require.NoError(t, r.Forget(ctx, []string{gone}, ""))
+	key, err := r.signingKey(ctx)
+	require.NoError(t, err)
+	says(t, r, key, record{Kind: "pledge"})
+	before := namesUnder(t, st, "")
+	other := openInner(t, st, nil)
+	for _, o := range []*PruneOptions{{DryRun: true}, {Wait: -1}, {Wait: -1, Lost: true}} {
+		_, err = other.Prune(ctx, o)
+		require.ErrorAs(t, err, new(*ErrUnsupported))
+	}
+	require.Equal(t, before, namesUnder(t, st, ""))
+}
