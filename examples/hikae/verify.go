@@ -254,6 +254,10 @@ func (d verifyDoc) printAffected(w *show.Printer) error {
 			points.Row(fmt.Sprintf("… and %d more, see --json", len(d.Affected)-i))
 			break
 		}
+		if x.Disk == "" && x.Length == 0 { // nobody can say what was in it
+			points.Row(x.Point[:min(12, len(x.Point))], x.VM, "all of it", "", "")
+			continue
+		}
 		points.Row(x.Point[:min(12, len(x.Point))], x.VM, x.Disk, fmt.Sprint(x.Offset), fmt.Sprint(x.Length))
 	}
 	if err := w.Printf("\n"); err != nil {

@@ -177,7 +177,7 @@ func rules() []rule {
 		{is(repo.ErrExists), KindExists, Failed, "Choose an empty folder. If this is a repository, there is nothing to initialise: use it."},
 		{is(repo.ErrAmbiguous), KindAmbiguous, Failed, "Write more digits of the id; `hikae points --repo REPO` lists them."},
 		{is(repo.ErrForgotten), KindForgotten, Failed, "The point was removed. `hikae points --repo REPO` lists those that are left."},
-		{is(repo.ErrReadOnly), KindReadOnly, Failed, "Another client may be writing, or the store cannot be shared by writers."},
+		{is(repo.ErrReadOnly), KindReadOnly, Failed, "A warning above says why, where it is known: members of a striped store are away, this user may not write there, or another client writes to a store that only one may write to."},
 		{is(repo.ErrRevoked), KindBusy, Failed, "Run the command again; blocks that are stored already are not sent twice."},
 		{as[*hikae.BusyError], KindBusy, Failed, "Wait for the other session, or end it."},
 		{as[*diskvm.UsageError], KindUsage, Misused, ""},
