@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"iter"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -18,12 +19,12 @@ import (
 // nthCall does something once, before the n-th call by whoever has this view of the store.
 type nthCall struct {
 	*memstore.Store
-	left int
+	left atomic.Int64
 	do   func()
 }
 
-func (c *nthCall) call() {
-	if c.left--; c.left == 0 {
+func (c *nthCall) call() { // copies are made side by side
+	if c.left.Add(-1) == 0 {
 		c.do()
 	}
 }
@@ -111,7 +112,8 @@ func commitAtCall(t *testing.T, n int, lose func(t *testing.T, st *memstore.Stor
 	m, err = Open(ctx, view, innerKey, onState(t.TempDir()))
 	require.NoError(t, err)
 	defer m.Close()
-	view.left, view.do = n, func() {
+	view.left.Store(int64(n))
+	view.do = func() {
 		reached = true
 		id, failed = writePoint(ctx, w, "vm", noiseDisk(3, 4))
 	}
